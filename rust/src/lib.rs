@@ -1,0 +1,23 @@
+//! The page engine of nbdswap: swap pages, compressed in a bounded pool and packed on a backing file,
+//! served over NBD's transmission phase.
+//!
+//! Layers, each knowing only those to its right:
+//! `python -> worker -> session -> engine -> writeback -> age, table, zpool, codec, store -> page, error, stats`.
+//! Negotiation, configuration and life cycle are Python's (`nbdswap/`).
+
+#![deny(unsafe_code)]
+
+pub mod codec;
+pub mod engine;
+pub mod error;
+pub mod page;
+pub mod session;
+pub mod stats;
+pub mod store;
+pub mod table;
+pub mod wire;
+pub mod worker;
+pub mod zpool;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

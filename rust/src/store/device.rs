@@ -1,0 +1,2 @@
+//! x
+pub trait Device {} pub struct FileDevice;

@@ -1,0 +1,162 @@
+//! Pools of compressed objects: one trait, and one suite that every pool passes.
+//!
+//! A zpool hands out places for byte strings of 1..=page bytes inside frames of an [`Arena`], whose
+//! size is the hard limit. It does not know that the bytes are compressed pages: it knows an owner
+//! (a number that it gives back to whoever compacts or writes back) and an age stamp, both opaque.
+//!
+//! Locking: a zpool is shared by all threads and locks itself, one lock a size class. What it does
+//! not lock is the *content* of an object: whoever holds a [`Handle`] out of the page table holds the
+//! table's lock of that page, so nobody else reads, writes or frees that object meanwhile.
+//! Lock order: page -> class -> arena. A zpool never calls out while it holds a class lock.
+
+pub mod arena;
+pub mod zblock;
+pub mod zsmalloc;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+
+pub use arena::Arena;
+
+/// Where an object is: 40 bits, of which the zpool alone knows the meaning. Fits the page table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Handle(pub u64);
+
+/// Bits that a handle may use: the place that the page table has for a location.
+pub const HANDLE_BITS: u32 = 40;
+
+/// Who owns an object and how old it is; kept beside the object, meaningless to the zpool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tag {
+    /// The owner's number (the page table calls it `PageId`).
+    pub owner: u32,
+    /// Age stamp; copied when an object moves.
+    pub stamp: u16,
+}
+
+/// One live object, as a sweep reports it. By the time it is looked at it may be gone: the page
+/// table, under the page's lock, is what says whether `handle` is still the owner's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resident {
+    /// Place of the object.
+    pub handle: Handle,
+    /// Owner and age.
+    pub tag: Tag,
+}
+
+/// Where a sweep stands; starts at `Sweep::default()` and wraps to it at the end of the pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sweep {
+    /// The next frame to look at.
+    pub frame: u32,
+}
+
+/// Why an object has no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllocError {
+    /// No frame is left and no block of a fitting class has a free slot.
+    Full,
+    /// Larger than [`Zpool::object_bytes_max`].
+    TooLarge,
+}
+
+/// Why an object of a predecessor's pool cannot be taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdoptError {
+    /// The handle points outside the arena, or to a slot that this class does not have.
+    BadHandle,
+    /// Another object already has that slot or covers these frames with another class.
+    Overlap,
+}
+
+/// What the pool holds, in bytes and objects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ZpoolStats {
+    /// Objects that are stored.
+    pub objects: u64,
+    /// Sum of the sizes asked for.
+    pub object_bytes: u64,
+    /// Bytes of the slots that hold them, side data included: what would remain if every block were full.
+    pub slot_bytes: u64,
+    /// Bytes of all frames that blocks or zspages hold.
+    pub block_bytes: u64,
+}
+
+/// One size class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassStats {
+    /// Largest object, bytes.
+    pub object_bytes_max: u32,
+    /// Frames of one block or zspage.
+    pub block_frames: u32,
+    /// Slots of one block or zspage.
+    pub block_slots: u32,
+    /// Blocks or zspages that exist.
+    pub blocks: u64,
+    /// Slots of all of them.
+    pub slots: u64,
+    /// Slots in use.
+    pub slots_used: u64,
+}
+
+/// A pool of objects in frames.
+pub trait Zpool: Send + Sync {
+    /// The name that the configuration uses.
+    fn name(&self) -> &'static str;
+
+    /// Largest object that has a place, bytes; at least the page.
+    fn object_bytes_max(&self) -> usize;
+
+    /// Bytes of memory that an object of `bytes` costs when blocks are full (slot and side data).
+    fn slot_bytes(&self, bytes: usize) -> usize;
+
+    /// Finds a place for an object of `bytes` (1..=object_bytes_max) and tags it. The content is
+    /// undefined until [`store`](Self::store). Never waits, never asks the system for memory
+    /// beyond what the arena has set aside or may still grow by.
+    fn alloc(&self, bytes: usize, tag: Tag) -> Result<Handle, AllocError>;
+
+    /// Gives the place back. `bytes` is what was asked for; freeing twice panics.
+    fn free(&self, handle: Handle, bytes: usize);
+
+    /// Copies `object` into its place.
+    fn store(&self, handle: Handle, object: &[u8]);
+
+    /// The object's bytes: in place where they are contiguous, else copied into `scratch`
+    /// (at least `object_bytes_max` long).
+    fn load<'a>(&'a self, handle: Handle, bytes: usize, scratch: &'a mut [u8]) -> &'a [u8];
+
+    /// Owner and stamp of an object.
+    fn tag(&self, handle: Handle, bytes: usize) -> Tag;
+
+    /// Replaces the stamp of an object.
+    fn restamp(&self, handle: Handle, bytes: usize, stamp: u16);
+
+    /// Reports the live objects of at least one block and of blocks until `frames` frames were
+    /// passed, and moves `sweep` on. Returns true when the end of the pool was reached.
+    fn sweep(&self, sweep: &mut Sweep, frames: u32, visit: &mut dyn FnMut(Resident)) -> bool;
+
+    /// Picks the block with the smallest share of used slots among those whose objects would fit into
+    /// free slots of other blocks, takes it out of allocation, and reports its live objects; the caller
+    /// moves each (alloc, store, publish, free) and so empties and frees it. At most one block a class
+    /// is out of allocation; it returns to it with [`settle`](Self::settle). False when no block qualifies.
+    fn isolate(&self, visit: &mut dyn FnMut(Resident)) -> bool;
+
+    /// Puts blocks that `isolate` took out, and that could not be emptied, back into allocation.
+    fn settle(&self);
+
+    /// Takes over an object that a predecessor in the same arena held at `handle`. All objects are
+    /// adopted before the first `alloc`, single-threaded, then [`adopted`](Self::adopted) is called.
+    fn adopt(&self, handle: Handle, bytes: usize, tag: Tag) -> Result<(), AdoptError>;
+
+    /// Ends adoption: frames and slots that nobody claimed are free.
+    fn adopted(&self);
+
+    /// Sums over the whole pool.
+    fn stats(&self) -> ZpoolStats;
+
+    /// Reports every class, smallest objects first.
+    fn classes(&self, visit: &mut dyn FnMut(ClassStats));
+
+    /// Walks the whole pool and panics on a broken invariant. For tests: slow, and takes all locks.
+    fn check(&self);
+}
