@@ -10,6 +10,8 @@
 //! Lock order: page -> class -> arena. A zpool never calls out while it holds a class lock.
 
 pub mod arena;
+pub mod mapping;
+pub mod words;
 pub mod zblock;
 pub mod zsmalloc;
 
@@ -17,6 +19,7 @@ pub mod zsmalloc;
 pub mod conformance;
 
 pub use arena::Arena;
+pub use words::SharedWords;
 
 /// Where an object is: 40 bits, of which the zpool alone knows the meaning. Fits the page table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
