@@ -1,40 +1,11 @@
 //! Files in memory: made, taken over, refused, given back.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::*;
+use crate::zpool::conformance::MemoryDir;
 use crate::zpool::words::SharedWords;
-
-/// A directory of its own in memory where there is one, removed with its content.
-pub struct MemoryDir(PathBuf);
-
-impl MemoryDir {
-    /// `name` tells the tests of one process apart.
-    pub fn new(name: &str) -> Self {
-        let shm = PathBuf::from("/dev/shm");
-        let parent = if shm.is_dir() {
-            shm
-        } else {
-            std::env::temp_dir()
-        };
-        let path = parent.join(format!("nbdswap-test-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a writable memory directory");
-        Self(path)
-    }
-
-    /// Path of a file in it.
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for MemoryDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 fn why_foreign(result: Result<SharedWords>) -> String {
     match result {
