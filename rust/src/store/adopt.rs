@@ -79,7 +79,7 @@ impl Store {
     /// Ends adoption: segments that nobody claimed are free.
     pub fn adopted(&self) {
         assert!(self.adopting.load(Ordering::Acquire), "adopted() twice");
-        self.segments.adopted();
+        self.segments.list_free(true);
         self.adopting.store(false, Ordering::Release);
     }
 

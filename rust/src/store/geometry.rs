@@ -76,8 +76,9 @@ impl Geometry {
         let wanted = (u64::from(reserve_segments) + 2) * u64::from(segment_bytes);
         if !(wanted..=CAPACITY_BYTES_MAX).contains(&device_bytes) {
             return Err(Error::Config(format!(
-                "the store's size is {device_bytes} bytes, must be {wanted} to {CAPACITY_BYTES_MAX} \
-                 with segments of {segment_bytes} and {reserve_segments} of them in reserve"
+                "the store's size is {device_bytes} bytes, must be {wanted} to \
+                 {CAPACITY_BYTES_MAX} with segments of {segment_bytes} and {reserve_segments} of \
+                 them in reserve"
             )));
         }
         let segments = device_bytes / u64::from(segment_bytes) - 1;

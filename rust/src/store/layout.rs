@@ -1,11 +1,11 @@
-//! The bytes on the backing file, written and read by hand.
+//! The bytes of a segment, written and read by hand.
 //!
-//! Everything is little endian. Every structure carries an xxh3-64 checksum; but for the superblock's
-//! it is seeded with the store, its generation, the segment's sequence and the place in the file
-//! ([`Key::checksum`]), so bytes of another store, of an earlier generation, of an earlier use of the
-//! segment, or that landed elsewhere never verify.
+//! Everything is little endian. Every structure carries an xxh3-64 checksum that is seeded with the
+//! store, its generation, the segment's sequence and the place in the file ([`Key::checksum`]), so
+//! bytes of another store, of an earlier generation, of an earlier use of the segment, or that
+//! landed elsewhere never verify.
 //!
-//! Not here: which segment is where (`geometry`), who calls the device.
+//! Not here: the first block (`superblock`), which segment is where (`geometry`), I/O.
 //! Locking: none, plain values.
 //!
 //! ```text
@@ -13,8 +13,9 @@
 //!           0                  S           2S                S = segment_bytes
 //!
 //! segment   head | record record ... record | summary | zeros | tail
-//!           0    48                         48+R                W-48   W = whole blocks, written at once
+//!           0    48                         48+R                W-48   W
 //!
+//! R bytes of records; W is the next whole block, and all of it is written at once.
 //! The tail is a copy of the head. W <= S: a segment that is not full is a shorter write.
 //! ```
 
@@ -24,20 +25,6 @@ use crate::error::{Error, Result};
 
 use super::device::BLOCK_BYTES;
 use super::geometry::Location;
-
-// superblock, 56 bytes of the first block, the others zero; it fits one sector, so it is never torn
-//   0  magic          8 bytes  SUPERBLOCK_MAGIC
-//   8  version        u32      VERSION
-//  12  segment_bytes  u32
-//  16  id             u64      of the server instance that owns the file
-//  24  generation     u64      of its state; records of another generation are not ours
-//  32  capacity       u64      bytes of the device when it was formatted
-//  40  opens          u64      how often this generation was opened; the upper bits of every sequence
-//  48  checksum       u64      xxh3-64 of bytes 0..48
-pub const SUPERBLOCK_BYTES: usize = 56;
-pub const SUPERBLOCK_MAGIC: [u8; 8] = *b"NBDSWAP\0";
-pub const VERSION: u32 = 1;
-const _: () = assert!(SUPERBLOCK_BYTES == 8 + 4 + 4 + 5 * 8 && SUPERBLOCK_BYTES <= 512);
 
 // head and tail of a segment, 48 bytes
 //   0  magic             8 bytes  HEAD_MAGIC
@@ -57,8 +44,8 @@ const _: () = assert!(HEAD_BYTES == 8 + 8 + 8 + 4 + 4 + 8 + 8 && HEAD_BYTES.is_m
 //  16  object
 pub const RECORD_HEADER_BYTES: usize = 16;
 
-// entry, 8 bytes: the first half of a record's header; the summary is the entries of all records in
-// order, from which their places follow
+// entry, 8 bytes: the first half of a record's header; the summary is the entries of all records
+// in order, from which their places follow
 //   0  page      u32      the owner
 //   4  length-1  u16      bytes of the object, less one
 //   6  codec     u8
@@ -102,59 +89,6 @@ impl Key {
         place[24..32].copy_from_slice(&at.0.to_le_bytes());
         place[32..].copy_from_slice(&entry);
         xxh3_64_with_seed(bytes, xxh3_64(&place))
-    }
-}
-
-/// The first block of the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Superblock {
-    pub key: Key,
-    pub segment_bytes: u32,
-    pub capacity_bytes: u64,
-    pub opens: u64,
-}
-
-impl Superblock {
-    /// Writes the first block.
-    pub fn encode(&self, block: &mut [u8]) {
-        assert_eq!(block.len(), BLOCK_BYTES);
-        block.fill(0);
-        block[..8].copy_from_slice(&SUPERBLOCK_MAGIC);
-        block[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        block[12..16].copy_from_slice(&self.segment_bytes.to_le_bytes());
-        block[16..24].copy_from_slice(&self.key.id.to_le_bytes());
-        block[24..32].copy_from_slice(&self.key.generation.to_le_bytes());
-        block[32..40].copy_from_slice(&self.capacity_bytes.to_le_bytes());
-        block[40..48].copy_from_slice(&self.opens.to_le_bytes());
-        let checksum = xxh3_64(&block[..48]);
-        block[48..56].copy_from_slice(&checksum.to_le_bytes());
-    }
-
-    /// Reads the first block; the error says in words what it is instead of ours.
-    pub fn decode(block: &[u8]) -> std::result::Result<Self, String> {
-        assert_eq!(block.len(), BLOCK_BYTES);
-        if block[..8] != SUPERBLOCK_MAGIC {
-            return Err("begins with bytes that no store of nbdswap begins with".into());
-        }
-        let version = u32_at(block, 8);
-        if version != VERSION {
-            return Err(format!("has format version {version}, wanted {VERSION}"));
-        }
-        let (wanted, found) = (xxh3_64(&block[..48]), u64_at(block, 48));
-        if wanted != found {
-            return Err(format!(
-                "has a superblock with checksum {found:#x}, wanted {wanted:#x}"
-            ));
-        }
-        Ok(Superblock {
-            key: Key {
-                id: u64_at(block, 16),
-                generation: u64_at(block, 24),
-            },
-            segment_bytes: u32_at(block, 12),
-            capacity_bytes: u64_at(block, 32),
-            opens: u64_at(block, 40),
-        })
     }
 }
 
@@ -345,13 +279,13 @@ pub fn decode_record<'a>(
     Ok(object)
 }
 
-fn u32_at(raw: &[u8], at: usize) -> u32 {
+pub fn u32_at(raw: &[u8], at: usize) -> u32 {
     let mut word = [0; 4];
     word.copy_from_slice(&raw[at..at + 4]);
     u32::from_le_bytes(word)
 }
 
-fn u64_at(raw: &[u8], at: usize) -> u64 {
+pub fn u64_at(raw: &[u8], at: usize) -> u64 {
     let mut word = [0; 8];
     word.copy_from_slice(&raw[at..at + 8]);
     u64::from_le_bytes(word)

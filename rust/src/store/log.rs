@@ -5,7 +5,7 @@
 //! sealed yet is readable but not alive.
 //!
 //! Not here: opening (`open`, `adopt`), reading (`read`), cleaning (`clean`).
-//! Locking: see `segment`. A [`Batch`] and a [`ReadBuffer`](super::ReadBuffer) belong to their caller.
+//! Locking: see `segment`. Each thread that writes has its own [`Batch`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -13,10 +13,11 @@ use super::buffer::AlignedBuffer;
 use super::device::{BLOCK_BYTES, Device};
 use super::file_device::{FileDevice, FileOptions};
 use super::geometry::{Geometry, SEGMENT_BYTES_DEFAULT};
-use super::layout::{Key, Superblock};
+use super::layout::Key;
 use super::log::Store;
 use super::segment::{OPENS_MAX, Segments};
 use super::stats::Counters;
+use super::superblock::Superblock;
 
 /// How much of both ends of a device must be zero before it counts as empty. Known file systems,
 /// volume managers and partition tables leave a mark in one of the two.
@@ -68,7 +69,8 @@ impl Store {
     pub fn open_file(path: &Path, file: &FileOptions, mut options: StoreOptions) -> Result<Store> {
         options.path = path.display().to_string();
         let mut device = FileDevice::open(path, file)?;
-        if device.len() > 0 {
+        // A new file has nothing to be looked at, and nothing to be taken over either.
+        if device.len() > 0 || options.adopt {
             inspect(&device, &options)?;
         }
         if !options.adopt || file.bytes > device.len() {
@@ -115,20 +117,15 @@ impl Store {
                 opens,
             },
         )?;
-        if let Content::Ours(_) = content
-            && !options.adopt
-            && options.punch
-        {
-            // What was there is of no use to anybody but who should not read it. Not every device
-            // can forget, and none has to: no old record verifies.
-            let first = u64::from(segment_bytes);
-            let _ = device.discard(first, u64::from(geometry.segments) * first);
+        let segments = Segments::new(geometry.segments, reserve_segments, opens);
+        if !options.adopt {
+            segments.list_free(matches!(content, Content::Ours(_)));
         }
         Ok(Store {
             device,
             geometry,
             key,
-            segments: Segments::new(geometry.segments, reserve_segments, opens, options.adopt),
+            segments,
             counters: Counters::default(),
             punch: AtomicBool::new(options.punch),
             adopting: AtomicBool::new(options.adopt),

@@ -1,13 +1,16 @@
 //! The life of segments: free, taken, written, sealed, and free again when nothing in them lives.
 //!
-//! Who frees a segment is decided as in a reference count: `live` is the bytes of its living records
-//! plus, until it is sealed, one credit that no record can reach. Whoever brings it to zero, be it the
-//! last release or the seal, is the one that frees it. So a segment whose records die while they are
-//! still being published is not freed under the publisher's feet.
+//! Who frees a segment is decided as in a reference count: `live` is the bytes of its living
+//! records plus, until it is sealed, one credit that no record can reach. Whoever brings it to
+//! zero, be it the last release or the seal, is the one that frees it. So a segment whose records
+//! die while they are still being published is not freed under the publisher's feet.
 //!
 //! Not here: what is in a segment (`layout`), I/O (`log`, `read`, `clean`).
 //! Locking: per-segment atomics for what every page operation touches, one mutex for the lists of
 //! free segments. It is a leaf: nothing is called while it is held.
+
+mod adoption;
+mod audit;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -67,13 +70,6 @@ struct Lists {
     sequence_next: u64,
 }
 
-/// How many segments are what.
-pub(super) struct Census {
-    pub free: u64,
-    pub suspect: u64,
-    pub live_bytes: u64,
-}
-
 /// All segments of a store.
 pub(super) struct Segments {
     all: Box<[Segment]>,
@@ -84,16 +80,12 @@ pub(super) struct Segments {
 }
 
 impl Segments {
-    /// Segments of which none is in use. In a store to be adopted they are listed by `adopted`.
-    pub fn new(count: u32, reserve: u32, opens: u64, adopt: bool) -> Self {
+    /// Segments that are not in use and not free either, until `list_free`.
+    pub fn new(count: u32, reserve: u32, opens: u64) -> Self {
         assert!((1..=OPENS_MAX).contains(&opens), "opened {opens} times");
         let room = || VecDeque::with_capacity(count as usize);
-        let mut ready = room();
-        if !adopt {
-            ready.extend(0..count);
-        }
         let lists = Lists {
-            ready,
+            ready: room(),
             freed: room(),
             suspect: room(),
             discarding: 0,
@@ -105,6 +97,23 @@ impl Segments {
             lists: Mutex::new(lists),
             reserve,
             cleaned: Counter::default(),
+        }
+    }
+
+    /// Makes all segments in which nothing lives free; called once, before any is taken. If there
+    /// was a store before, they may still take room in the file.
+    pub fn list_free(&self, used_before: bool) {
+        let mut lists = self.lists();
+        for (number, segment) in self.all.iter().enumerate() {
+            if segment.live.load(Ordering::Relaxed) > 0 {
+                continue;
+            }
+            segment.sequence.store(0, Ordering::Release);
+            // Either way the first ones are taken first, and the last ones discarded first.
+            match used_before {
+                true => lists.freed.push_front(number as u32),
+                false => lists.ready.push_back(number as u32),
+            }
         }
     }
 
@@ -285,94 +294,5 @@ impl Segments {
         lists.discarding -= 1;
         lists.ready.push_back(index.0);
         !lists.freed.is_empty()
-    }
-
-    /// Whether a search for the head of this segment failed before.
-    pub fn unreadable(&self, index: SegmentIndex) -> bool {
-        self.at(index).unreadable.load(Ordering::Relaxed)
-    }
-
-    /// Remembers that the head of this segment cannot be read.
-    pub fn set_unreadable(&self, index: SegmentIndex) {
-        self.at(index).unreadable.store(true, Ordering::Relaxed);
-    }
-
-    /// A segment of the predecessor, as its head says.
-    pub fn found(&self, index: SegmentIndex, sequence: u64, shape: Shape) {
-        self.install(self.at(index), sequence, shape);
-    }
-
-    /// A record of the predecessor lives in the segment; false when more live than it can hold.
-    pub fn claim(&self, index: SegmentIndex, bytes: u32, records_bytes: u32) -> bool {
-        let segment = self.at(index);
-        let live = segment.live.load(Ordering::Relaxed) + bytes;
-        if live > records_bytes {
-            return false;
-        }
-        segment.live.store(live, Ordering::Relaxed);
-        true
-    }
-
-    /// Ends adoption: what nobody claimed is free, and maybe still takes room in the file.
-    pub fn adopted(&self) {
-        let mut lists = self.lists();
-        for (number, segment) in self.all.iter().enumerate() {
-            if segment.live.load(Ordering::Relaxed) == 0 {
-                segment.sequence.store(0, Ordering::Release);
-                lists.freed.push_back(number as u32);
-            }
-        }
-    }
-
-    /// Counts all segments.
-    pub fn census(&self) -> Census {
-        let lives = || {
-            self.all
-                .iter()
-                .map(|segment| segment.live.load(Ordering::Relaxed))
-        };
-        Census {
-            free: lives().filter(|live| *live == 0).count() as u64,
-            suspect: self.lists().suspect.len() as u64,
-            live_bytes: lives().map(|live| u64::from(live & !CREDIT)).sum(),
-        }
-    }
-
-    /// Panics on a broken invariant. No call may be under way.
-    pub fn check(&self) {
-        let lists = self.lists();
-        let mut listed = vec![false; self.all.len()];
-        for number in lists.ready.iter().chain(&lists.freed).chain(&lists.suspect) {
-            assert!(!listed[*number as usize], "segment {number} is free twice");
-            listed[*number as usize] = true;
-        }
-        let mut missing = 0;
-        for (number, segment) in self.all.iter().enumerate() {
-            let live = segment.live.load(Ordering::Acquire);
-            let sequence = segment.sequence.load(Ordering::Acquire);
-            let shape = segment.shape.load(Ordering::Acquire) as u32;
-            if live == 0 {
-                assert_eq!(sequence, 0, "segment {number} is free and readable");
-                missing += u32::from(!listed[number]);
-            } else {
-                assert!(!listed[number], "segment {number} is free and in use");
-                assert!(
-                    sequence != 0 || live == CREDIT,
-                    "segment {number} lives unwritten"
-                );
-                assert!(
-                    sequence < lists.sequence_next,
-                    "segment {number} is from the future"
-                );
-                assert!(
-                    sequence == 0 || live & !CREDIT <= shape,
-                    "segment {number} is overfull"
-                );
-            }
-        }
-        assert_eq!(
-            missing, lists.discarding,
-            "free segments that no list knows"
-        );
     }
 }

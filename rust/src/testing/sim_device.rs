@@ -4,7 +4,8 @@
 //!
 //! * an operation fails and nothing happens: [`Fault::Fail`];
 //! * a write fails after a part of it landed: [`Fault::Short`];
-//! * a write is acknowledged and lands elsewhere, or nowhere: [`Fault::Misdirect`], [`Fault::Lose`];
+//! * a write is acknowledged and lands elsewhere: [`Fault::Misdirect`];
+//! * a write is acknowledged and lands nowhere: [`Fault::Lose`];
 //! * the device is full after so many bytes written: [`SimDevice::set_room`];
 //! * a range cannot be read: [`SimDevice::break_range`];
 //! * bytes change while they lie there: [`SimDevice::flip`];

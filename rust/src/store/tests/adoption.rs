@@ -304,6 +304,7 @@ fn beginning_anew_lets_the_device_forget_what_was_there() {
         },
     )
     .unwrap();
+    while store.tidy() {}
     assert!(
         device.image()[SEGMENT_BYTES as usize..]
             .iter()

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::testing::sim_device::Counts;
 
 const SEGMENTS: usize = 12;
 const STEPS: u32 = 400;
@@ -37,6 +36,17 @@ struct Run {
     buffer: ReadBuffer,
     table: HashMap<u32, Held>,
     version: u32,
+    tally: Tally,
+}
+
+/// What a run came by, so that a run that tests nothing is noticed.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    full: u64,
+    failed: u64,
+    cleaned: u64,
+    restarts: u64,
+    read_errors: u64,
 }
 
 impl Run {
@@ -49,16 +59,18 @@ impl Run {
         let batch = store.batch();
         let random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let (buffer, table) = (ReadBuffer::new(), HashMap::new());
+        let (step, version, tally) = (0, 0, Tally::default());
         Run {
             seed,
-            step: 0,
+            step,
             random,
             device,
             store,
             batch,
             buffer,
             table,
-            version: 0,
+            version,
+            tally,
         }
     }
 
@@ -66,7 +78,7 @@ impl Run {
         format!("SEED={} step {}", self.seed, self.step)
     }
 
-    fn go(&mut self) -> Counts {
+    fn go(&mut self) -> Tally {
         for step in 0..STEPS {
             self.step = step;
             // Some stretches of the run have a device that fails now and then.
@@ -85,13 +97,17 @@ impl Run {
         }
         self.device.set_error_rate(0);
         self.read_all();
-        self.device.counts()
+        self.tally.cleaned += self.store.stats().segments_cleaned;
+        self.tally
     }
 
     fn write_back(&mut self) {
         match self.store.begin(&mut self.batch, Reason::WriteBack) {
             Ok(()) => {}
-            Err(Error::StoreFull) => return,
+            Err(Error::StoreFull) => {
+                self.tally.full += 1;
+                return;
+            }
             Err(other) => panic!("{}: {other}", self.place()),
         }
         let count = 1 + self.random.below(24);
@@ -113,6 +129,7 @@ impl Run {
             return self.store.cancel(&mut self.batch);
         }
         if self.store.commit(&mut self.batch).is_err() {
+            self.tally.failed += 1;
             return;
         }
         // Some pages change while they are written: their records are never retained.
@@ -224,7 +241,7 @@ impl Run {
                     let wanted = object(record.page, *version, record.bytes as usize);
                     assert_eq!(bytes, wanted, "{} {record:?}", self.place());
                 }
-                Err(Error::Io { .. }) if errors_allowed => {}
+                Err(Error::Io { .. }) if errors_allowed => self.tally.read_errors += 1,
                 Err(other) => panic!("{} {record:?}: {other}", self.place()),
             }
         }
@@ -233,6 +250,8 @@ impl Run {
     /// The next process takes over.
     fn restart(&mut self) {
         self.device.set_error_rate(0);
+        self.tally.restarts += 1;
+        self.tally.cleaned += self.store.stats().segments_cleaned;
         let adopt = StoreOptions {
             adopt: true,
             ..options()
@@ -280,12 +299,30 @@ fn any_sequence_of_operations_leaves_every_page_right() {
         }
         Err(_) => 0..60,
     };
-    let mut writes = 0;
+    let all = seeds.end - seeds.start > 1;
+    let mut total = Tally::default();
     for seed in seeds {
-        writes += Run::new(seed).go().writes;
+        let tally = Run::new(seed).go();
+        total.full += tally.full;
+        total.failed += tally.failed;
+        total.cleaned += tally.cleaned;
+        total.restarts += tally.restarts;
+        total.read_errors += tally.read_errors;
     }
+    // A single seed may miss one of these, all of them together must not.
+    let Tally {
+        full,
+        failed,
+        cleaned,
+        restarts,
+        read_errors,
+    } = total;
+    let least = [full, failed, cleaned, restarts, read_errors]
+        .into_iter()
+        .min();
+    let words = format!("{full} {failed} {cleaned} {restarts} {read_errors}");
     assert!(
-        writes > 50,
-        "the runs wrote {writes} segments: they test nothing"
+        !all || least > Some(20),
+        "the runs test too little: {words}"
     );
 }
