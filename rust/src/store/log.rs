@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use super::batch::{Batch, State};
 use super::device::Device;
 use super::geometry::{Geometry, Location};
-use super::layout::{Entry, Key, record_bytes};
+use super::layout::{Entry, Key, RECORDS_MAX, record_bytes};
 use super::segment::{Reason, Segments};
 use super::stats::{Counters, StoreStats};
 
@@ -77,6 +77,23 @@ impl Store {
     /// Largest object that [`Batch::push`] can take.
     pub fn object_bytes_max(&self) -> u32 {
         self.geometry.object_bytes_max()
+    }
+
+    /// Bytes of a segment, the most that one batch writes.
+    pub fn segment_bytes(&self) -> u32 {
+        self.geometry.segment_bytes
+    }
+
+    /// The most records that one batch can take.
+    pub fn records_max(&self) -> usize {
+        (self.geometry.segment_bytes / record_bytes(1)).min(RECORDS_MAX) as usize
+    }
+
+    /// Are so few segments free that cleaning should begin? A sixteenth of all, and four where
+    /// that is less, keeps the choice of what to clean wide.
+    pub fn is_low(&self) -> bool {
+        let enough = (self.geometry.segments / 16).max(4);
+        self.segments.free_count() <= enough as usize
     }
 
     /// A batch for this store: one buffer of a segment, to be used over and over.

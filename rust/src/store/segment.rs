@@ -236,6 +236,12 @@ impl Segments {
         self.lists().freed.push_back(index.0);
     }
 
+    /// Segments that a batch could take, suspect ones included.
+    pub fn free_count(&self) -> usize {
+        let lists = self.lists();
+        lists.ready.len() + lists.freed.len() + lists.suspect.len()
+    }
+
     /// Sequence of the segment's present use, 0 when free.
     pub fn sequence(&self, index: SegmentIndex) -> u64 {
         self.at(index).sequence.load(Ordering::Acquire)

@@ -174,6 +174,15 @@ pub trait Zpool: Send + Sync {
     fn check(&self);
 }
 
+/// The zpool's name as this crate spells it, if there is one of that name.
+pub fn name(name: &str) -> error::Result<&'static str> {
+    match name {
+        "zblock" => Ok("zblock"),
+        "zsmalloc" => Ok("zsmalloc"),
+        other => Err(Error::Config(format!("zpool is {other}, wanted zblock or zsmalloc"))),
+    }
+}
+
 /// The pool that `arena` was made for, by the name in its options.
 pub fn in_arena(arena: Arena) -> error::Result<Box<dyn Zpool>> {
     match arena.options().zpool {

@@ -79,6 +79,13 @@ impl SharedWords {
             .punch(HEADER_BYTES + words.start * 8..HEADER_BYTES + words.end * 8);
     }
 
+    /// Takes memory for `words`, so that storing to them cannot fail later.
+    pub fn reserve(&self, words: Range<usize>) -> Result<()> {
+        assert!(words.end <= self.words, "reserve words {words:?} of {}", self.words);
+        self.mapping
+            .reserve(HEADER_BYTES + words.start * 8..HEADER_BYTES + words.end * 8)
+    }
+
     /// Takes all the memory now, so that no later access can fault or fail.
     pub fn populate(&self) -> Result<()> {
         self.mapping.populate()
