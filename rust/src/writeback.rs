@@ -65,6 +65,8 @@ pub struct WritebackStats {
     pub pages_compacted: Counter,
     /// Segments that could not be written.
     pub segments_failed: Counter,
+    /// 1 while the last segment could not be written, else 0.
+    pub is_failing: Counter,
     /// Times that the pool passed its high mark.
     pub high_mark_hits: Counter,
 }
@@ -279,9 +281,11 @@ impl Writeback {
     fn commit(&mut self, context: &Context<'_>, store: &Store, batch: &mut Batch) -> bool {
         if store.commit(batch).is_err() {
             context.stats.segments_failed.add(1);
+            context.stats.is_failing.set(1);
             self.take_back(context);
             return false;
         }
+        context.stats.is_failing.set(0);
         for moved in &self.moved {
             let guard = context.tiers.table.lock(moved.page);
             let word = guard.word();

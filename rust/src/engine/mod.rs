@@ -28,7 +28,9 @@ pub use snapshot::{ExportSnapshot, PoolSnapshot, Snapshot};
 use crate::codec::{CodecChoice, CodecId};
 use crate::error::{Error, Result};
 use crate::page::{PageId, PageIndex, fill_word, repeated_word};
-use crate::stats::{LaneStats, Tier};
+pub use crate::stats::Tier;
+
+use crate::stats::LaneStats;
 use crate::table::{ObjectAt, PageGuard, Place, Word};
 use crate::tiers::{Pressure, Tiers};
 use crate::writeback::{Context, Work, Writeback, WritebackStats};

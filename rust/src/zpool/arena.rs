@@ -70,6 +70,7 @@ pub struct Arena {
     state: Mutex<State>,
     /// Bytes of frames and side words that the system has given and not got back.
     held_bytes: AtomicU64,
+    held_bytes_max: AtomicU64,
 }
 
 struct State {
@@ -131,6 +132,7 @@ impl Arena {
             frames,
             state: Mutex::new(state),
             held_bytes: AtomicU64::new(SIDE_AT as u64),
+            held_bytes_max: AtomicU64::new(0),
         }
     }
 
@@ -152,6 +154,11 @@ impl Arena {
     /// Bytes of memory that are really taken from the system, never more than `pool_bytes_max`.
     pub fn held_bytes(&self) -> u64 {
         self.held_bytes.load(Relaxed)
+    }
+
+    /// The most that [`held_bytes`](Self::held_bytes) ever was.
+    pub fn held_bytes_max(&self) -> u64 {
+        self.held_bytes_max.load(Relaxed).max(self.held_bytes())
     }
 
     /// Frames in use by blocks.
@@ -339,6 +346,7 @@ impl Arena {
         let arrived = u64::from(state.map.arrive(range));
         self.held_bytes
             .fetch_add(arrived * self.frame_bytes() as u64, Relaxed);
+        self.held_bytes_max.fetch_max(self.held_bytes(), Relaxed);
         Ok(())
     }
 
