@@ -7,67 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-SUBJECT = "nbdswap"
-FLOOR = "floor"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Test:
-    """One kind of load."""
-
-    name: str
-    what: str
-    action: str
-    order: str
-    block_bytes: int
-    depth: int
-    connections: int = 1
-
-
-TESTS = [
-    Test(
-        name="fill",
-        what="write 64 KiB in order, depth 16",
-        action="write",
-        order="sequential",
-        block_bytes=64 << 10,
-        depth=16,
-    ),
-    Test(
-        name="verify",
-        what="read 32 KiB in order, depth 16",
-        action="read",
-        order="sequential",
-        block_bytes=32 << 10,
-        depth=16,
-    ),
-    *(
-        Test(
-            name=f"{action}-{depth}",
-            what=f"{action} 4 KiB at random, depth {depth}",
-            action=action,
-            order="random",
-            block_bytes=4096,
-            depth=depth,
-        )
-        for action, depth in [
-            ("read", 1),
-            ("read", 2),
-            ("read", 32),
-            ("write", 1),
-            ("write", 32),
-        ]
-    ),
-    Test(
-        name="mix",
-        what="read or write 4 KiB at random, two connections, depth 32 each",
-        action="mix",
-        order="random",
-        block_bytes=4096,
-        depth=32,
-        connections=2,
-    ),
-]
+from plan import FLOOR, POOL_MOST, SUBJECT, TESTS, WANTED, Test
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,27 +47,6 @@ class Memory:
     ended: int
     pool_wanted: int
     pool_used: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """IOPS of the subject must be at least `least` times those of `server`."""
-
-    test: str
-    server: str
-    least: float
-
-
-WANTED = [
-    Wanted("read-1", "nbdkit-malloc", 1.4),
-    Wanted("read-2", "nbdkit-malloc", 1.5),
-    Wanted("read-32", "nbdkit-malloc", 1.25),
-    Wanted("mix", "nbdkit-malloc", 1.8),
-    Wanted("write-32", "nbdkit-malloc", 0.55),
-    Wanted("write-32", "nbdkit-zstd", 12.0),
-    *(Wanted(test.name, FLOOR, 0.9) for test in TESTS),
-]
-POOL_MOST = 1.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,21 +151,23 @@ def memory_table(results: Results) -> str:
             mebibytes(entry.empty),
             mebibytes(entry.filled),
             mebibytes(entry.ended),
+            f"{entry.filled / entry.image:.3f}",
             f"{entry.ended / entry.image:.3f}",
             "" if entry.pool_used is None else mebibytes(entry.pool_used),
             mebibytes(entry.pool_wanted),
         ]
         for entry in results.memory
     ]
-    head = ["server", "empty", "filled", "at end", "per stored byte", "pool used", "lz4 sizes"]
-    return f"memory, MiB\n{table(head, rows)}"
+    head = ["server", "empty", "filled", "at end"]
+    head += ["filled/stored", "end/stored", "pool used", "lz4 sizes"]
+    title = "resident memory, MiB, and over the bytes stored; pool in use at the end"
+    return f"{title}\n{table(head, rows)}"
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> str:
     """What was wanted and whether it was reached."""
     rows = [
-        [v.what, f"{v.found:.3f}", v.wanted, "reached" if v.reached else "missed"]
-        for v in verdicts
+        [v.what, f"{v.found:.3f}", v.wanted, "reached" if v.reached else "missed"] for v in verdicts
     ]
     head = ["median of the rounds' ratios", "found", "wanted", ""]
     return f"wanted of nbdswap\n{table(head, rows)}"

@@ -22,80 +22,14 @@ from typing import Any
 
 import report
 import servers
-from report import TESTS, Measurement, Memory, Results
+from loader import Load, LoadError, whole_image
+from plan import FLOOR, SUBJECT, TESTS, Test
+from report import Measurement, Memory, Results
 from servers import Place, Server, ServerError
 
 HERE = Path(__file__).resolve().parent
-PAGE_BYTES = 4096
+PROGRAMS = HERE / "target/release"
 FORMAT_VERSION = 1
-
-
-class LoadError(Exception):
-    """Wrong data, or a server that refused or fell silent."""
-
-
-class Load:
-    """The load generator, a child process that does what it is told."""
-
-    def __init__(self, sample: Path, seed: int) -> None:
-        self._process = subprocess.Popen(
-            [str(HERE / "target/release/nbdload"), str(sample), str(seed)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __enter__(self) -> "Load":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def new_image(self, server: str, image_bytes: int) -> int:
-        """Makes an image for `server`; returns what lz4 makes of it, in bytes."""
-        answer = self._ask(do="image", server=server, page_count=image_bytes // PAGE_BYTES)
-        return int(answer["pool_bytes"])
-
-    def pool_bytes(self, server: str) -> int:
-        """What lz4 makes of what `server` holds now, in bytes."""
-        return int(self._ask(do="size", server=server)["pool_bytes"])
-
-    def test(self, server: Server, test: dict[str, Any]) -> dict[str, Any]:
-        """Runs a test against `server`."""
-        return self._ask(
-            do="test",
-            server=server.name,
-            socket=str(server.plan.socket),
-            export=servers.EXPORT,
-            test=test,
-        )
-
-    def _ask(self, **command: object) -> dict[str, Any]:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        stdin.write(json.dumps(command) + "\n")
-        stdin.flush()
-        line = stdout.readline()
-        if not line:
-            raise LoadError("nbdload ended")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise LoadError(str(answer["error"]))
-        return answer
-
-
-def whole_image(action: str, block_bytes: int) -> dict[str, Any]:
-    """A test that passes once over the whole image."""
-    return {
-        "action": action,
-        "order": "sequential",
-        "block_bytes": block_bytes,
-        "depth": 16,
-        "connections": 1,
-        "seconds": None,
-    }
 
 
 class Bench:
@@ -137,7 +71,7 @@ class Bench:
             )
         return Results(self.measurements, memory)
 
-    def _measure(self, number: int, test: report.Test, server: Server, seconds: float) -> None:
+    def _measure(self, number: int, test: Test, server: Server, seconds: float) -> None:
         asked = {**asdict(test), "seconds": seconds}
         before = server.cpu_seconds()
         outcome = self._ask(server, asked)
@@ -203,7 +137,7 @@ def machine(plans: list[servers.Plan]) -> dict[str, Any]:
     """What the figures depend on."""
     cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
     versions = {}
-    for program in sorted({plan.command[0] for plan in plans if plan.name != report.FLOOR}):
+    for program in sorted({plan.command[0] for plan in plans if plan.name != FLOOR}):
         done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
         versions[Path(program).name] = done.stdout.partition("\n")[0]
     return {
@@ -238,14 +172,14 @@ def measure(arguments: argparse.Namespace, folder: Path, memory_folder: Path) ->
     sample = folder / "sample"
     unpack_sample(sample)
     image_bytes = arguments.image_mib << 20
-    with Load(sample, arguments.seed) as load:
+    with Load(PROGRAMS / "nbdload", sample, arguments.seed) as load:
         place = Place(
             folder=folder,
             memory_folder=memory_folder,
             image_bytes=image_bytes,
             # Room to spare: how a server behaves that is full is another question.
             pool_bytes=load.new_image("any", image_bytes) * 5 // 4,
-            floor_program=HERE / "target/release/nbdfloor",
+            floor_program=PROGRAMS / "nbdfloor",
             nbdswap_program=arguments.nbdswap or find_nbdswap(),
         )
         plans = []
@@ -255,8 +189,10 @@ def measure(arguments: argparse.Namespace, folder: Path, memory_folder: Path) ->
             plan = place.plan(name)
             if plan is not None:
                 plans.append(plan)
-            elif name == report.SUBJECT:
-                raise ServerError("nbdswap is not installed; --without nbdswap runs its peers alone")
+            elif name == SUBJECT:
+                raise ServerError(
+                    "nbdswap is not installed; --without nbdswap runs its peers alone"
+                )
             else:
                 print(f"{name} is not installed and left out")
         where = machine(plans)
@@ -265,7 +201,9 @@ def measure(arguments: argparse.Namespace, folder: Path, memory_folder: Path) ->
         with servers.running(plans) as fleet:
             bench = Bench(fleet, load, image_bytes)
             results = bench.run(
-                arguments.rounds, arguments.seconds, random.Random(arguments.seed)  # noqa: S311
+                arguments.rounds,
+                arguments.seconds,
+                random.Random(arguments.seed),  # noqa: S311
             )
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import lz4.block
+import lz4.block  # type: ignore[import-untyped]
 
 PAGE_BYTES = 4096
 RUN_PAGES = 16

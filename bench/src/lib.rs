@@ -7,6 +7,7 @@ pub mod connection;
 pub mod floor;
 pub mod image;
 pub mod load;
+pub mod runner;
 pub mod sample;
 pub mod wire;
 
