@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from servers import EXPORT, Server
+from servers import EXPORT, Server, process_cpu_seconds
 
 PAGE_BYTES = 4096
 
@@ -34,6 +34,10 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
+
+    def cpu_seconds(self) -> float:
+        """CPU time so far."""
+        return process_cpu_seconds(self._process.pid)
 
     def new_image(self, server: str, image_bytes: int) -> int:
         """Makes an image for `server`; returns what lz4 makes of it, in bytes."""

@@ -9,6 +9,10 @@ from statistics import median
 
 from plan import FLOOR, POOL_MOST, SUBJECT, TESTS, WANTED, Test
 
+# Above this, in the median of all tests, the scheduler decides the figures: it shares the cores
+# among threads, so that a server of sixteen threads is disturbed less than a server of one.
+QUIET_CORES = 0.1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
@@ -24,11 +28,17 @@ class Measurement:
     p99_us: float
     p999_us: float
     server_cpu_seconds: float
+    other_cpu_seconds: float
 
     @property
     def iops(self) -> float:
         """Requests a second."""
         return self.requests / self.seconds
+
+    @property
+    def other_cores(self) -> float:
+        """How many cores programs other than this server and the client used."""
+        return self.other_cpu_seconds / self.seconds
 
     @property
     def cpu_us_per_page(self) -> float:
@@ -173,9 +183,18 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
     return f"wanted of nbdswap\n{table(head, rows)}"
 
 
+def disturbance(results: Results) -> str:
+    """How much of the machine was used by programs that have no part in this."""
+    others = sorted(m.other_cores for m in results.measurements)
+    found = f"other programs used {median(others):.2f} cores, at worst {others[-1]:.2f}"
+    if median(others) <= QUIET_CORES:
+        return found
+    return f"{found}: TOO BUSY A MACHINE, these figures are not for quoting"
+
+
 def render(results: Results) -> str:
     """The whole report."""
-    parts = [test_table(results, test) for test in TESTS]
+    parts = [disturbance(results), *(test_table(results, test) for test in TESTS)]
     parts.append(memory_table(results))
     verdicts = results.verdicts()
     if verdicts:

@@ -25,7 +25,7 @@ import servers
 from loader import Load, LoadError, whole_image
 from plan import FLOOR, SUBJECT, TESTS, Test
 from report import Measurement, Memory, Results
-from servers import Place, Server, ServerError
+from servers import Place, Server, ServerError, machine_cpu_seconds
 
 HERE = Path(__file__).resolve().parent
 PROGRAMS = HERE / "target/release"
@@ -73,15 +73,17 @@ class Bench:
 
     def _measure(self, number: int, test: Test, server: Server, seconds: float) -> None:
         asked = {**asdict(test), "seconds": seconds}
-        before = server.cpu_seconds()
+        before = (server.cpu_seconds(), self.load.cpu_seconds(), machine_cpu_seconds())
         outcome = self._ask(server, asked)
-        cpu = server.cpu_seconds() - before
+        after = (server.cpu_seconds(), self.load.cpu_seconds(), machine_cpu_seconds())
+        cpu, load_cpu, machine_cpu = (b - a for a, b in zip(before, after, strict=True))
         self.measurements.append(
             Measurement(
                 round=number,
                 test=test.name,
                 server=server.name,
                 server_cpu_seconds=cpu,
+                other_cpu_seconds=max(machine_cpu - cpu - load_cpu, 0.0),
                 **outcome,
             )
         )
@@ -114,6 +116,8 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--nbdswap", help="the program nbdswap (the one of this environment)")
     arguments = parser.parse_args()
+    if {SUBJECT, FLOOR} <= set(arguments.without):
+        parser.error("one of nbdswap and floor must run: ratios are of the one or the other")
     quick = arguments.quick
     arguments.rounds = arguments.rounds or (3 if quick else 5)
     arguments.seconds = arguments.seconds or (0.3 if quick else 1.0)
