@@ -147,7 +147,7 @@ class Client:
         """Close at once. Commands under way raise ConnectionLostError. May be called again."""
         self._receiver.cancel()
         await asyncio.wait({self._receiver})
-        await close(self._writer)
+        await close_writer(self._writer)
         if not self._receiver.cancelled():
             self._receiver.result()
 
@@ -159,7 +159,7 @@ class Client:
                     waiting = self._waiting.pop(done.cookie)
                     if not waiting.done():  # it is when its caller was cancelled
                         waiting.set_result(done)
-                self._transmission.receive_data(await receive(self._reader))
+                self._transmission.receive_data(await receive_some(self._reader))
         except NbdError as error:
             failure = error
         finally:
@@ -179,7 +179,7 @@ def _fua(wanted: bool) -> int:
     return CommandFlag.FUA if wanted else 0
 
 
-async def receive(reader: asyncio.StreamReader) -> bytes:
+async def receive_some(reader: asyncio.StreamReader) -> bytes:
     """The next bytes of a connection; raises ConnectionLostError when there are no more."""
     try:
         data = await reader.read(RECEIVE_BYTES)
@@ -190,7 +190,7 @@ async def receive(reader: asyncio.StreamReader) -> bytes:
     return data
 
 
-async def close(writer: asyncio.StreamWriter) -> None:
+async def close_writer(writer: asyncio.StreamWriter) -> None:
     """Close a connection; that it was broken before does not matter any more."""
     writer.close()
     with suppress(OSError):

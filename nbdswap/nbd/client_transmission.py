@@ -9,7 +9,6 @@ Memory: the data of the READs that are under way, twice at most, plus one chunk.
 """
 
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Final
 
 from . import wire_transmission as wire
@@ -186,8 +185,8 @@ class ClientTransmission:
             pending.check_filled()
         if request.command == Command.BLOCK_STATUS and not pending.extents:
             raise WireError("block status without extents")
-        extents = MappingProxyType(pending.extents)
-        return CommandDone(request.cookie, 0, data=bytes(pending.data), extents=extents)
+        data = bytes(pending.data)
+        return CommandDone(request.cookie, 0, data=data, extents=pending.extents)
 
     def _find(self, cookie: int) -> _Pending:
         pending = self._pending.get(cookie)

@@ -10,8 +10,8 @@ Values only. How bytes become events is in `wire`, which of them may come when i
 `client_handshake` and `client_transmission`.
 """
 
-from dataclasses import dataclass
-from types import MappingProxyType
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from .constants import ClientFlag, HandshakeFlag, TransmissionFlag
 
@@ -226,9 +226,6 @@ class Extent:
     flags: int
 
 
-NO_EXTENTS: MappingProxyType[int, tuple[Extent, ...]] = MappingProxyType({})
-
-
 @dataclass(frozen=True, slots=True)
 class CommandDone:
     """A command is over.
@@ -241,4 +238,4 @@ class CommandDone:
     error: int
     text: str = ""
     data: bytes = b""
-    extents: MappingProxyType[int, tuple[Extent, ...]] = NO_EXTENTS
+    extents: Mapping[int, tuple[Extent, ...]] = field(default_factory=dict)

@@ -96,6 +96,7 @@ class ServerHandshake:
         self._result: Result | None = None
         self._client_flags = ClientFlag(0)
         self._listed_bytes_left = LISTED_BYTES_MAX
+        self._list_fits = True
         self._structured_replies = False
         self._allocation_name: str | None = None
         self.shutting_down = False
@@ -194,12 +195,14 @@ class ServerHandshake:
 
     def _list(self) -> bytes:
         replies: list[bytes] = []
-        bytes_left = self._listed_bytes_left
+        bytes_left = self._listed_bytes_left if self._list_fits else 0
         for export in self._exports.values():
             data = wire.encode_listed(export.name, export.description)
             replies.append(wire.encode_reply(self._reader.option, Reply.SERVER, data))
             bytes_left -= len(replies[-1])
             if bytes_left < 0:
+                # What is left only shrinks: the next LIST is refused without building it again.
+                self._list_fits = False
                 return self._refuse(Reply.ERR_TOO_BIG, "the list of exports is too long")
         self._listed_bytes_left = bytes_left
         return b"".join([*replies, self._ack()])

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Final, Self
 
 from . import events
-from .client import RECEIVE_BYTES, Client, ExportDetails, close, receive
+from .client import RECEIVE_BYTES, Client, ExportDetails, close_writer, receive_some
 from .client_handshake import ClientHandshake
 from .client_transmission import ClientTransmission
 from .constants import BASE_ALLOCATION, DEFAULT_PORT, ClientFlag, Info, Option, Reply
@@ -145,7 +145,7 @@ class Negotiator:
 
     async def close(self) -> None:
         """Close the connection without ceremony."""
-        await close(self._writer)
+        await close_writer(self._writer)
 
     async def _ask(self, message: bytes) -> list[events.Answer]:
         """All answers to one option; raises OptionError for the one that refuses it."""
@@ -162,7 +162,7 @@ class Negotiator:
 
     async def _next_event(self) -> events.Answer:
         while (event := self._handshake.next_event()) is None:
-            self._handshake.receive_data(await receive(self._reader))
+            self._handshake.receive_data(await receive_some(self._reader))
         return event
 
     def _client(self, export: str, answers: Sequence[events.Answer]) -> Client:

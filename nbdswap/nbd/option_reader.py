@@ -88,7 +88,7 @@ class OptionReader:
         if raw is None:
             return None
         bits = int.from_bytes(raw)
-        if bits & ~KNOWN_CLIENT_FLAGS:
+        if bits & ~int(KNOWN_CLIENT_FLAGS):  # as a number: ~ of an IntFlag keeps to its known bits
             raise ProtocolError(f"client flags are {bits:#x}, offered were {KNOWN_CLIENT_FLAGS:#x}")
         self._state = _State.HEADER
         return events.ClientGreeted(ClientFlag(bits))
