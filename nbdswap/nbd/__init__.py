@@ -1,7 +1,19 @@
 """The NBD protocol without I/O, and a small asyncio client.
 
 Server: `ServerHandshake` negotiates (bytes in, bytes out, a `Result` at the end) over a mapping
-of `ExportInfo`. Client: `connect`, or `ClientHandshake` and `ClientTransmission` without I/O.
+of `ExportInfo`:
+
+    handshake = ServerHandshake(exports, default="swap0")
+    await send(handshake.greeting)
+    while handshake.result is None:
+        await send(handshake.receive_data(await receive_or_leave()))
+    match handshake.result:
+        case Negotiated(export, structured_replies, allocation_context_id):
+            transmit(export, first_bytes=handshake.trailing_data)
+        case Failed(reason):
+            log(reason)
+
+Client: `connect`, or `ClientHandshake` and `ClientTransmission` without I/O.
 The numbers of the protocol are in `constants`, what was understood from bytes in `events`.
 
 Depends on the standard library only, and but for `client` and `negotiator` does no I/O.
