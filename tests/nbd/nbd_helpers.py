@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from nbdswap.nbd import ExportInfo, Failed, Result, ServerHandshake, wire
+from nbdswap.nbd import ExportInfo, Failed, Negotiated, Result, ServerHandshake, wire
 from nbdswap.nbd.constants import REPLY_ERROR_BIT, ClientFlag
 
 SWAP: Final = ExportInfo(name="swap0", size_bytes=1 << 30, description="of web-1")
@@ -59,8 +59,8 @@ def feed(handshake: ServerHandshake, pieces: Iterable[bytes]) -> Heard:
             sent += handshake.receive_data(piece)
         else:
             late += piece
-    is_good = not isinstance(handshake.result, Failed) and handshake.result is not None
-    trailing_data = handshake.trailing_data + (late if is_good else b"")
+    transmits = isinstance(handshake.result, Negotiated)
+    trailing_data = handshake.trailing_data + (late if transmits else b"")
     return Heard(sent, handshake.result, trailing_data)
 
 

@@ -67,6 +67,7 @@ SCRIPTS = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(SCRIPTS, st.lists(st.integers(0), max_size=12))
+@example(FIXED + wire.encode_option(Option.ABORT) + b"after the farewell", [20])
 @example(FIXED + wire.encode_option(Option.GO, bytes(6)) + b"transmission", [])
 def test_answers_do_not_depend_on_how_the_bytes_were_cut(script: bytes, cuts: list[int]) -> None:
     whole = feed(server(), [script])
