@@ -1,0 +1,1 @@
+"""nbdswap: compressed swap storage served over NBD."""
