@@ -41,13 +41,15 @@ NBD_PORT = 10809
 ADMIN_PORT = 10810
 MEMORY_DIR = Path("/dev/shm")  # noqa: S108 -- the tmpfs that every Linux has
 
-# (lowest, highest, default) level of each codec; a higher level is denser and slower.
-CODEC_LEVELS = {"lz4": (1, 12, 1), "zstd": (1, 19, 3), "none": (0, 0, 0)}
+# (lowest, highest, default) level of each codec. For lz4 it is the acceleration, 1 is the densest;
+# for zstd more is denser.
+CODEC_LEVELS = {"lz4": (1, 65537, 1), "zstd": (-7, 19, 3), "none": (0, 0, 0)}
 
 EXPORT_NAME_BYTES_MAX = 255
-# The engine numbers the pages of all exports with 32 bits.
-PAGES_MAX = 1 << 32
-# Cleaning needs a segment to write into while others are being emptied.
+# The engine numbers the pages of all exports with 32 bits, and exports with the bits of a header.
+PAGES_MAX = (1 << 32) - 1
+EXPORTS_MAX = 1024
+# One for the head of the file, two that cleaning needs, one to write into.
 SEGMENTS_MIN = 4
 # A record is a page and its header, and a segment has a header and a summary besides.
 SEGMENT_PAGES_MIN = 4
@@ -102,7 +104,7 @@ class PoolConfig(Section):
     codec: Annotated[
         Literal["lz4", "zstd", "none"], BeforeValidator(word("lz4", "zstd", "none"))
     ] = "lz4"
-    codec_level: Annotated[int, BeforeValidator(integer(0, 22))]
+    codec_level: Annotated[int, BeforeValidator(integer(-7, 65537))]
     frame_bytes: PageBytes
     high_mark_percent: Percent = 95
     low_mark_percent: Percent = 90
@@ -114,7 +116,7 @@ class StoreConfig(Section):
 
     path: PathOrNone
     capacity_bytes: Annotated[int, BeforeValidator(size(256 * KIB, 8 * TIB))] = 8 * GIB
-    segment_bytes: Annotated[int, BeforeValidator(size(16 * KIB, 64 * MIB))] = MIB
+    segment_bytes: Annotated[int, BeforeValidator(size(16 * KIB, 16 * MIB))] = MIB
     direct: Flag = True
     preallocate: Flag = False
     punch: Flag = True
@@ -173,8 +175,8 @@ class Config(Section):
         return self
 
     def _check_exports(self) -> None:
-        if not self.exports:
-            raise misfit("exports", "empty", "at least one export")
+        if not 1 <= len(self.exports) <= EXPORTS_MAX:
+            raise misfit("exports", f"a list of {len(self.exports)}", f"1 to {EXPORTS_MAX} exports")
         names = [export.name for export in self.exports]
         for index, export in enumerate(self.exports):
             key = f"exports[{index}]"
@@ -189,7 +191,7 @@ class Config(Section):
         pages = sum(export.size_bytes // self.page_bytes for export in self.exports)
         if pages > PAGES_MAX:
             total = format_size(pages * self.page_bytes)
-            wanted = f"at most {format_size(PAGES_MAX * self.page_bytes)} over all exports"
+            wanted = f"less than {format_size((PAGES_MAX + 1) * self.page_bytes)} over all exports"
             raise misfit("exports", f"{total} in sum", wanted)
 
     def _check_pool(self) -> None:

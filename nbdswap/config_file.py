@@ -188,7 +188,7 @@ _WANTED_SHAPES = {
 def _key(location: tuple[int | str, ...]) -> str:
     text = ""
     for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+        text += f"[{part}]" if isinstance(part, int) else f".{_found(part)}"
     return text.removeprefix(".")
 
 

@@ -29,6 +29,8 @@ class ExportState:
     durability: str
     may_hold_data: bool
     """A client could write to it since it was last known to be empty."""
+    lost: bool
+    """Pages that were not written since a loss are lost, not empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,7 @@ class State:
     """What `state.json` says."""
 
     instance: int
-    """Names the memory files. A new one for every new start."""
+    """Names the memory files and stands in them and in the backing file: all of this directory."""
     generation: int
     """Of the data: grows whenever older bytes must never again be taken for current ones."""
     memory_dir: str | None

@@ -3,10 +3,10 @@
 Three ways, and one rule above them: a page that may have been written is never served as zeros
 because its bytes are gone.
 
-* Nothing was there to lose: start empty, under a new instance and generation.
-* The predecessor's memory is there and fits: adopt it, same instance, same generation.
-* Data may be lost (a reboot, a removed file, another configuration): new instance, next
-  generation, and every export that may have held data opens as lost.
+* Nothing was there to lose: start empty, in the next generation.
+* The predecessor's memory is there and fits: adopt it, in the same generation.
+* Data may be lost (a reboot, a removed file, another configuration): next generation, and every
+  export that may have held data opens as lost.
 
 Decisions only: nothing here touches a file, a clock or chance.
 """
@@ -36,11 +36,11 @@ class Succession:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Newcomer:
-    """A new identity, in case one is needed; the caller has the clock and the dice."""
+    """What a start without a predecessor is known by; the caller has the clock and the dice."""
 
     instance: int
     generation_min: int
-    """The time in seconds. It keeps generations apart even if an operator removed the state."""
+    """The time in seconds: it keeps generations apart even if the state was removed."""
 
 
 def decide(
@@ -48,14 +48,18 @@ def decide(
 ) -> Succession:
     """What the server that is starting takes over."""
     if previous is None or fresh or not previous.may_hold_data:
-        state = _new_state(previous, config, newcomer, may_hold_data=frozenset())
+        state = _new_state(previous, config, newcomer, lost=frozenset())
         return Succession(state=state, adopt=False, lost=frozenset())
     reason = _misfit(previous, config)
     if not reason and not memory_present:
         reason = "the memory of the last server is gone (reboot or removed files)"
     if reason:
         return lose(previous, config, newcomer, reason)
-    exports = _exports(config, _holders(previous))
+    # Durability may have changed; what was lost before stays lost.
+    exports = tuple(
+        replace(old, durability=new.durability)
+        for old, new in zip(previous.exports, config.exports, strict=True)
+    )
     state = replace(previous, exports=exports, clean=False)
     return Succession(state=state, adopt=True, lost=_holders(previous))
 
@@ -65,7 +69,7 @@ def lose(previous: State, config: Config, newcomer: Newcomer, reason: str) -> Su
     holders = _holders(previous)
     lost = holders & {export.name for export in config.exports}
     return Succession(
-        state=_new_state(previous, config, newcomer, may_hold_data=lost),
+        state=_new_state(previous, config, newcomer, lost=lost),
         adopt=False,
         lost=lost,
         forgotten=tuple(sorted(holders - lost)),
@@ -76,13 +80,10 @@ def lose(previous: State, config: Config, newcomer: Newcomer, reason: str) -> Su
 def after_stop(state: State, config: Config, snapshot: CoreSnapshot) -> tuple[State, bool]:
     """The state that a clean stop leaves, and whether the memory may be removed."""
     forget = all(export.durability == "volatile" for export in config.exports)
-    holders = {export["name"] for export in snapshot["exports"] if _holds_data(export["pages"])}
-    if forget:
-        holders = set()
-    exports = tuple(
-        replace(export, may_hold_data=export.name in holders) for export in state.exports
-    )
-    return replace(state, exports=exports, clean=True), not holders
+    pages = {export["name"]: export["pages"] for export in snapshot["exports"]}
+    exports = tuple(_at_rest(export, pages[export.name], forget=forget) for export in state.exports)
+    state = replace(state, exports=exports, clean=True)
+    return state, not state.may_hold_data
 
 
 def memory_files(memory_dir: Path, instance: int) -> tuple[Path, Path]:
@@ -91,10 +92,12 @@ def memory_files(memory_dir: Path, instance: int) -> tuple[Path, Path]:
     return memory_dir / f"{stem}.pool", memory_dir / f"{stem}.table"
 
 
-def _holds_data(pages: PageCounts) -> bool:
-    """Zeros need no keeping: an empty export gives them too."""
-    kept = pages["same_filled"] + pages["pool"] + pages["raw"] + pages["store"] + pages["lost"]
-    return kept > 0
+def _at_rest(export: ExportState, pages: PageCounts, *, forget: bool) -> ExportState:
+    """Zeros need no keeping, an empty export gives them too; but a loss has to be remembered."""
+    kept = pages["same_filled"] + pages["pool"] + pages["raw"] + pages["store"]
+    missing = pages["lost"] + (pages["unwritten"] if export.lost else 0)
+    lost = missing > 0 and not forget
+    return replace(export, may_hold_data=lost or (kept > 0 and not forget), lost=lost)
 
 
 def _holders(state: State) -> frozenset[str]:
@@ -102,17 +105,28 @@ def _holders(state: State) -> frozenset[str]:
 
 
 def _new_state(
-    previous: State | None, config: Config, newcomer: Newcomer, *, may_hold_data: frozenset[str]
+    previous: State | None, config: Config, newcomer: Newcomer, *, lost: frozenset[str]
 ) -> State:
-    generation = newcomer.generation_min
+    instance, generation = newcomer.instance, newcomer.generation_min
     if previous is not None:
+        # The backing file belongs to the instance.
+        instance = previous.instance
         generation = max(generation, previous.generation + 1)
     return State(
-        instance=newcomer.instance,
+        instance=instance,
         generation=generation,
         memory_dir=None if config.memory_dir is None else str(config.memory_dir),
         geometry=_geometry(config),
-        exports=_exports(config, may_hold_data),
+        exports=tuple(
+            ExportState(
+                name=export.name,
+                size_bytes=export.size_bytes,
+                durability=export.durability,
+                may_hold_data=export.name in lost,
+                lost=export.name in lost,
+            )
+            for export in config.exports
+        ),
         clean=False,
     )
 
@@ -123,18 +137,6 @@ def _geometry(config: Config) -> Geometry:
         zpool=config.pool.zpool,
         frame_bytes=config.pool.frame_bytes,
         pool_bytes_max=config.pool.bytes_max,
-    )
-
-
-def _exports(config: Config, may_hold_data: frozenset[str]) -> tuple[ExportState, ...]:
-    return tuple(
-        ExportState(
-            name=export.name,
-            size_bytes=export.size_bytes,
-            durability=export.durability,
-            may_hold_data=export.name in may_hold_data,
-        )
-        for export in config.exports
     )
 
 

@@ -68,7 +68,7 @@ class Takeover:
 
     def _open(self, succession: Succession) -> tuple[Engine, bool]:
         self.state_dir.write(succession.state)
-        if self.previous is not None and self.previous.instance != succession.state.instance:
+        if self.previous is not None and not succession.adopt:
             # Before the new memory is taken: the tmpfs may not have room for both.
             _remove_memory(self.previous)
         engine, report = open_engine(
@@ -81,8 +81,9 @@ class Takeover:
                 "adopted the memory of the last server",
                 instance=f"{succession.state.instance:016x}",
                 pages=report["pages_adopted"],
-                pages_lost=report["pages_lost"],
             )
+        if report["pages_lost"]:
+            log.error("DATA LOST: not all pages could be adopted", pages=report["pages_lost"])
         elif succession.adopt:
             log.error("cannot adopt the memory of the last server", reason=report["reason"])
         return engine, report["adopted"]
