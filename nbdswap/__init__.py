@@ -1,1 +1,3 @@
-"""nbdswap: compressed swap storage served over NBD."""
+"""Compressed swap storage served over NBD."""
+
+__version__ = "0.1.0"
