@@ -42,4 +42,5 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:10810/healthz', timeout=4)"]
 ENTRYPOINT ["nbdswap", "serve", "--listen=0.0.0.0:10809", "--admin=0.0.0.0:10810", "--state-dir=/var/lib/nbdswap", "--unix=/run/nbdswap/nbdswap.sock", "--store=/var/lib/nbdswap/store"]
-CMD ["--export=swap=1G"]
+# Small enough for the 64 MiB of /dev/shm that a container has without --shm-size.
+CMD ["--export=swap=1G", "--pool-size=48M"]

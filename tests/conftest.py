@@ -18,20 +18,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="nbdswap",
         help="the server to test; nbdkit shows that a test itself is right",
     )
+    parser.addoption("--long", action="store_true", help="also run the tests that take minutes")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "only_nbdswap: needs what no other server has; skipped with --against nbdkit"
     )
+    config.addinivalue_line("markers", "long: takes minutes; needs --long")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--against") == "nbdswap":
-        return
+    reasons = {}
+    if config.getoption("--against") != "nbdswap":
+        reasons["only_nbdswap"] = "only nbdswap has what this looks at"
+    if not config.getoption("--long"):
+        reasons["long"] = "takes minutes; needs --long"
     for item in items:
-        if item.get_closest_marker("only_nbdswap"):
-            item.add_marker(pytest.mark.skip(reason="only nbdswap has what this looks at"))
+        for marker in filter(item.get_closest_marker, reasons):
+            item.add_marker(pytest.mark.skip(reason=reasons[marker]))
 
 
 @pytest.fixture(scope="session")

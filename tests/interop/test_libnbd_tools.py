@@ -61,7 +61,11 @@ def test_nbdinfo_is_refused_an_unknown_export(nbdinfo: str, uri: str) -> None:
 
 def test_nbdinfo_sees_every_ability(nbdinfo: str, uri: str) -> None:
     wanted = "connect read write flush fua trim zero fast-zero multi-conn cache df"
-    refused = [what for what in wanted.split() if run([nbdinfo, "--can", what, uri], status=None).returncode]
+    refused = [
+        what
+        for what in wanted.split()
+        if run([nbdinfo, "--can", what, uri], status=None).returncode
+    ]
     assert refused == []
     run([nbdinfo, "--is", "rotational", uri], status=2)
     run([nbdinfo, "--is", "read-only", uri], status=2)

@@ -61,14 +61,25 @@ def test_qemu_img_maps_the_whole_export(qemu_img: str, placed: Server, uri: str)
     "commands",
     [
         ["write -P 0xab 4k 64k", "read -P 0xab 4k 64k"],
-        ["write -P 0xab 0 1m", "write -P 0xcd 1000 3000", "read -P 0xab 0 1000", "read -P 0xcd 1000 3000"],
+        [
+            "write -P 0xab 0 1m",
+            "write -P 0xcd 1000 3000",
+            "read -P 0xab 0 1000",
+            "read -P 0xcd 1000 3000",
+        ],
         ["write -P 0xab 4k 64k", "write -z 4k 4k", "read -P 0 4k 4k", "read -P 0xab 8k 4k"],
         ["write -P 0xab 8k 8k", "discard 8k 4k", "read -P 0 8k 4k", "read -P 0xab 12k 4k"],
         ["write -f -P 0x11 0 4k", "flush", "read -P 0x11 0 4k"],
         ["write -z -u 0 2m", "read -P 0 0 2m"],
-        ["aio_write -P 1 0 64k", "aio_write -P 2 64k 64k", "aio_flush", "read -P 1 0 64k", "read -P 2 64k 64k"],
+        [
+            "aio_write -P 1 0 64k",
+            "aio_write -P 2 64k 64k",
+            "aio_flush",
+            "read -P 1 0 64k",
+            "read -P 2 64k 64k",
+        ],
     ],
-    ids=lambda commands: ", ".join(commands),
+    ids=", ".join,
 )
 def test_qemu_io_reads_the_patterns_that_it_wrote(
     qemu_io: str, uri: str, commands: list[str]

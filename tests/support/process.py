@@ -23,7 +23,7 @@ STOP_TIMEOUT_S = 30.0
 _BUG_MARKS = ("Traceback (most recent call last)", "panicked at", "RuntimeWarning", "never awaited")
 
 
-class ServerFailed(AssertionError):
+class ServerFailedError(AssertionError):
     """The server did not start, did not stop, or reported a bug of its own."""
 
 
@@ -85,7 +85,7 @@ class ServerProcess:
         if not in_time or not self.running:
             state = "ended" if in_time else f"said nothing for {READY_TIMEOUT_S:.0f} s"
             self.kill()
-            raise ServerFailed(f"the server {state} before it was ready:\n{self.log_text}")
+            raise ServerFailedError(f"the server {state} before it was ready:\n{self.log_text}")
 
     def wait(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
         """The exit status, when the process ends by itself."""
@@ -99,7 +99,7 @@ class ServerProcess:
         if self._stopped:
             return
         if not self.running:
-            raise ServerFailed(
+            raise ServerFailedError(
                 f"the server ended by itself, status {self.wait()}:\n{self.log_text}"
             )
         self._process.terminate()
@@ -107,11 +107,11 @@ class ServerProcess:
             status = self.wait()
         except subprocess.TimeoutExpired:
             self.kill()
-            raise ServerFailed(
+            raise ServerFailedError(
                 f"the server still ran {STOP_TIMEOUT_S:.0f} s after SIGTERM:\n{self.log_text}"
             ) from None
         if status != 0:
-            raise ServerFailed(f"status {status} after SIGTERM:\n{self.log_text}")
+            raise ServerFailedError(f"status {status} after SIGTERM:\n{self.log_text}")
         self.check_log()
 
     def kill(self) -> None:
@@ -127,4 +127,4 @@ class ServerProcess:
         text = self.log_text
         for mark in _BUG_MARKS:
             if mark in text:
-                raise ServerFailed(f"{mark!r} in the server's log:\n{text}")
+                raise ServerFailedError(f"{mark!r} in the server's log:\n{text}")

@@ -50,7 +50,7 @@ class Flag(IntEnum):
     FAST_ZERO = 1 << 4
 
 
-class Closed(Exception):
+class ConnectionClosedError(Exception):
     """The server closed the connection."""
 
 
@@ -257,8 +257,8 @@ def _receive_exactly(sock: socket.socket, length: int) -> bytes:
         try:
             received = sock.recv_into(view)
         except ConnectionError as error:
-            raise Closed from error
+            raise ConnectionClosedError from error
         if received == 0:
-            raise Closed
+            raise ConnectionClosedError
         view = view[received:]
     return bytes(buffer)

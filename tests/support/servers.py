@@ -148,7 +148,9 @@ class Server:
     def memory_files(self) -> set[Path]:
         """The shared-memory files that the process has mapped."""
         maps = Path(f"/proc/{self.pid}/maps").read_text()
-        return {Path(path) for path in re.findall(r"(/\S*/nbdswap-\S+\.(?:pool|table))$", maps, re.M)}
+        return {
+            Path(path) for path in re.findall(r"(/\S*/nbdswap-\S+\.(?:pool|table))$", maps, re.M)
+        }
 
     def delete_memory_files(self) -> None:
         """What a reboot does to them."""
@@ -181,6 +183,11 @@ def new_server(kind: str, settings: ServerSettings) -> Server:
     """A server that is not started yet, in a directory whose name fits a socket address."""
     directory = Path(tempfile.mkdtemp(prefix="nbdswap-test."))
     assert len(os.fsencode(directory)) < 80, f"{directory} leaves no room for a socket's name"
+    return Server(kind=kind, directory=directory, settings=settings, port=free_port())
+
+
+def free_port() -> int:
+    """A TCP port that nobody listened on a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    return Server(kind=kind, directory=directory, settings=settings, port=port)
+        port: int = probe.getsockname()[1]
+    return port
