@@ -77,7 +77,7 @@ class RawClient:
         self.size_bytes = size_bytes
         self.flags = flags
         self.structured = structured
-        self._next_cookie = 0x0123_4567_89AB_0000
+        self.next_cookie = 0x0123_4567_89AB_0000
         self._reads: dict[int, tuple[int, int]] = {}
 
     @classmethod
@@ -108,8 +108,8 @@ class RawClient:
         self, command: int, offset: int, length: int, *, flags: int = 0, data: bytes = b""
     ) -> int:
         """Sends one request and returns its cookie. Nothing is checked: that is the point."""
-        self._next_cookie += 1
-        cookie = self._next_cookie
+        cookie = self.next_cookie
+        self.next_cookie += 1
         if command == Command.READ:
             self._reads[cookie] = (offset, length)
         self.socket.sendall(encode_request(command, offset, length, cookie, flags) + data)
