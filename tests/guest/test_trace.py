@@ -39,7 +39,7 @@ def test_a_recorded_trace_is_what_its_table_says(
 
 
 def test_a_page_is_written_before_it_is_read() -> None:
-    written = {0}  # mkswap wrote the header through the page cache; swapon reads it first.
+    written = {0}  # The kernel looks for a partition table when the device is attached.
     for operation, page, _ in decode((TRACES / "workset.trace").read_bytes()):
         assert operation != READ or page in written
         if operation == WRITE:
