@@ -10,9 +10,9 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
-CARGO_TEST_FEATURES := testing
 RUST_SOURCES := $(shell find rust -path rust/target -prune -o -type f \( -name '*.rs' -o -name 'Cargo.*' \) -print)
-RUST_MANIFESTS := rust/Cargo.toml $(wildcard bench/Cargo.toml bench/*/Cargo.toml)
+BENCH_MANIFESTS := $(wildcard bench/Cargo.toml)
+RUST_MANIFESTS := rust/Cargo.toml $(BENCH_MANIFESTS)
 
 # pyo3 reads the interpreter's version from here and not from whatever python3 is in PATH.
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
@@ -36,7 +36,8 @@ test: test-rust test-python ## Build what is missing and run all tests (6 to 10 
 
 .PHONY: test-rust
 test-rust: $(VENV)/.dependencies ## Run the tests of the Rust core
-	cargo test --quiet --manifest-path rust/Cargo.toml --features $(CARGO_TEST_FEATURES)
+	cargo test --quiet --manifest-path rust/Cargo.toml --features testing
+	$(foreach manifest,$(BENCH_MANIFESTS),cargo test --quiet --manifest-path $(manifest);)
 
 .PHONY: test-python
 test-python: dev ## Run the tests of the server with the peers' clients and a guest; PYTEST_ARGS=...
@@ -73,7 +74,7 @@ bench: dev ## Run the benchmarks; BENCH_ARGS=...
 
 .PHONY: clean
 clean: ## Remove all that was built or fetched, .venv too
-	rm -rf $(VENV) rust/target bench/target bench/*/target nbdswap/*.so tests/guest/cache
+	rm -rf $(VENV) rust/target bench/target nbdswap/*.so tests/guest/cache
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find nbdswap tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
