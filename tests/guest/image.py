@@ -118,7 +118,7 @@ def _add_programs(archive: Archive) -> None:
         for program in PROGRAMS:
             binary = Path(scratch) / program
             source = str(SOURCES / f"{program}.c")
-            flags = ("-O2", "-Wall", "-Wextra", "-Werror", "-static", "-pthread", "-s")
+            flags = ("-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s")
             _output_of("gcc", *flags, "-o", str(binary), source, "-lm")
             archive.copy(f"bin/{program}", binary)
 

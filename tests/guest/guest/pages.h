@@ -1,6 +1,5 @@
 /* Page contents with the mix of kinds that swapped memory has.
  *
- * A header and not a library: each program of the guest is one static file.
  * Contents depend on (seed, page, generation) alone. Not here: which pages are
  * touched when (memhog.c, workset.c).
  */

@@ -17,18 +17,14 @@
  * 2 usage or set-up.
  */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <fcntl.h>
 #include <math.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "pages.h"
+#include "say.h"
 
 #define RUN_PCT 10		/* accesses that read a run of neighbours */
 #define RUN_PAGES 12
@@ -42,29 +38,7 @@ struct tally {
 struct settings {
 	uint64_t pages, accesses, seed;
 	unsigned processes, lives, write_pct;
-	int out;
 };
-
-static void say(int out, const char *format, ...)
-{
-	char line[256];
-	va_list arguments;
-	va_start(arguments, format);
-	int bytes = vsnprintf(line, sizeof line, format, arguments);
-	va_end(arguments);
-	for (int done = 0; done < bytes;) {
-		ssize_t written = write(out, line + done, bytes - done);
-		if (written > 0) done += written;
-		else if (errno != EINTR && errno != EAGAIN) return;
-	}
-}
-
-static double now_s(void)
-{
-	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec + t.tv_nsec / 1e9;
-}
 
 /* One process: a region of its own and what it must hold. */
 struct life {
@@ -72,7 +46,6 @@ struct life {
 	uint8_t *generation;
 	uint64_t pages, seed, random;
 	struct tally *tally;
-	int out;
 };
 
 static uint64_t next_random(struct life *life)
@@ -97,7 +70,7 @@ static void check(struct life *life, uint64_t page)
 	life->tally->accesses++;
 	if (memcmp(want, life->memory + page * PAGE, PAGE) == 0) return;
 	if (life->tally->wrong++ < 8)
-		say(life->out, "GS err kind=data page=%llu gen=%u life=%llu\n", (unsigned long long)page,
+		say("GS err kind=data page=%llu gen=%u life=%llu\n", (unsigned long long)page,
 		    life->generation[page], (unsigned long long)life->seed);
 }
 
@@ -126,8 +99,7 @@ static void one_access(struct life *life, uint64_t popular, unsigned write_pct)
 static void live(const struct settings *settings, uint64_t number, struct tally *tally)
 {
 	struct life life = { .pages = settings->pages, .seed = settings->seed * 1000 + number,
-			     .random = mix(settings->seed * 1000 + number), .tally = tally,
-			     .out = settings->out };
+			     .random = mix(settings->seed * 1000 + number), .tally = tally };
 	life.memory = mmap(NULL, life.pages * PAGE, PROT_READ | PROT_WRITE,
 			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	life.generation = calloc(life.pages, 1);
@@ -162,14 +134,14 @@ static void parse(int argc, char **argv, struct settings *settings)
 		else if (!strcmp(name, "--accesses")) settings->accesses = strtoull(value, NULL, 0);
 		else if (!strcmp(name, "--write-pct")) settings->write_pct = atoi(value);
 		else if (!strcmp(name, "--seed")) settings->seed = strtoull(value, NULL, 0);
-		else if (!strcmp(name, "--out")) settings->out = open(value, O_WRONLY | O_NOCTTY);
+		else if (!strcmp(name, "--out")) say_fd = open(value, O_WRONLY | O_NOCTTY);
 		else {
 			fprintf(stderr, "workset: unknown option %s\n", name);
 			exit(2);
 		}
 	}
 	if (!settings->pages || !settings->processes || settings->lives < settings->processes ||
-	    settings->out < 0) {
+	    say_fd < 0) {
 		fprintf(stderr, "workset: --mib, --processes and at least as many --lives are needed\n");
 		exit(2);
 	}
@@ -178,13 +150,13 @@ static void parse(int argc, char **argv, struct settings *settings)
 int main(int argc, char **argv)
 {
 	struct settings settings = { .processes = 4, .lives = 10, .accesses = 9000, .write_pct = 30,
-				     .seed = 1, .out = 1 };
+				     .seed = 1 };
 	parse(argc, argv, &settings);
 	pages_init();
 	struct tally *tallies = mmap(NULL, settings.lives * sizeof *tallies, PROT_READ | PROT_WRITE,
 				     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (tallies == MAP_FAILED) return 2;
-	double start = now_s();
+	uint64_t start = now_ns();
 	unsigned begun = 0, ended = 0, broken = 0;
 	while (begun < settings.processes) {
 		begin_life(&settings, begun, &tallies[begun]);
@@ -199,17 +171,16 @@ int main(int argc, char **argv)
 			begin_life(&settings, begun, &tallies[begun]);
 			begun++;
 		}
-		say(settings.out, "GS prog phase=workset pct=%u t=%.2f\n", ended * 100 / settings.lives,
-		    now_s() - start);
+		say("GS prog phase=workset pct=%u\n", ended * 100 / settings.lives);
 	}
 	struct tally all = { 0 };
 	for (unsigned i = 0; i < settings.lives; i++) {
 		all.accesses += tallies[i].accesses;
 		all.wrong += tallies[i].wrong;
 	}
-	say(settings.out, "GS phase name=workset pages=%llu ok=%llu bad=%llu sigbus=%u sec=%.2f\n",
+	say("GS phase name=workset pages=%llu ok=%llu bad=%llu sigbus=%u sec=%.2f\n",
 	    (unsigned long long)(settings.pages * settings.lives),
 	    (unsigned long long)(all.accesses - all.wrong), (unsigned long long)all.wrong, broken,
-	    now_s() - start);
+	    (now_ns() - start) / 1e9);
 	return all.wrong || broken;
 }
