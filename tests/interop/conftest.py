@@ -10,7 +10,7 @@ import pytest
 from tests.support.pages import MIB, make_data
 from tests.support.servers import Server, ServerSettings, new_server
 
-# A quarter of the shared server: about 12 MiB when compressed, three times the small pool.
+# A quarter of the shared server: about 16 MiB when compressed, four times the small pool.
 DATA_PAGES = 8192
 SMALL_POOL_BYTES = 4 * MIB
 PLACEMENTS = {

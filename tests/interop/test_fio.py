@@ -29,7 +29,7 @@ VERIFY = ["--verify=crc32c", "--verify_fatal=1", "--do_verify=1"]
 def test_fio_verifies_what_it_wrote(
     fio: str, placed: Server, uri: str, tmp_path: Path, pattern: str
 ) -> None:
-    # A third of each block compresses away, as in memory; 48 MiB do not fit the small pool.
+    # As well as memory compresses; the 19 MiB that are left do not fit the small pool.
     options = ["--bs=4k", "--iodepth=32", "--size=48m", "--buffer_compress_percentage=60"]
     fio_job(fio, uri, tmp_path, f"--rw={pattern}", *options, *VERIFY)
     check_placement(placed)

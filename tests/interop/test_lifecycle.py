@@ -16,17 +16,17 @@ from tests.support.pages import MIB, PAGE_BYTES, make_data, make_distinct_page
 from tests.support.rawnbd import Command, ConnectionClosedError, RawClient
 from tests.support.servers import EXPORT, Server, ServerSettings, free_port
 
-PAGES = 4096
+PAGES = 8192
 SEED = 40
 BATCH_BYTES = 256 * 1024
 STATE_DIRECTORY_BUSY = 3
 
 pytestmark = pytest.mark.only_nbdswap
 
-# 16 MiB of realistic pages are about 6 MiB when compressed.
+# 32 MiB of realistic pages are about 17 MiB when compressed.
 PLACEMENTS = {
     "in-pool": ServerSettings(pool_bytes=64 * MIB, store=False),
-    "in-store": ServerSettings(pool_bytes=2 * MIB),
+    "in-store": ServerSettings(pool_bytes=4 * MIB),
 }
 placements = pytest.mark.parametrize("settings", PLACEMENTS.values(), ids=PLACEMENTS)
 
