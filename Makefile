@@ -44,7 +44,7 @@ test-python: dev ## Run the tests of the server with the peers' clients and a gu
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 .PHONY: guest
-guest: dev ## Run the long forms of the guest test (10 minutes)
+guest: dev ## Run the long forms of the guest test (12 minutes)
 	$(BIN)/pytest tests/guest --long $(PYTEST_ARGS)
 
 .PHONY: dev

@@ -104,7 +104,7 @@ def test_processes_with_working_sets_come_and_go(swap_server: Server, image: Ima
 
 @pytest.mark.long
 def test_a_newer_kernel_swaps_too(swap_server: Server) -> None:
-    settings = GuestSettings(port=swap_server.port, export=EXPORT)
+    settings = GuestSettings(port=swap_server.port, export=EXPORT, free=False)
     swap(swap_server, built_image("6.12-cloud"), settings, ("touch", "verify1"))
 
 
