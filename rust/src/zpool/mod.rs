@@ -10,13 +10,22 @@
 //! Lock order: page -> class -> arena. A zpool never calls out while it holds a class lock.
 
 pub mod arena;
+mod frames;
+mod groups;
+pub mod mapping;
+mod side;
+mod slotted;
+pub mod words;
 pub mod zblock;
 pub mod zsmalloc;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 
-pub use arena::Arena;
+pub use arena::{Arena, ArenaOptions};
+pub use words::SharedWords;
+
+use crate::error::{self, Error};
 
 /// Where an object is: 40 bits, of which the zpool alone knows the meaning. Fits the page table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -104,6 +113,9 @@ pub trait Zpool: Send + Sync {
     /// The name that the configuration uses.
     fn name(&self) -> &'static str;
 
+    /// The memory that the pool lies in.
+    fn arena(&self) -> &Arena;
+
     /// Largest object that has a place, bytes; at least the page.
     fn object_bytes_max(&self) -> usize;
 
@@ -131,8 +143,8 @@ pub trait Zpool: Send + Sync {
     /// Replaces the stamp of an object.
     fn restamp(&self, handle: Handle, bytes: usize, stamp: u16);
 
-    /// Reports the live objects of at least one block and of blocks until `frames` frames were
-    /// passed, and moves `sweep` on. Returns true when the end of the pool was reached.
+    /// Reports the live objects of blocks that begin in the next `frames` frames (at least one), and
+    /// moves `sweep` on. Returns true when the end of the pool was reached.
     fn sweep(&self, sweep: &mut Sweep, frames: u32, visit: &mut dyn FnMut(Resident)) -> bool;
 
     /// Picks the block with the smallest share of used slots among those whose objects would fit into
@@ -148,8 +160,9 @@ pub trait Zpool: Send + Sync {
     /// adopted before the first `alloc`, single-threaded, then [`adopted`](Self::adopted) is called.
     fn adopt(&self, handle: Handle, bytes: usize, tag: Tag) -> Result<(), AdoptError>;
 
-    /// Ends adoption: frames and slots that nobody claimed are free.
-    fn adopted(&self);
+    /// Ends adoption: frames and slots that nobody claimed are free, and their memory goes back. Fails
+    /// when the arena is to be populated and the system has not that much memory.
+    fn adopted(&self) -> error::Result<()>;
 
     /// Sums over the whole pool.
     fn stats(&self) -> ZpoolStats;
@@ -160,3 +173,26 @@ pub trait Zpool: Send + Sync {
     /// Walks the whole pool and panics on a broken invariant. For tests: slow, and takes all locks.
     fn check(&self);
 }
+
+/// The zpool's name as this crate spells it, if there is one of that name.
+pub fn name(name: &str) -> error::Result<&'static str> {
+    match name {
+        "zblock" => Ok("zblock"),
+        "zsmalloc" => Ok("zsmalloc"),
+        other => Err(Error::Config(format!("zpool is {other}, wanted zblock or zsmalloc"))),
+    }
+}
+
+/// The pool that `arena` was made for, by the name in its options.
+pub fn in_arena(arena: Arena) -> error::Result<Box<dyn Zpool>> {
+    match arena.options().zpool {
+        "zblock" => Ok(Box::new(zblock::Zblock::new(arena))),
+        "zsmalloc" => Ok(Box::new(zsmalloc::Zsmalloc::new(arena))),
+        other => Err(Error::Config(format!(
+            "a pool {other}, wanted zblock or zsmalloc"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests;
