@@ -17,7 +17,7 @@ RUST_MANIFESTS := rust/Cargo.toml $(BENCH_MANIFESTS)
 # pyo3 reads the interpreter's version from here and not from whatever python3 is in PATH.
 export PYO3_PYTHON := $(CURDIR)/$(BIN)/python
 # maturin refuses to choose when both a conda and a virtual environment are active.
-MATURIN := env -u CONDA_PREFIX VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin
+MATURIN := env -u CONDA_PREFIX PIP_QUIET=1 VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/maturin
 
 ARGS ?=
 BENCH_ARGS ?=
