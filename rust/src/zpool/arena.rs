@@ -9,11 +9,14 @@
 //! Locking: one lock over the frame map, innermost of all, held while the system is asked for an
 //! extent (two short calls) but not while memory is given back.
 
+mod header;
+
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 
+use self::header::{HEADER_USED_BYTES, SIDE_AT, difference, header};
 use super::frames::FrameMap;
 pub use super::frames::RUN_FRAMES_MAX;
 use super::mapping::{Mapping, SYSTEM_PAGE_BYTES};
@@ -24,25 +27,6 @@ use crate::page::PAGE_BYTES_ALLOWED;
 pub const FRAMES_MAX: u32 = 1 << 28;
 
 const EXTENT_BYTES: usize = 2 << 20;
-
-// The file, all numbers little endian:
-//
-//   0        header, one page
-//   4096     side words, u64 x frames, padded to whole pages
-//   ...      frames
-//
-// Header, the rest of its page is zero:
-//   0  magic        [u8; 8]
-//   8  version      u32
-//  12  frame_bytes  u32
-//  16  frames       u32
-//  20  reserved     u32   0
-//  24  instance     u64   whose pool this is
-//  32  zpool        [u8; 16]   name of the pool, padded with zeros
-const MAGIC: [u8; 8] = *b"nbdswapP";
-const VERSION: u32 = 1;
-const HEADER_USED_BYTES: usize = 48;
-const SIDE_AT: usize = SYSTEM_PAGE_BYTES;
 
 /// What an arena is made of.
 #[derive(Clone, Debug)]
@@ -96,9 +80,9 @@ impl Arena {
         Ok(arena)
     }
 
-    /// A predecessor's arena, made with the same options but `populate`. Nothing is free until every
-    /// object was claimed and [`adopted`](Self::adopted) was called. A file that differs
-    /// in anything is refused as [`Error::Foreign`] and not touched.
+    /// A predecessor's arena, made with the same options but `populate`. Nothing is free until
+    /// every object was claimed and [`adopted`](Self::adopted) was called. A file that differs in
+    /// anything is refused as [`Error::Foreign`] and not touched.
     pub fn open(options: ArenaOptions) -> Result<Self> {
         let frames = frames_within(&options)?;
         let Some(path) = options.path.clone() else {
@@ -238,7 +222,8 @@ impl Arena {
         }
     }
 
-    /// Takes over frames of a predecessor; false when one of them does not exist or has been claimed.
+    /// Takes over frames of a predecessor; false when one of them does not exist or has been
+    /// claimed.
     pub fn claim_run(&self, first: u32, count: u32) -> bool {
         let mut state = self.lock();
         assert!(state.adopting, "a frame is claimed outside adoption");
@@ -402,40 +387,6 @@ fn frames_within(options: &ArenaOptions) -> Result<u32> {
         )));
     }
     Ok(frames)
-}
-
-fn header(options: &ArenaOptions, frames: u32) -> [u8; HEADER_USED_BYTES] {
-    let mut header = [0; HEADER_USED_BYTES];
-    header[0..8].copy_from_slice(&MAGIC);
-    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    header[12..16].copy_from_slice(&(options.frame_bytes as u32).to_le_bytes());
-    header[16..20].copy_from_slice(&frames.to_le_bytes());
-    header[24..32].copy_from_slice(&options.instance.to_le_bytes());
-    assert!(options.zpool.len() <= 16, "a pool named {}", options.zpool);
-    header[32..32 + options.zpool.len()].copy_from_slice(options.zpool.as_bytes());
-    header
-}
-
-/// The first field in which a header is not the wanted one, in words.
-fn difference(found: &[u8], wanted: &[u8; HEADER_USED_BYTES]) -> Option<String> {
-    let fields = [
-        ("magic", 0..8),
-        ("version", 8..12),
-        ("frame_bytes", 12..16),
-        ("frames", 16..20),
-        ("reserved word", 20..24),
-        ("instance", 24..32),
-        ("zpool", 32..48),
-    ];
-    let (name, at) = fields
-        .into_iter()
-        .find(|(_, at)| found[at.clone()] != wanted[at.clone()])?;
-    let show = |bytes: &[u8]| bytes.escape_ascii().to_string();
-    Some(format!(
-        "{name} is {}, wanted {}",
-        show(&found[at.clone()]),
-        show(&wanted[at])
-    ))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What every zpool must do, at every frame size: one suite for all of them.
 //!
-//! [`conformance`] panics on the first thing that is wrong. Random parts print their seed on failure;
-//! the environment variable `SEED` replays one.
+//! [`conformance`] panics on the first thing that is wrong. Random parts print their seed on
+//! failure; the environment variable `SEED` replays one.
 //!
 //! Not here: tests of a single pool's tables (beside the pool), shrinking property tests (`tests`).
 

@@ -125,7 +125,8 @@ fn side(arena: &Arena, frame: u32) -> Side {
     Side::decode(arena.side(frame).load(Relaxed))
 }
 
-/// Each frame of a block is charged with 1/1024 of a frame an object, which suits pools of 100 MB and more.
+/// Each frame of a block is charged with 1/1024 of a frame an object, which suits pools of 100 MB
+/// and more.
 fn cost(shape: &Shape, frame_bytes: u32) -> f64 {
     shape.cost_bytes(frame_bytes, f64::from(frame_bytes) / 1024.0)
 }

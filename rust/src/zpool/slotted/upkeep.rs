@@ -81,7 +81,8 @@ impl<L: Layout> Slotted<L> {
         while slot < shape.slots {
             let mut count = 0;
             let state = self.lock(class);
-            let same = matches!(self.side(head), Side::Head { class: now, .. } if usize::from(now) == class);
+            let now = self.side(head);
+            let same = matches!(now, Side::Head { class: now, .. } if usize::from(now) == class);
             let fresh = if same {
                 u32::from(self.head(head).fresh().load(Relaxed))
             } else {
