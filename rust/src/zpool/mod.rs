@@ -148,9 +148,9 @@ pub trait Zpool: Send + Sync {
     /// and moves `sweep` on. Returns true when the end of the pool was reached.
     fn sweep(&self, sweep: &mut Sweep, frames: u32, visit: &mut dyn FnMut(Resident)) -> bool;
 
-    /// Picks the block with the smallest share of used slots among those whose objects would fit
-    /// into free slots of other blocks, takes it out of allocation, and reports its live objects;
-    /// the caller moves each (alloc, store, publish, free) and so empties and frees it. At most
+    /// Picks the block with the smallest share of used slots (near enough) among those whose
+    /// objects would fit into free slots of other blocks of the class, takes it out of allocation,
+    /// and reports its live objects; the caller moves each (alloc, store, publish, free) and so empties and frees it. At most
     /// one block a class is out of allocation; it returns to it with [`settle`](Self::settle).
     /// False when no block qualifies.
     fn isolate(&self, visit: &mut dyn FnMut(Resident)) -> bool;

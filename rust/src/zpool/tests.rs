@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use super::conformance::{Model, Random, Suite, conformance, typical_object_bytes};
+use super::slotted::{Layout, Shape, Slotted};
+use super::zblock::Neighbours;
 use super::*;
 
 fn make(arena: Arena) -> Box<dyn Zpool> {
@@ -17,6 +19,61 @@ fn zblock_conforms() {
 #[test]
 fn zsmalloc_conforms() {
     conformance("zsmalloc", make);
+}
+
+/// A zblock whose slots overlap by 8 bytes: the canary.
+struct Overlapping;
+
+impl Layout for Overlapping {
+    const NAME: &'static str = "zblock";
+
+    fn shapes(frame_bytes: usize) -> Vec<Shape> {
+        let mut shapes = Neighbours::shapes(frame_bytes);
+        for shape in shapes.iter_mut().filter(|shape| shape.slots > 1) {
+            shape.stride -= 8;
+        }
+        shapes
+    }
+
+    fn build(arena: &Arena, shape: &Shape, class: u8) -> Option<u32> {
+        Neighbours::build(arena, shape, class)
+    }
+
+    fn release(arena: &Arena, shape: &Shape, head: u32) {
+        Neighbours::release(arena, shape, head);
+    }
+
+    fn claim(arena: &Arena, shape: &Shape, head: u32) -> bool {
+        Neighbours::claim(arena, shape, head)
+    }
+
+    fn check(arena: &Arena, shape: &Shape, head: u32) {
+        Neighbours::check(arena, shape, head);
+    }
+
+    fn place(arena: &Arena, head: u32, offset: usize) -> usize {
+        Neighbours::place(arena, head, offset)
+    }
+
+    fn contiguous_bytes(arena: &Arena, offset: usize) -> usize {
+        Neighbours::contiguous_bytes(arena, offset)
+    }
+
+    fn owner_at(shape: &Shape, slot: u32) -> usize {
+        Neighbours::owner_at(shape, slot)
+    }
+
+    fn stamp_at(shape: &Shape, slot: u32) -> usize {
+        Neighbours::stamp_at(shape, slot)
+    }
+}
+
+#[test]
+#[should_panic(expected = "content of")]
+fn the_suite_notices_slots_that_overlap() {
+    conformance("zblock", |arena| {
+        Box::new(Slotted::<Overlapping>::new(arena))
+    });
 }
 
 fn suite(zpool: &'static str, frame_bytes: usize) -> Suite<'static> {
