@@ -62,6 +62,8 @@ struct State {
     side_frames: u32,
     /// A predecessor's objects are still being claimed.
     adopting: bool,
+    /// The system had no memory when it was asked last.
+    growth_refused: bool,
 }
 
 impl Arena {
@@ -107,6 +109,7 @@ impl Arena {
             map: FrameMap::new(frames),
             side_frames: 0,
             adopting,
+            growth_refused: false,
         };
         Self {
             frames_at: frames_at(frames),
@@ -175,6 +178,11 @@ impl Arena {
         self.mapping.atomic_u32(at)
     }
 
+    /// Frames from this one on were never used; to read their side words would cost memory.
+    pub fn side_frames(&self) -> u32 {
+        self.lock().side_frames
+    }
+
     /// Takes `count` neighbouring frames. None when the limit is reached, when the free
     /// frames lie scattered, or when the system has no memory.
     pub fn alloc_run(&self, count: u32) -> Option<u32> {
@@ -199,8 +207,10 @@ impl Arena {
     }
 
     /// Gives the memory of free frames back to the system, highest first, until `frames_kept` free
-    /// ones remain. For background work: the lock is let go for each system call.
+    /// ones remain. For background work, now and then: the lock is let go for each system call,
+    /// and a system that refused memory before is asked again from now on.
     pub fn release_free(&self, frames_kept: u32) {
+        self.lock().growth_refused = false;
         if self.options.populate {
             return;
         }
@@ -302,14 +312,19 @@ impl Arena {
             .expect("a thread died while it changed the frame map")
     }
 
-    /// Takes the memory of the lowest extent that lacks some. False when there is none to take.
+    /// Takes the memory of the lowest extent that lacks some. False when there is none to take. To
+    /// be refused is slow, so the system is asked again only after `release_free` was called.
     fn grow(&self, state: &mut State) -> bool {
+        if state.growth_refused {
+            return false;
+        }
         let Some(absent) = state.map.first_absent() else {
             return false;
         };
         let first = absent / self.extent_frames() * self.extent_frames();
         let range = first..self.frames.min(first + self.extent_frames());
-        self.grow_range(state, range).is_ok()
+        state.growth_refused = self.grow_range(state, range).is_err();
+        !state.growth_refused
     }
 
     fn grow_range(&self, state: &mut State, range: Range<u32>) -> Result<()> {

@@ -150,9 +150,9 @@ pub trait Zpool: Send + Sync {
 
     /// Picks the block with the smallest share of used slots (near enough) among those whose
     /// objects would fit into free slots of other blocks of the class, takes it out of allocation,
-    /// and reports its live objects; the caller moves each (alloc, store, publish, free) and so empties and frees it. At most
-    /// one block a class is out of allocation; it returns to it with [`settle`](Self::settle).
-    /// False when no block qualifies.
+    /// and reports its live objects. The caller moves each (alloc, store, publish, free) and so
+    /// empties and frees the block. At most one block a class is out of allocation; it returns with
+    /// [`settle`](Self::settle). False when no block qualifies.
     fn isolate(&self, visit: &mut dyn FnMut(Resident)) -> bool;
 
     /// Puts blocks that `isolate` took out, and that could not be emptied, back into allocation.

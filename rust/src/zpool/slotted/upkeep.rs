@@ -36,10 +36,8 @@ impl<L: Layout> Slotted<L> {
         frames: u32,
         visit: &mut dyn FnMut(Resident),
     ) -> bool {
-        let end = sweep
-            .frame
-            .saturating_add(frames.max(1))
-            .min(self.arena.frames());
+        let last = self.arena.side_frames();
+        let end = sweep.frame.saturating_add(frames.max(1)).min(last);
         for frame in sweep.frame..end {
             match self.side(frame) {
                 Side::Head { class, .. } => self.report(usize::from(class), frame, visit),
@@ -47,7 +45,7 @@ impl<L: Layout> Slotted<L> {
                 Side::Tail { .. } | Side::Free => {}
             }
         }
-        let at_end = end == self.arena.frames();
+        let at_end = end == last;
         *sweep = if at_end {
             Sweep::default()
         } else {
