@@ -76,8 +76,12 @@ impl Arena {
         arena
             .mapping
             .store_bytes(0, &header(&arena.options, frames));
-        if arena.options.populate {
-            arena.take_all()?;
+        if arena.options.populate
+            && let Err(error) = arena.take_all()
+        {
+            // Nobody can use a pool that half exists, and it would keep the memory it got.
+            arena.remove();
+            return Err(error);
         }
         Ok(arena)
     }

@@ -130,16 +130,6 @@ impl Mapping {
         })
     }
 
-    /// Length of the mapping, bytes.
-    pub fn len_bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// The file's name, if it has one.
-    pub fn path(&self) -> Option<&Path> {
-        self.path.as_deref()
-    }
-
     fn at(&self, at: usize, len: usize) -> *mut u8 {
         assert!(
             len <= self.bytes && at <= self.bytes - len,
