@@ -391,19 +391,21 @@ fn unwritten_pages_of_a_lost_export_answer_an_error_until_discarded() {
 }
 
 #[test]
-fn a_census_that_was_overtaken_does_not_refuse_writes() {
-    let mut run = Run::new(Setup { pool_bytes_max: 1 << 20, codec: "none", ..SMALL }, 3);
+fn victims_that_were_all_rewritten_do_not_look_like_an_empty_pool() {
+    let setup = Setup { pool_bytes_max: 2 << 20, store_bytes: 8 << 20, codec: "none", ..SMALL };
+    let mut run = Run::new(setup, 3);
     let mut noise = Random::new(9);
-    let mut page = || -> Vec<u8> { (0..PAGE).map(|_| noise.bits() as u8).collect() };
-    // Again and again the client rewrites what write-back has counted and not yet collected.
-    for _ in 0..5 {
-        for index in 0..240 {
-            let data = page();
-            assert!(run.patch(PageId(index), 0, &data).is_some(), "page {index} was refused");
-            run.model[index as usize] = data;
-        }
-        run.engine.step();
-    }
+    let mut write = |run: &mut Run, index: u32| {
+        let data: Vec<u8> = (0..PAGE).map(|_| noise.bits() as u8).collect();
+        assert!(run.patch(PageId(index), 0, &data).is_some(), "page {index} was refused");
+        run.model[index as usize] = data;
+    };
+    (0..480).for_each(|index| write(&mut run, index));
+    assert_eq!(run.engine.step(), Work::More);
+    assert!(run.stored_pages() > 0);
+    // What the first step collected and did not write yet is rewritten.
+    (0..300).for_each(|index| write(&mut run, index));
+    assert_eq!(run.engine.step(), Work::More, "the pool is as full as before");
     run.verify();
     run.engine.check();
 }
