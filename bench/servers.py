@@ -169,10 +169,7 @@ class Place:
                 *("--export", f"{EXPORT}={size}", "--pool-size", str(self.pool_bytes)),
                 *("--codec", "lz4", "--store", "none"),
                 *("--state-dir", str(self.folder / "state")),
-                *("--memory-dir", str(self.memory_folder)),
                 *("--admin", f"unix:{self.folder / 'admin.sock'}"),
-                # Any free port: its usual one may serve somebody.
-                *("--listen", "127.0.0.1:0"),
             ],
             "nbdkit-malloc": [*nbdkit, "memory", size, "allocator=malloc"],
             "nbdkit-zstd": [*nbdkit, "memory", size, "allocator=zstd"],

@@ -32,8 +32,13 @@ use crate::zpool::{Handle, Resident, Sweep};
 /// Frames that one sweep call covers: bounds the time a class is locked.
 const SWEEP_FRAMES: u32 = 256;
 
-/// Holes are moved together when they are more than this share of what blocks hold: 1/8.
-const LOOSE_SHARE: u64 = 8;
+/// Holes are moved together when they are more than this share of what blocks hold: 1/16. Random
+/// overwrites alone leave about 1/20, and moving them would cost copies without end.
+const LOOSE_SHARE: u64 = 16;
+
+/// After so many segments in a row that could not be written, each at another place, the device is
+/// failing: writes that find no room are refused until a later attempt succeeds.
+const FAILURES_MAX: u32 = 3;
 
 /// This share of the pool's frames may be free and stay in memory, so that a burst finds them.
 const FREE_FRAMES_SHARE: u32 = 16;
@@ -93,6 +98,8 @@ pub struct Writeback {
     threshold: Option<u16>,
     sweep: Sweep,
     is_active: bool,
+    /// Segments in a row that could not be written.
+    failures: u32,
 }
 
 /// What a step needs besides the tiers.
@@ -120,6 +127,7 @@ impl Writeback {
             threshold: None,
             sweep: Sweep::default(),
             is_active: false,
+            failures: 0,
         }
     }
 
@@ -300,9 +308,11 @@ impl Writeback {
             context.stats.segments_failed.add(1);
             context.stats.is_failing.set(1);
             self.take_back(context);
-            return false;
+            self.failures += 1;
+            return self.failures < FAILURES_MAX;
         }
         context.stats.is_failing.set(0);
+        self.failures = 0;
         for moved in &self.moved {
             let guard = context.tiers.table.lock(moved.page);
             let word = guard.word();

@@ -1,5 +1,7 @@
 //! The engine against a plain array: random operations, small pool, small store, faults, restarts.
 
+mod faults;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
