@@ -25,6 +25,11 @@ impl Counter {
         self.add(n.wrapping_neg());
     }
 
+    /// Makes it `n`, for what is a state and not a count.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
     /// The value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)

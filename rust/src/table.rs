@@ -134,7 +134,7 @@ impl Word {
     }
 
     /// A word from raw bits; decode it with [`checked_place`](Self::checked_place) if it is not ours.
-    pub fn from_bits(bits: u64) -> Word {
+    pub const fn from_bits(bits: u64) -> Word {
         Word(bits)
     }
 

@@ -18,10 +18,10 @@ pub const FETCH_BATCH_MAX: usize = 64;
 /// Where a stored page is, and what tells later that it is still there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StorePlace {
-    pub(super) word: Word,
+    pub(crate) word: Word,
     /// Sequence of the segment when the word was read: a segment is written once under one sequence,
     /// so word and sequence together stand for bytes that never change.
-    pub(super) sequence: u64,
+    pub(crate) sequence: u64,
 }
 
 /// Whose fetch it is: the session's words, opaque here.

@@ -28,7 +28,9 @@ pub use snapshot::{ExportSnapshot, PoolSnapshot, Snapshot};
 use crate::codec::{CodecChoice, CodecId};
 use crate::error::{Error, Result};
 use crate::page::{PageId, PageIndex, fill_word, repeated_word};
-use crate::stats::{LaneStats, Tier};
+pub use crate::stats::Tier;
+
+use crate::stats::LaneStats;
 use crate::table::{ObjectAt, PageGuard, Place, Word};
 use crate::tiers::{Pressure, Tiers};
 use crate::writeback::{Context, Work, Writeback, WritebackStats};
@@ -287,14 +289,19 @@ impl Engine {
             }
             return;
         }
-        let mut rest = pages;
+        let (mut rest, mut did) = (pages, false);
         while let Some(part) = self.tiers.table.touched_in(rest.clone()) {
             rest.start = part.end;
             for page in part.map(PageId) {
                 if self.tiers.table.peek(page) != Word::default() {
                     self.forget(lane, page, Word::default());
+                    did = true;
                 }
             }
+        }
+        if did {
+            // Frames and segments that became free can be given back.
+            self.bell.ring();
         }
     }
 

@@ -35,10 +35,14 @@ pub struct PoolSnapshot {
     pub codec: CodecChoice,
     /// What it holds.
     pub stats: ZpoolStats,
+    /// Bytes of a frame.
+    pub frame_bytes: u64,
     /// Hard limit.
     pub limit_bytes: u64,
     /// Bytes that it really holds from the system.
     pub held_bytes: u64,
+    /// The most that it ever held.
+    pub held_bytes_max: u64,
     /// Uncompressed bytes of the pages in it.
     pub logical_bytes: u64,
     /// Pages by codec, in the order of [`CodecId::ALL`].
@@ -88,6 +92,7 @@ impl Engine {
             pages_total: u64::from(export.pages),
         });
         let codec_pages = CodecId::ALL.map(|id| sum(&|lane| lane.codec_pages[id as usize].get()));
+        let arena = self.tiers.pool.arena();
         let mut classes = Vec::new();
         self.tiers.pool.classes(&mut |class| classes.push(class));
         Snapshot {
@@ -96,8 +101,10 @@ impl Engine {
                 zpool: self.tiers.pool.name(),
                 codec: self.codec,
                 stats: self.tiers.pool.stats(),
-                limit_bytes: self.tiers.pool.arena().options().pool_bytes_max,
-                held_bytes: self.tiers.pool.arena().held_bytes(),
+                frame_bytes: arena.frame_bytes() as u64,
+                limit_bytes: arena.options().pool_bytes_max,
+                held_bytes: arena.held_bytes(),
+                held_bytes_max: arena.held_bytes_max(),
                 logical_bytes: codec_pages.iter().sum::<u64>() * self.page_bytes() as u64,
                 codec_pages,
                 is_stuck: self.tiers.pressure() == Pressure::Stuck,

@@ -260,6 +260,9 @@ fn random_operations_read_what_was_written() {
             run.engine.check();
             run.verify();
             assert!(run.setup.store_bytes == 0 || run.stored_pages() > 0, "nothing was stored");
+            if run.setup.store_bytes >= SMALL.store_bytes {
+                assert_eq!(run.refused, 0, "the store had room for everything");
+            }
         });
     }
 }
@@ -385,4 +388,22 @@ fn unwritten_pages_of_a_lost_export_answer_an_error_until_discarded() {
     assert_eq!(engine.read(&mut lane, PageId(5), &mut out).unwrap(), Read::Ready(Tier::Zero));
     // The other export is whole.
     assert_eq!(engine.read(&mut lane, PageId(305), &mut out).unwrap(), Read::Ready(Tier::Zero));
+}
+
+#[test]
+fn a_census_that_was_overtaken_does_not_refuse_writes() {
+    let mut run = Run::new(Setup { pool_bytes_max: 1 << 20, codec: "none", ..SMALL }, 3);
+    let mut noise = Random::new(9);
+    let mut page = || -> Vec<u8> { (0..PAGE).map(|_| noise.bits() as u8).collect() };
+    // Again and again the client rewrites what write-back has counted and not yet collected.
+    for _ in 0..5 {
+        for index in 0..240 {
+            let data = page();
+            assert!(run.patch(PageId(index), 0, &data).is_some(), "page {index} was refused");
+            run.model[index as usize] = data;
+        }
+        run.engine.step();
+    }
+    run.verify();
+    run.engine.check();
 }

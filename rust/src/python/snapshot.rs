@@ -127,7 +127,7 @@ struct LatencyView {
 /// Takes all counters of a running core.
 pub(super) fn view(running: &Running) -> CoreView {
     let snapshot = running.engine.snapshot();
-    let workers = running.workers.as_ref();
+    let workers = running.workers.as_deref();
     let (open, accepted) = workers.map_or((0, 0), Workers::connections);
     CoreView {
         exports: (0u16..)

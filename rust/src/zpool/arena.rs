@@ -9,11 +9,14 @@
 //! Locking: one lock over the frame map, innermost of all, held while the system is asked for an
 //! extent (two short calls) but not while memory is given back.
 
+mod header;
+
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 
+use self::header::{HEADER_USED_BYTES, SIDE_AT, difference, header};
 use super::frames::FrameMap;
 pub use super::frames::RUN_FRAMES_MAX;
 use super::mapping::{Mapping, SYSTEM_PAGE_BYTES};
@@ -24,25 +27,6 @@ use crate::page::PAGE_BYTES_ALLOWED;
 pub const FRAMES_MAX: u32 = 1 << 28;
 
 const EXTENT_BYTES: usize = 2 << 20;
-
-// The file, all numbers little endian:
-//
-//   0        header, one page
-//   4096     side words, u64 x frames, padded to whole pages
-//   ...      frames
-//
-// Header, the rest of its page is zero:
-//   0  magic        [u8; 8]
-//   8  version      u32
-//  12  frame_bytes  u32
-//  16  frames       u32
-//  20  reserved     u32   0
-//  24  instance     u64   whose pool this is
-//  32  zpool        [u8; 16]   name of the pool, padded with zeros
-const MAGIC: [u8; 8] = *b"nbdswapP";
-const VERSION: u32 = 1;
-const HEADER_USED_BYTES: usize = 48;
-const SIDE_AT: usize = SYSTEM_PAGE_BYTES;
 
 /// What an arena is made of.
 #[derive(Clone, Debug)]
@@ -70,6 +54,7 @@ pub struct Arena {
     state: Mutex<State>,
     /// Bytes of frames and side words that the system has given and not got back.
     held_bytes: AtomicU64,
+    held_bytes_max: AtomicU64,
 }
 
 struct State {
@@ -78,6 +63,8 @@ struct State {
     side_frames: u32,
     /// A predecessor's objects are still being claimed.
     adopting: bool,
+    /// The system had no memory when it was asked last.
+    growth_refused: bool,
 }
 
 impl Arena {
@@ -90,15 +77,19 @@ impl Arena {
         arena
             .mapping
             .store_bytes(0, &header(&arena.options, frames));
-        if arena.options.populate {
-            arena.take_all()?;
+        if arena.options.populate
+            && let Err(error) = arena.take_all()
+        {
+            // Nobody can use a pool that half exists, and it would keep the memory it got.
+            arena.remove();
+            return Err(error);
         }
         Ok(arena)
     }
 
-    /// A predecessor's arena, made with the same options but `populate`. Nothing is free until every
-    /// object was claimed and [`adopted`](Self::adopted) was called. A file that differs
-    /// in anything is refused as [`Error::Foreign`] and not touched.
+    /// A predecessor's arena, made with the same options but `populate`. Nothing is free until
+    /// every object was claimed and [`adopted`](Self::adopted) was called. A file that differs in
+    /// anything is refused as [`Error::Foreign`] and not touched.
     pub fn open(options: ArenaOptions) -> Result<Self> {
         let frames = frames_within(&options)?;
         let Some(path) = options.path.clone() else {
@@ -123,6 +114,7 @@ impl Arena {
             map: FrameMap::new(frames),
             side_frames: 0,
             adopting,
+            growth_refused: false,
         };
         Self {
             frames_at: frames_at(frames),
@@ -131,6 +123,7 @@ impl Arena {
             frames,
             state: Mutex::new(state),
             held_bytes: AtomicU64::new(SIDE_AT as u64),
+            held_bytes_max: AtomicU64::new(0),
         }
     }
 
@@ -152,6 +145,11 @@ impl Arena {
     /// Bytes of memory that are really taken from the system, never more than `pool_bytes_max`.
     pub fn held_bytes(&self) -> u64 {
         self.held_bytes.load(Relaxed)
+    }
+
+    /// The most that [`held_bytes`](Self::held_bytes) ever was.
+    pub fn held_bytes_max(&self) -> u64 {
+        self.held_bytes_max.load(Relaxed).max(self.held_bytes())
     }
 
     /// Frames in use by blocks.
@@ -191,6 +189,11 @@ impl Arena {
         self.mapping.atomic_u32(at)
     }
 
+    /// Frames from this one on were never used; to read their side words would cost memory.
+    pub fn side_frames(&self) -> u32 {
+        self.lock().side_frames
+    }
+
     /// Takes `count` neighbouring frames. None when the limit is reached, when the free
     /// frames lie scattered, or when the system has no memory.
     pub fn alloc_run(&self, count: u32) -> Option<u32> {
@@ -215,8 +218,10 @@ impl Arena {
     }
 
     /// Gives the memory of free frames back to the system, highest first, until `frames_kept` free
-    /// ones remain. For background work: the lock is let go for each system call.
+    /// ones remain. For background work, now and then: the lock is let go for each system call,
+    /// and a system that refused memory before is asked again from now on.
     pub fn release_free(&self, frames_kept: u32) {
+        self.lock().growth_refused = false;
         if self.options.populate {
             return;
         }
@@ -238,7 +243,8 @@ impl Arena {
         }
     }
 
-    /// Takes over frames of a predecessor; false when one of them does not exist or has been claimed.
+    /// Takes over frames of a predecessor; false when one of them does not exist or has been
+    /// claimed.
     pub fn claim_run(&self, first: u32, count: u32) -> bool {
         let mut state = self.lock();
         assert!(state.adopting, "a frame is claimed outside adoption");
@@ -317,14 +323,19 @@ impl Arena {
             .expect("a thread died while it changed the frame map")
     }
 
-    /// Takes the memory of the lowest extent that lacks some. False when there is none to take.
+    /// Takes the memory of the lowest extent that lacks some. False when there is none to take. To
+    /// be refused is slow, so the system is asked again only after `release_free` was called.
     fn grow(&self, state: &mut State) -> bool {
+        if state.growth_refused {
+            return false;
+        }
         let Some(absent) = state.map.first_absent() else {
             return false;
         };
         let first = absent / self.extent_frames() * self.extent_frames();
         let range = first..self.frames.min(first + self.extent_frames());
-        self.grow_range(state, range).is_ok()
+        state.growth_refused = self.grow_range(state, range).is_err();
+        !state.growth_refused
     }
 
     fn grow_range(&self, state: &mut State, range: Range<u32>) -> Result<()> {
@@ -339,6 +350,7 @@ impl Arena {
         let arrived = u64::from(state.map.arrive(range));
         self.held_bytes
             .fetch_add(arrived * self.frame_bytes() as u64, Relaxed);
+        self.held_bytes_max.fetch_max(self.held_bytes(), Relaxed);
         Ok(())
     }
 
@@ -402,40 +414,6 @@ fn frames_within(options: &ArenaOptions) -> Result<u32> {
         )));
     }
     Ok(frames)
-}
-
-fn header(options: &ArenaOptions, frames: u32) -> [u8; HEADER_USED_BYTES] {
-    let mut header = [0; HEADER_USED_BYTES];
-    header[0..8].copy_from_slice(&MAGIC);
-    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    header[12..16].copy_from_slice(&(options.frame_bytes as u32).to_le_bytes());
-    header[16..20].copy_from_slice(&frames.to_le_bytes());
-    header[24..32].copy_from_slice(&options.instance.to_le_bytes());
-    assert!(options.zpool.len() <= 16, "a pool named {}", options.zpool);
-    header[32..32 + options.zpool.len()].copy_from_slice(options.zpool.as_bytes());
-    header
-}
-
-/// The first field in which a header is not the wanted one, in words.
-fn difference(found: &[u8], wanted: &[u8; HEADER_USED_BYTES]) -> Option<String> {
-    let fields = [
-        ("magic", 0..8),
-        ("version", 8..12),
-        ("frame_bytes", 12..16),
-        ("frames", 16..20),
-        ("reserved word", 20..24),
-        ("instance", 24..32),
-        ("zpool", 32..48),
-    ];
-    let (name, at) = fields
-        .into_iter()
-        .find(|(_, at)| found[at.clone()] != wanted[at.clone()])?;
-    let show = |bytes: &[u8]| bytes.escape_ascii().to_string();
-    Some(format!(
-        "{name} is {}, wanted {}",
-        show(&found[at.clone()]),
-        show(&wanted[at])
-    ))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What every zpool must do, at every frame size: one suite for all of them.
 //!
-//! [`conformance`] panics on the first thing that is wrong. Random parts print their seed on failure;
-//! the environment variable `SEED` replays one.
+//! [`conformance`] panics on the first thing that is wrong. Random parts print their seed on
+//! failure; the environment variable `SEED` replays one.
 //!
 //! Not here: tests of a single pool's tables (beside the pool), shrinking property tests (`tests`).
 
@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 pub use model::{Model, Random, seeds, typical_object_bytes};
 
-use super::{AllocError, Arena, ArenaOptions, Tag, Zpool};
+use super::{AllocError, Arena, ArenaOptions, Sweep, Tag, Zpool};
 use crate::page::PAGE_BYTES_ALLOWED;
 
 /// Makes the pool under test in an arena.
@@ -38,6 +38,7 @@ pub fn conformance(zpool: &'static str, make: impl Fn(Arena) -> Box<dyn Zpool>) 
         suite.an_isolated_block_can_be_emptied();
         suite.a_settled_block_is_allocated_from_again();
         suite.free_memory_goes_back();
+        suite.memory_held_is_what_the_system_counts();
         suite.a_successor_finds_every_object();
         suite.a_successor_refuses_what_cannot_be();
         suite.a_successor_survives_garbage();
@@ -188,6 +189,14 @@ impl Suite<'_> {
     fn two_threads_do_not_disturb_each_other(&self) {
         let pool = self.pool(600);
         std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    pool.sweep(&mut Sweep::default(), u32::MAX, &mut |_| ());
+                    pool.isolate(&mut |_| ());
+                    pool.arena().release_free(100);
+                    pool.settle();
+                }
+            });
             for thread in 0..2 {
                 let pool = &*pool;
                 scope.spawn(move || {

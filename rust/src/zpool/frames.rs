@@ -1,8 +1,9 @@
 //! Which frames are free: two bitmaps and the hunt for a run of neighbours.
 //!
-//! A frame is *absent* (no memory behind it), *free*, or in use (neither bit is set). Runs are taken
-//! from the lowest address on, so that the high end empties and can be given back to the system.
-//! A hint for each length says before which word no such run starts; it only ever errs low.
+//! A frame is *absent* (no memory behind it), *free*, or in use (neither bit is set). Runs are
+//! taken from the lowest address on, so that the high end empties and can be given back to the
+//! system. A hint for each length says before which word no such run starts; it only ever errs
+//! low.
 //!
 //! Not here: memory and system calls (`arena`).
 //! Locking: none, the arena holds its lock.

@@ -3,7 +3,8 @@
 //! Objects go to the fullest block that has room, so that the emptiest ones drain; whoever empties
 //! blocks on purpose takes from the other end. All moves are O(1): links lie in the blocks.
 //!
-//! Locking: none, the class's lock is held; links are atomics only because blocks are shared memory.
+//! Locking: none, the class's lock is held; links are atomics only because blocks are shared
+//! memory.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 

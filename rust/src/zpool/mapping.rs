@@ -1,9 +1,10 @@
 //! A file in memory, mapped: bytes that several threads and the next process share.
 //!
-//! The only `unsafe` of the pool is here. What the types cannot carry is one promise of the callers:
-//! bytes that are reached through [`Mapping::bytes`] and [`Mapping::store_bytes`] have one user at a
-//! time, because whoever holds the place of an object in the page table holds that page's lock (see
-//! the head of `zpool/mod.rs`). Everything that threads share without that lock is an atomic.
+//! The only `unsafe` of the pool is here. What the types cannot carry is one promise of the
+//! callers: bytes that are reached through [`Mapping::bytes`] and [`Mapping::store_bytes`] have
+//! one user at a time, because whoever holds the place of an object in the page table holds that
+//! page's lock (see the head of `zpool/mod.rs`). Everything that threads share without that lock
+//! is an atomic.
 //!
 //! Not here: what the bytes mean (`arena`, `words`).
 //! Locking: none; system calls on the file are safe from any thread.
@@ -34,8 +35,8 @@ pub struct Mapping {
     path: Option<PathBuf>,
 }
 
-// SAFETY: the mapping is plain memory that lives until drop, and no method touches the struct itself
-// after it was made. Who may touch which bytes is the promise at the head of this file.
+// SAFETY: the mapping is plain memory that lives until drop, and no method touches the struct
+// itself after it was made. Who may touch which bytes is the promise at the head of this file.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
@@ -127,16 +128,6 @@ impl Mapping {
             file,
             path,
         })
-    }
-
-    /// Length of the mapping, bytes.
-    pub fn len_bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// The file's name, if it has one.
-    pub fn path(&self) -> Option<&Path> {
-        self.path.as_deref()
     }
 
     fn at(&self, at: usize, len: usize) -> *mut u8 {

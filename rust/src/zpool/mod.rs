@@ -5,8 +5,8 @@
 //! (a number that it gives back to whoever compacts or writes back) and an age stamp, both opaque.
 //!
 //! Locking: a zpool is shared by all threads and locks itself, one lock a size class. What it does
-//! not lock is the *content* of an object: whoever holds a [`Handle`] out of the page table holds the
-//! table's lock of that page, so nobody else reads, writes or frees that object meanwhile.
+//! not lock is the *content* of an object: whoever holds a [`Handle`] out of the page table holds
+//! the table's lock of that page, so nobody else reads, writes or frees that object meanwhile.
 //! Lock order: page -> class -> arena. A zpool never calls out while it holds a class lock.
 
 pub mod arena;
@@ -85,7 +85,8 @@ pub struct ZpoolStats {
     pub objects: u64,
     /// Sum of the sizes asked for.
     pub object_bytes: u64,
-    /// Bytes of the slots that hold them, side data included: what would remain if every block were full.
+    /// Bytes of the slots that hold them, side data included: what would remain if every block
+    /// were full.
     pub slot_bytes: u64,
     /// Bytes of all frames that blocks or zspages hold.
     pub block_bytes: u64,
@@ -143,25 +144,27 @@ pub trait Zpool: Send + Sync {
     /// Replaces the stamp of an object.
     fn restamp(&self, handle: Handle, bytes: usize, stamp: u16);
 
-    /// Reports the live objects of blocks that begin in the next `frames` frames (at least one), and
-    /// moves `sweep` on. Returns true when the end of the pool was reached.
+    /// Reports the live objects of blocks that begin in the next `frames` frames (at least one),
+    /// and moves `sweep` on. Returns true when the end of the pool was reached.
     fn sweep(&self, sweep: &mut Sweep, frames: u32, visit: &mut dyn FnMut(Resident)) -> bool;
 
-    /// Picks the block with the smallest share of used slots among those whose objects would fit into
-    /// free slots of other blocks, takes it out of allocation, and reports its live objects; the caller
-    /// moves each (alloc, store, publish, free) and so empties and frees it. At most one block a class
-    /// is out of allocation; it returns to it with [`settle`](Self::settle). False when no block qualifies.
+    /// Picks the block with the smallest share of used slots (near enough) among those whose
+    /// objects would fit into free slots of other blocks of the class, takes it out of allocation,
+    /// and reports its live objects. The caller moves each (alloc, store, publish, free) and so
+    /// empties and frees the block. At most one block a class is out of allocation; it returns with
+    /// [`settle`](Self::settle). False when no block qualifies.
     fn isolate(&self, visit: &mut dyn FnMut(Resident)) -> bool;
 
     /// Puts blocks that `isolate` took out, and that could not be emptied, back into allocation.
     fn settle(&self);
 
     /// Takes over an object that a predecessor in the same arena held at `handle`. All objects are
-    /// adopted before the first `alloc`, single-threaded, then [`adopted`](Self::adopted) is called.
+    /// adopted before the first `alloc`, single-threaded, then [`adopted`](Self::adopted) is
+    /// called.
     fn adopt(&self, handle: Handle, bytes: usize, tag: Tag) -> Result<(), AdoptError>;
 
-    /// Ends adoption: frames and slots that nobody claimed are free, and their memory goes back. Fails
-    /// when the arena is to be populated and the system has not that much memory.
+    /// Ends adoption: frames and slots that nobody claimed are free, and their memory goes back.
+    /// Fails when the arena is to be populated and the system has not that much memory.
     fn adopted(&self) -> error::Result<()>;
 
     /// Sums over the whole pool.

@@ -31,8 +31,8 @@ impl SharedWords {
         })
     }
 
-    /// A predecessor's words. [`Error::Foreign`](crate::error::Error::Foreign) unless the file is this
-    /// user's own and holds exactly `words`; the header is the caller's to check.
+    /// A predecessor's words. [`Error::Foreign`](crate::error::Error::Foreign) unless the file is
+    /// this user's own and holds exactly `words`; the header is the caller's to check.
     pub fn open(path: &Path, words: usize) -> Result<Self> {
         Ok(Self {
             mapping: Mapping::open(path, file_bytes(words))?,

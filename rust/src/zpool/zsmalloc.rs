@@ -1,11 +1,12 @@
 //! zsmalloc: chains of 1 to 8 single frames, wherever they are, cut into slots of one size.
 //!
 //! An object may cross from one frame of the chain into the next, and is then loaded by copy. In
-//! return any free frame serves, however scattered, and sizes lie close together: one class for every
-//! 1/256 of a frame. Each object has 8 bytes in front, with its tag.
+//! return any free frame serves, however scattered, and sizes lie close together: one class for
+//! every 1/256 of a frame. Each object has 8 bytes in front, with its tag.
 //!
-//! After the kernel's allocator of that name. Unlike it, a zspage carries its own head (16 bytes), and a
-//! handle is the place itself: the page table is what finds objects, so they can move without one.
+//! After the kernel's allocator of that name. Unlike it, a zspage carries its own head (16 bytes),
+//! and a handle is the place itself: the page table is what finds objects, so they can move
+//! without one.
 //!
 //! Not here: which zspage and slot an object gets (`slotted`, where a zspage is a block).
 //! Locking: none of its own. Chains are written under the lock of the class, and only when a zspage
@@ -155,10 +156,10 @@ impl Layout for Chained {
     }
 }
 
-/// The chain in which slots of `stride` are cheapest. Each frame is charged with 1/512 of a frame an
-/// object: with so many classes, part-filled zspages weigh more than the last byte of fit. On compressed
-/// pages of real programs this needs a third fewer bytes in part-filled zspages than the least waste does,
-/// for 0.001 more in full ones.
+/// The chain in which slots of `stride` are cheapest. Each frame is charged with 1/512 of a frame
+/// an object: with so many classes, part-filled zspages weigh more than the last byte of fit. On
+/// compressed pages of real programs this needs a third fewer bytes in part-filled zspages than
+/// the least waste does, for 0.001 more in full ones.
 fn chain(frame_bytes: u32, stride: u32) -> Shape {
     let of_frames = |frames: u32| Shape {
         object_bytes_max: stride - TAG_BYTES,

@@ -191,6 +191,27 @@ fn a_foreign_file_is_refused_and_keeps_every_byte_and_its_length() {
 }
 
 #[test]
+fn nothing_is_taken_over_from_a_file_that_is_not_there_or_too_short() {
+    let directory = TestDirectory::new();
+    let path = directory.join("store");
+    for adopt in [true, false] {
+        if !adopt {
+            fs::write(&path, "short").unwrap();
+        }
+        let options = StoreOptions {
+            adopt,
+            ..store_options()
+        };
+        let refused = why(Store::open_file(&path, &file_options(), options));
+        assert!(refused.contains("too short"), "{refused}");
+        assert_eq!(
+            fs::metadata(&path).unwrap().len(),
+            if adopt { 0 } else { 5 }
+        );
+    }
+}
+
+#[test]
 fn what_is_no_private_file_is_refused_by_its_name() {
     let directory = TestDirectory::new();
     let target = directory.join("target");

@@ -135,6 +135,23 @@ fn a_read_that_outlives_its_segment_is_stale_and_not_a_fault() {
 }
 
 #[test]
+fn a_segment_that_is_freed_while_its_summary_is_read_has_no_records() {
+    let (store, device) = store_of(4);
+    let mut batch = store.batch();
+    let old = put(&store, &mut batch, &[(1, 1000)])[0];
+    device.close_gate();
+    thread::scope(|scope| {
+        let cleaner = scope.spawn(|| records_of(&store, &mut ReadBuffer::new(), SegmentIndex(0)));
+        device.wait_for_waiting(1);
+        store.release(old.location, old.bytes);
+        put(&store, &mut batch, &[(2, 1000)]);
+        device.open_gate();
+        assert_eq!(cleaner.join().unwrap(), []);
+    });
+    assert_eq!(store.stats().summary_errors, 0);
+}
+
+#[test]
 fn readers_and_a_writer_at_once_never_see_wrong_bytes() {
     let (store, _) = store_of(6);
     let mut batch = store.batch();

@@ -188,8 +188,8 @@ impl<'a> Model<'a> {
             .restamp(object.handle, object.bytes, object.tag.stamp);
     }
 
-    /// Isolates a block and moves its objects, as long as there is room. None when no block qualifies;
-    /// else the number of objects moved.
+    /// Isolates a block and moves its objects, as long as there is room. None when no block
+    /// qualifies; else the number of objects moved.
     pub fn compact(&mut self) -> Option<usize> {
         let mut residents = Vec::new();
         let isolated = self.pool.isolate(&mut |resident| residents.push(resident));

@@ -95,9 +95,9 @@ impl<L: Layout> Slotted<L> {
 
     pub(super) fn end_adoption(&self) -> error::Result<()> {
         for frame in 0..self.arena.frames() {
-            // Side words of frames that nobody claimed are leftovers; the arena clears them below.
-            if let Side::Head { class, .. } = self.side(frame)
-                && self.arena.in_use(frame)
+            // The other side words are leftovers, or were never written: they are not looked at.
+            if self.arena.in_use(frame)
+                && let Side::Head { class, .. } = self.side(frame)
             {
                 self.chain_free_slots(usize::from(class), frame);
             }

@@ -24,7 +24,7 @@ impl<L: Layout> Slotted<L> {
             .collect();
         let mut found = vec![Found::default(); self.shapes.len()];
         let mut frames_used = 0;
-        for frame in 0..self.arena.frames() {
+        for frame in 0..self.arena.side_frames() {
             let class = match self.side(frame) {
                 Side::Head { class, .. } => usize::from(class),
                 Side::Whole(_) => self.whole_class(),

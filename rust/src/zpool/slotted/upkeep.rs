@@ -36,10 +36,8 @@ impl<L: Layout> Slotted<L> {
         frames: u32,
         visit: &mut dyn FnMut(Resident),
     ) -> bool {
-        let end = sweep
-            .frame
-            .saturating_add(frames.max(1))
-            .min(self.arena.frames());
+        let last = self.arena.side_frames();
+        let end = sweep.frame.saturating_add(frames.max(1)).min(last);
         for frame in sweep.frame..end {
             match self.side(frame) {
                 Side::Head { class, .. } => self.report(usize::from(class), frame, visit),
@@ -47,7 +45,7 @@ impl<L: Layout> Slotted<L> {
                 Side::Tail { .. } | Side::Free => {}
             }
         }
-        let at_end = end == self.arena.frames();
+        let at_end = end == last;
         *sweep = if at_end {
             Sweep::default()
         } else {
@@ -81,7 +79,8 @@ impl<L: Layout> Slotted<L> {
         while slot < shape.slots {
             let mut count = 0;
             let state = self.lock(class);
-            let same = matches!(self.side(head), Side::Head { class: now, .. } if usize::from(now) == class);
+            let now = self.side(head);
+            let same = matches!(now, Side::Head { class: now, .. } if usize::from(now) == class);
             let fresh = if same {
                 u32::from(self.head(head).fresh().load(Relaxed))
             } else {

@@ -1,0 +1,3 @@
+"""Compressed swap storage served over NBD."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,222 @@
+"""The command `nbdswap`: flags to configuration, errors to one line and an exit code.
+
+Not here: what a flag means (`config`) and anything that happens after the start (`lifecycle`).
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from nbdswap import __version__, logs
+from nbdswap.addresses import AddressError, parse_address
+from nbdswap.config_file import Override, dump, load
+from nbdswap.errors import EXIT_CODE_MEANINGS, ConfigError, ExitCode, NbdswapError, UsageError
+from nbdswap.lifecycle import ServeOptions, serve
+from nbdswap.machine import Machine
+from nbdswap.status_view import ask, view
+
+EXIT_CODES = "Exit codes: " + "; ".join(
+    f"{code.value} {meaning}" for code, meaning in EXIT_CODE_MEANINGS.items()
+)
+DEFAULT_ADMIN = "127.0.0.1:10810"
+RATE_INTERVAL_S = 1.0
+INTERRUPTED_EXIT_CODE = 130
+
+app = typer.Typer(
+    name="nbdswap",
+    help="Compressed swap storage served over NBD.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nbdswap {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _nbdswap(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("serve", epilog=EXIT_CODES)
+def serve_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer wants it
+    config_path: Annotated[
+        Path | None, typer.Option("-c", "--config", metavar="FILE", help="Configuration in YAML.")
+    ] = None,
+    unix: Annotated[
+        list[str] | None,
+        typer.Option("-U", "--unix", metavar="PATH", help="Listen on a unix socket. Repeatable."),
+    ] = None,
+    listen: Annotated[
+        list[str] | None,
+        typer.Option("--listen", metavar="HOST:PORT", help="Listen on TCP. Repeatable."),
+    ] = None,
+    export: Annotated[
+        list[str] | None,
+        typer.Option("--export", metavar="NAME=SIZE", help="Offer an export. Repeatable."),
+    ] = None,
+    read_only: Annotated[
+        bool, typer.Option("-r", "--read-only", help="Exports given by --export are read-only.")
+    ] = False,
+    pool_size: Annotated[
+        str | None, typer.Option("--pool-size", metavar="BYTES", help="Memory for the pool.")
+    ] = None,
+    zpool: Annotated[
+        str | None, typer.Option("--zpool", metavar="NAME", help="zblock or zsmalloc.")
+    ] = None,
+    codec: Annotated[
+        str | None, typer.Option("--codec", metavar="NAME", help="lz4, zstd or none.")
+    ] = None,
+    store: Annotated[
+        str | None, typer.Option("--store", metavar="PATH|none", help="Backing file.")
+    ] = None,
+    state_dir: Annotated[
+        str | None, typer.Option("--state-dir", metavar="DIR", help="State and backing file.")
+    ] = None,
+    admin: Annotated[
+        str | None,
+        typer.Option("--admin", metavar="ADDR|none", help="HOST:PORT or unix:PATH for status."),
+    ] = None,
+    polling: Annotated[
+        str | None,
+        typer.Option("--polling", metavar="auto|off|US", help="Microseconds polled before sleep."),
+    ] = None,
+    log_format: Annotated[
+        str | None, typer.Option("--log-format", metavar="NAME", help="text or json.")
+    ] = None,
+    stdio: Annotated[
+        bool, typer.Option("--stdio", help="Serve one client on standard input and output.")
+    ] = False,
+    pidfile: Annotated[
+        Path | None, typer.Option("--pidfile", metavar="FILE", help="Written when ready.")
+    ] = None,
+    exit_with_parent: Annotated[
+        bool, typer.Option("--exit-with-parent", help="Stop when the parent process ends.")
+    ] = False,
+    fresh: Annotated[
+        bool,
+        typer.Option("--fresh", help="Forget what the last server left: everything reads zeros."),
+    ] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Show the effective configuration and exit.")
+    ] = False,
+) -> None:
+    """Serve exports to NBD clients. Flags override the file; sizes take K, M, G and T."""
+    settings: list[tuple[str, str, Any]] = [
+        *_listen_settings(unix, listen),
+        ("exports", "--export", _exports(export, read_only=read_only)),
+        ("pool.bytes_max", "--pool-size", pool_size),
+        ("pool.zpool", "--zpool", zpool),
+        ("pool.codec", "--codec", codec),
+        ("store.path", "--store", store),
+        ("state_dir", "--state-dir", state_dir),
+        # One client on a pipe is often one of many: they cannot all have the same port.
+        ("admin", "--admin", admin or ("none" if stdio else None)),
+        ("polling", "--polling", int(polling) if polling and polling.isdecimal() else polling),
+        ("log.format", "--log-format", log_format),
+    ]
+    overrides = [Override(key, flag, value) for key, flag, value in settings if value is not None]
+    if codec is not None:
+        # A level in the file belongs to the codec in the file.
+        overrides.append(Override("pool.codec_level", "--codec", "auto"))
+    config = load(config_path, overrides, Machine.here())
+    if print_config:
+        sys.stdout.write(dump(config))
+        return
+    if stdio and (unix or listen):
+        raise UsageError("--stdio serves one client and does not listen: no --unix, no --listen")
+    logs.configure(config.log.format, config.log.level)
+    options = ServeOptions(
+        fresh=fresh,
+        stdio=stdio,
+        listen_was_asked_for=bool(unix or listen),
+        pidfile=pidfile,
+        exit_with_parent=exit_with_parent,
+    )
+    serve(config, options)
+
+
+@app.command("check", epilog=EXIT_CODES)
+def check_command(
+    config_path: Annotated[Path, typer.Argument(metavar="FILE", help="Configuration in YAML.")],
+) -> None:
+    """Check a configuration file and say what is wrong with it."""
+    load(config_path, [], Machine.here())
+    typer.echo(f"{config_path}: ok")
+
+
+@app.command("status", epilog=EXIT_CODES)
+def status_command(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, without rates.")] = False,
+    admin: Annotated[
+        str, typer.Option("--admin", metavar="ADDR", help="HOST:PORT or unix:PATH of the server.")
+    ] = DEFAULT_ADMIN,
+) -> None:
+    """Show a running server: exports, tiers, ratio, write-back and rates over one second."""
+    try:
+        address = parse_address(admin)
+    except AddressError as error:
+        raise UsageError(f"--admin: {error}") from None
+    status = ask(address)
+    if as_json:
+        typer.echo(json.dumps(status, indent=2))
+        return
+    time.sleep(RATE_INTERVAL_S)
+    Console().print(view(ask(address), earlier=status))
+
+
+def _listen_settings(
+    unix: list[str] | None, listen: list[str] | None
+) -> list[tuple[str, str, Any]]:
+    """Flags name all addresses: with one given, those of the file and the defaults are off."""
+    if not unix and not listen:
+        return []
+    return [("listen.unix", "--unix", unix or []), ("listen.tcp", "--listen", listen or [])]
+
+
+def _exports(flags: list[str] | None, *, read_only: bool) -> list[dict[str, Any]] | None:
+    if not flags:
+        if read_only:
+            raise UsageError("--read-only belongs to --export; in a file it is a key of the export")
+        return None
+    exports = []
+    for flag in flags:
+        # From the right: a size has no equals sign, a name may have one.
+        name, equals, size = flag.rpartition("=")
+        if not equals:
+            raise ConfigError("command line", f"--export is {flag}, wanted NAME=SIZE")
+        exports.append({"name": name, "size_bytes": size, "read_only": read_only})
+    return exports
+
+
+def main() -> None:
+    """Runs the command and ends the process: an expected error is one line, nothing more."""
+    try:
+        code = app(standalone_mode=False)
+    except NbdswapError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+    except typer.TyperException as error:
+        sys.stderr.write(f"{error.format_message()}\n")
+        sys.exit(ExitCode.USAGE)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED_EXIT_CODE)
+    sys.exit(code if isinstance(code, int) else ExitCode.OK)

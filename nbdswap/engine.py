@@ -1,0 +1,131 @@
+"""The page engine as the server sees it, and the only place that loads the extension.
+
+Tests put their own in its place: everything else knows `Engine` and `OpenCore`, not the extension.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from nbdswap.config import Config
+from nbdswap.errors import ConfigError, RefusedError
+from nbdswap.exports import export_specs
+from nbdswap.snapshots import CoreSnapshot
+from nbdswap.succession import Succession
+
+if TYPE_CHECKING:
+    from nbdswap._core import ExportSpec, OpenReport, StoreSpec
+
+
+class Engine(Protocol):
+    """What a `_core.Core` does; its documentation is there."""
+
+    @property
+    def ended_fd(self) -> int: ...
+
+    def start(self) -> None: ...
+
+    def attach(
+        self,
+        fd: int,
+        export: str,
+        *,
+        structured: bool,
+        base_allocation_id: int | None,
+        received: bytes,
+    ) -> int: ...
+
+    def take_ended(self) -> list[tuple[int, str]]: ...
+
+    def detach_all(self, deadline_s: float) -> None: ...
+
+    def snapshot(self) -> CoreSnapshot: ...
+
+    def close(self, *, forget: bool) -> None: ...
+
+
+class OpenCore(Protocol):
+    """`_core.Core.open`."""
+
+    def __call__(  # noqa: PLR0913 -- the extension's own signature, all by keyword
+        self,
+        *,
+        instance: int,
+        memory_dir: str | None,
+        adopt: bool,
+        exports: "Sequence[ExportSpec]",
+        page_bytes: int,
+        zpool: str,
+        frame_bytes: int,
+        codec: str,
+        codec_level: int,
+        pool_bytes_max: int,
+        high_mark_percent: int,
+        low_mark_percent: int,
+        populate: bool,
+        store: "StoreSpec | None",
+        generation: int,
+        workers: int,
+        readers: int,
+        polling_us: int | None,
+        request_timeout_s: float,
+    ) -> "tuple[Engine, OpenReport]": ...
+
+
+def core_of_extension() -> OpenCore:
+    """The real engine."""
+    from nbdswap._core import Core
+
+    return Core.open
+
+
+def open_engine(
+    open_core: OpenCore, config: Config, succession: Succession, *, populate: bool
+) -> "tuple[Engine, OpenReport]":
+    """Opens the engine as configured; raises ConfigError or RefusedError."""
+    state, pool = succession.state, config.pool
+    try:
+        return open_core(
+            instance=state.instance,
+            memory_dir=state.memory_dir,
+            adopt=succession.adopt,
+            exports=export_specs(config, succession.lost),
+            page_bytes=config.page_bytes,
+            zpool=pool.zpool,
+            frame_bytes=pool.frame_bytes,
+            codec=pool.codec,
+            codec_level=pool.codec_level,
+            pool_bytes_max=pool.bytes_max,
+            high_mark_percent=pool.high_mark_percent,
+            low_mark_percent=pool.low_mark_percent,
+            populate=populate,
+            store=_store_spec(config),
+            generation=state.generation,
+            workers=config.workers,
+            readers=config.readers,
+            polling_us=config.polling_us,
+            request_timeout_s=config.request_timeout_s,
+        )
+    except ValueError as error:
+        raise ConfigError("configuration", str(error)) from None
+    except OSError as error:
+        raise RefusedError(f"the engine cannot be opened: {_words(error)}") from None
+
+
+def _store_spec(config: Config) -> "StoreSpec | None":
+    store = config.store
+    if store.path is None:
+        return None
+    return {
+        "path": str(store.path),
+        "capacity_bytes": store.capacity_bytes,
+        "segment_bytes": store.segment_bytes,
+        "direct": store.direct,
+        "preallocate": store.preallocate,
+        "punch": store.punch,
+    }
+
+
+def _words(error: OSError) -> str:
+    if error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror

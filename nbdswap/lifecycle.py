@@ -1,0 +1,147 @@
+"""The order in which a server comes up and goes down.
+
+Up: lock the state, protect the process (before any other thread), bind every socket, ask for room;
+only then is state touched: take over, start the engine, say `ready`. A failure anywhere undoes
+what was done before and leaves the last server's state as it was.
+
+Down: accept nobody, tell clients in mid-handshake, let requests in flight finish, keep or forget
+the state, remove sockets. Every step is taken in reverse by one ExitStack.
+
+Not here: the time in between (`service`), when to go down (`stop_request`), what to keep
+(`succession`).
+"""
+
+import asyncio
+import signal
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvloop
+
+from nbdswap import systemd
+from nbdswap.addresses import Address
+from nbdswap.config import Config
+from nbdswap.engine import OpenCore, core_of_extension
+from nbdswap.errors import RefusedError, UsageError
+from nbdswap.hardening import Kernel, Protection, die_with_parent, harden, is_orphan
+from nbdswap.listeners import adopt_all, bind_all, close_all
+from nbdswap.logs import EventLog
+from nbdswap.preflight import check_room
+from nbdswap.service import Process, Service
+from nbdswap.state import State, StateDir
+from nbdswap.stdio import Stdio, open_stdio
+from nbdswap.takeover import Takeover
+
+log = EventLog("lifecycle")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """How this one process is started; none of it belongs into a file."""
+
+    fresh: bool = False
+    """Forget what the last server left: every export starts empty."""
+    stdio: bool = False
+    """Serve the one client on standard input and output."""
+    listen_was_asked_for: bool = False
+    """A flag named an address."""
+    pidfile: Path | None = None
+    exit_with_parent: bool = False
+
+
+def serve(
+    config: Config,
+    options: ServeOptions,
+    *,
+    open_core: OpenCore | None = None,
+    kernel: Kernel | None = None,
+) -> None:
+    """Serves until told to stop; raises NbdswapError if it cannot start."""
+    # Loaded first: a broken installation must not be found half-way up.
+    open_core = open_core or core_of_extension()
+    parent = die_with_parent(signal.SIGTERM, kernel) if options.exit_with_parent else None
+    if parent is not None and is_orphan(parent):
+        log.info("the parent is gone, not starting")
+        return
+    with ExitStack() as undo:
+        inherited = adopt_all(systemd.inherited_sockets())
+        undo.callback(close_all, inherited)
+        if inherited and (options.listen_was_asked_for or options.stdio):
+            raise UsageError("sockets were passed in, so --unix, --listen and --stdio cannot be")
+        stdio = _open_stdio(undo) if options.stdio else None
+        state_dir = StateDir.lock(config.state_dir)
+        undo.callback(state_dir.forsake)
+        populate = _populates(config, local=stdio is not None or bool(inherited))
+        protections = _protect(config, populate=populate, kernel=kernel)
+        listeners = inherited or bind_all(_addresses(config, stdio))
+        undo.callback(close_all, listeners)
+        admin = bind_all([config.admin] if config.admin is not None else [])
+        undo.callback(close_all, admin)
+        previous = _previous(state_dir, fresh=options.fresh)
+        for warning in check_room(config, previous.instance if previous else None):
+            log.warning(warning)
+        takeover = Takeover(
+            open_core=open_core,
+            config=config,
+            state_dir=state_dir,
+            previous=previous,
+            populate=populate,
+        )
+        process = Process(
+            protections={protection.what: protection.in_force for protection in protections},
+            pidfile=options.pidfile,
+            parent=parent,
+        )
+        service = Service(config, state_dir, takeover.run(fresh=options.fresh), process)
+        undo.callback(service.close)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(service.run(listeners, admin, stdio))
+
+
+def _open_stdio(undo: ExitStack) -> Stdio:
+    stdio = open_stdio()
+    undo.callback(stdio.client.close)
+    if stdio.bridge is not None:
+        undo.callback(stdio.bridge.close)
+    return stdio
+
+
+def _previous(state_dir: StateDir, *, fresh: bool) -> State | None:
+    try:
+        return state_dir.read()
+    except RefusedError as error:
+        if not fresh:
+            raise
+        log.warning("replaced, as --fresh asks", problem=error)
+        return None
+
+
+def _protect(config: Config, *, populate: bool, kernel: Kernel | None) -> list[Protection]:
+    pool_bytes = config.pool.bytes_max
+    protections = harden(config.hardening, populate=populate, pool_bytes=pool_bytes, kernel=kernel)
+    for protection in protections:
+        if not protection.in_force:
+            log.warning(
+                "not protected: a client on this machine can deadlock it",
+                what=protection.what,
+                problem=protection.problem,
+                cure=protection.cure,
+            )
+    return protections
+
+
+def _addresses(config: Config, stdio: Stdio | None) -> list[Address]:
+    if stdio is not None:
+        return []
+    addresses: list[Address] = [*config.listen.unix, *config.listen.tcp]
+    if not addresses:
+        raise UsageError("listen names no address, wanted a unix socket or HOST:PORT")
+    return addresses
+
+
+def _populates(config: Config, *, local: bool) -> bool:
+    """Whether the pool is taken at start: always where a client may be on this very machine."""
+    if config.pool.populate != "auto":
+        return config.pool.populate == "on"
+    return local or bool(config.listen.unix) or any(tcp.is_loopback for tcp in config.listen.tcp)

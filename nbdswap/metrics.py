@@ -1,0 +1,274 @@
+"""Snapshots as Prometheus families, with the names that dashboards and alerts rely on.
+
+Base units, `_total` on counters, one reason for each. A scrape takes one snapshot and turns it into
+text; nothing is counted here. README.md has the table of what zswap and zram call the same thing.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from nbdswap.snapshots import (
+    CoreSnapshot,
+    ExportSnapshot,
+    LatencySnapshot,
+    PoolSnapshot,
+    ServerSnapshot,
+    Snapshot,
+    StoreSnapshot,
+    WorkerSnapshot,
+)
+
+
+class SnapshotCollector(Collector):
+    """All families of one server; `take` gives the moment that a scrape sees."""
+
+    def __init__(self, take: Callable[[], Snapshot]) -> None:
+        self._take = take
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: registering must not take a snapshot of a server that is still starting."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """One snapshot as families."""
+        snapshot = self._take()
+        core = snapshot.core
+        yield from _server(snapshot.server)
+        yield from _exports(core["exports"])
+        yield from _pool(core["pool"])
+        yield from _pool_classes(core["pool"])
+        yield from _store(core["store"]) if core["store"] is not None else ()
+        yield from _memory(core)
+        yield from _connections(core)
+        yield from _workers(core["workers"])
+        yield _latency(core["latency"])
+
+
+def registry_of(take: Callable[[], Snapshot]) -> CollectorRegistry:
+    """A registry for one server, with what Linux says of the process besides."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(SnapshotCollector(take))
+    ProcessCollector(registry=registry)
+    return registry
+
+
+def _gauge(name: str, help_text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"nbdswap_{name}", help_text, value=value)
+
+
+def _counter(name: str, help_text: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(f"nbdswap_{name}", help_text, value=value)
+
+
+def _server(server: ServerSnapshot) -> Iterator[Metric]:
+    yield InfoMetricFamily("nbdswap_build", "Version.", value={"version": server.version})
+    yield _gauge("ready", "1 while new clients are served.", server.ready and not server.stopping)
+    yield _gauge("uptime_seconds", "Time since the server was started.", server.uptime_seconds)
+    yield _gauge("generation", "Grows whenever data was given up or lost.", server.generation)
+    hardening = GaugeMetricFamily(
+        "nbdswap_hardening_ok",
+        "1 if a protection that the configuration asks for is in force.",
+        labels=["what"],
+    )
+    for what, in_force in server.hardening.items():
+        hardening.add_metric([what], in_force)
+    yield hardening
+    yield _gauge("handshakes_open", "Clients that are negotiating.", server.handshakes_open)
+    yield _counter("handshakes_failed", "Negotiations broken off.", server.handshakes_failed_total)
+    yield _counter(
+        "connections_refused",
+        "Clients turned away because connections_max was reached.",
+        server.connections_refused_total,
+    )
+
+
+def _exports(exports: list[ExportSnapshot]) -> Iterator[Metric]:
+    size = GaugeMetricFamily("nbdswap_export_size_bytes", "Size of the export.", labels=["export"])
+    pages = GaugeMetricFamily(
+        "nbdswap_pages", "Pages by where they are.", labels=["export", "tier"]
+    )
+    requests = CounterMetricFamily(
+        "nbdswap_requests", "Requests begun, failed ones included.", labels=["export", "op"]
+    )
+    moved = CounterMetricFamily(
+        "nbdswap_request_bytes", "Bytes of requests that succeeded.", labels=["export", "op"]
+    )
+    errors = CounterMetricFamily(
+        "nbdswap_request_errors", "Requests that failed.", labels=["export", "op", "errno"]
+    )
+    for export in exports:
+        name = export["name"]
+        size.add_metric([name], export["size_bytes"])
+        for tier, count in export["pages"].items():
+            pages.add_metric([name, tier], _number(count))
+        for op, count in export["requests"].items():
+            requests.add_metric([name, op], count)
+        for op, count in export["bytes"].items():
+            moved.add_metric([name, op], count)
+        for op, by_errno in export["errors"].items():
+            for errno_name, count in by_errno.items():
+                errors.add_metric([name, op, errno_name], count)
+    yield from (size, pages, requests, moved, errors)
+
+
+def _pool(pool: PoolSnapshot) -> Iterator[Metric]:
+    yield InfoMetricFamily(
+        "nbdswap_pool",
+        "How the pool is built.",
+        value={
+            "zpool": pool["zpool"],
+            "codec": pool["codec"],
+            "codec_level": str(pool["codec_level"]),
+            "frame_bytes": str(pool["frame_bytes"]),
+        },
+    )
+    yield _gauge("pool_limit_bytes", "Most memory that the pool may take.", pool["limit_bytes"])
+    yield _gauge("pool_used_bytes", "Memory in use, side data included.", pool["used_bytes"])
+    yield _gauge("pool_used_bytes_max", "Highest memory in use.", pool["used_bytes_max"])
+    yield _gauge("pool_slot_bytes", "Slots that hold an object.", pool["slot_bytes"])
+    yield _gauge("pool_compressed_bytes", "Lengths of all objects.", pool["compressed_bytes"])
+    yield _gauge(
+        "pool_logical_bytes",
+        "Bytes of the pages in the pool as clients see them.",
+        pool["logical_bytes"],
+    )
+    yield _gauge("pool_objects", "Objects in the pool.", pool["objects"])
+    codecs = GaugeMetricFamily(
+        "nbdswap_pool_codec_pages", "Pages in the pool by how they are kept.", labels=["codec"]
+    )
+    for codec, count in pool["codec_pages"].items():
+        codecs.add_metric([codec], count)
+    yield codecs
+    yield _counter(
+        "pool_pages_compacted", "Frames freed by moving objects.", pool["pages_compacted"]
+    )
+    rejects = CounterMetricFamily(
+        "nbdswap_pool_rejects", "Pages that did not go straight in, by reason.", labels=["reason"]
+    )
+    for reason, rejected in pool["rejects"].items():
+        rejects.add_metric([reason], _number(rejected))
+    yield rejects
+
+
+def _pool_classes(pool: PoolSnapshot) -> Iterator[Metric]:
+    label = ["object_bytes_max"]
+    blocks = GaugeMetricFamily("nbdswap_pool_class_blocks", "Blocks of a size class.", labels=label)
+    slots = GaugeMetricFamily("nbdswap_pool_class_slots", "Slots of a size class.", labels=label)
+    used = GaugeMetricFamily(
+        "nbdswap_pool_class_slots_used", "Slots of a size class that hold an object.", labels=label
+    )
+    for size_class in pool["classes"]:
+        name = [str(size_class["object_bytes_max"])]
+        blocks.add_metric(name, size_class["blocks"])
+        slots.add_metric(name, size_class["slots"])
+        used.add_metric(name, size_class["slots_used"])
+    yield from (blocks, slots, used)
+
+
+_STORE_GAUGES: list[tuple[str, str]] = [
+    ("capacity_bytes", "Most that the backing file may take."),
+    ("used_bytes", "Segments in use."),
+    ("live_bytes", "Records that a page points to."),
+    ("segments_free", "Segments that can be written."),
+    ("degraded", "1 if writing failed and nothing is written back any more."),
+]
+_STORE_COUNTERS: list[tuple[str, str]] = [
+    ("written_bytes", "Bytes written to the backing file."),
+    ("read_bytes", "Bytes read from the backing file."),
+    ("discarded_bytes", "Bytes of freed segments given back to the file system."),
+    ("segments_cleaned", "Segments emptied by moving what was still live."),
+    ("records_written", "Records written, moved ones included."),
+    ("records_read", "Records read."),
+    ("pages_written_back", "Pages moved from the pool to the store."),
+    ("pages_cleaned", "Pages moved from one segment to another."),
+    ("write_errors", "Writes that the system refused."),
+    ("read_errors", "Reads that the system refused."),
+    ("checksum_errors", "Records whose bytes were not those that were written."),
+]
+
+
+def _store(store: StoreSnapshot) -> Iterator[Metric]:
+    values: dict[str, int] = {key: value for key, value in store.items() if isinstance(value, int)}
+    for key, help_text in _STORE_GAUGES:
+        yield _gauge(f"store_{key}", help_text, values[key])
+    for key, help_text in _STORE_COUNTERS:
+        yield _counter(f"store_{key}", help_text, values[key])
+    yield _gauge(
+        "store_write_amplification_ratio",
+        "Pages written, cleaning included, for each page written back.",
+        write_amplification(store),
+    )
+
+
+def write_amplification(store: StoreSnapshot) -> float:
+    """1 if cleaning never moved a page, and before anything was written back."""
+    written_back = store["pages_written_back"]
+    return (written_back + store["pages_cleaned"]) / written_back if written_back else 1.0
+
+
+def _memory(core: CoreSnapshot) -> Iterator[Metric]:
+    resident_bytes = core["table"]["bytes_resident"]
+    yield _gauge("table_resident_bytes", "Memory of the page table.", resident_bytes)
+    yield _gauge("fixed_bytes", "Memory besides pool and page table.", core["fixed_bytes"])
+
+
+def _connections(core: CoreSnapshot) -> Iterator[Metric]:
+    connections = core["connections"]
+    yield _gauge("connections_open", "Clients attached.", connections["open"])
+    accepted, closed = connections["accepted_total"], connections["closed_total"]
+    yield _counter("connections_accepted", "Clients attached so far.", accepted)
+    yield _counter("connections_closed", "Clients that have left.", closed)
+
+
+def _workers(workers: list[WorkerSnapshot]) -> Iterator[Metric]:
+    families = {
+        "polls": CounterMetricFamily(
+            "nbdswap_worker_polls", "Times that a worker polled before sleeping.", labels=["worker"]
+        ),
+        "poll_hits": CounterMetricFamily(
+            "nbdswap_worker_poll_hits", "Polls that saw a request come in.", labels=["worker"]
+        ),
+        "sleeps": CounterMetricFamily(
+            "nbdswap_worker_sleeps", "Times that a worker slept.", labels=["worker"]
+        ),
+        "requests": CounterMetricFamily(
+            "nbdswap_worker_requests", "Requests that a worker served.", labels=["worker"]
+        ),
+    }
+    for index, worker in enumerate(workers):
+        for key, count in worker.items():
+            families[key].add_metric([str(index)], _number(count))
+    yield from families.values()
+
+
+def _latency(histograms: list[LatencySnapshot]) -> Metric:
+    family = HistogramMetricFamily(
+        "nbdswap_request_duration_seconds",
+        "From the whole request received to the reply made, by the tier that answered.",
+        labels=["op", "tier"],
+    )
+    for histogram in histograms:
+        bounds = [*map(repr, histogram["bounds_seconds"]), "+Inf"]
+        # Prometheus wants each bucket to hold all smaller ones.
+        cumulated = accumulate(histogram["counts"])
+        buckets = list(zip(bounds, cumulated, strict=True))
+        family.add_metric(
+            [histogram["op"], histogram["tier"]], buckets, sum_value=histogram["sum_seconds"]
+        )
+    return family
+
+
+def _number(value: object) -> int:
+    """The value of a counter that was reached through a TypedDict's items(), which are objects."""
+    assert isinstance(value, int), f"{value!r} is no counter"
+    return value

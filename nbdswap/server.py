@@ -1,0 +1,242 @@
+"""Clients from their connecting to their end: accept, negotiate, hand over, remember.
+
+asyncio owns a socket until its handshake is done. Then the descriptor, with the bytes that came
+behind the handshake, belongs to the engine, and this side only hears of the end of the connection.
+At every moment exactly one of the two closes it.
+
+One client's failure is one line in the log and never ends another's connection. Not here: binding
+(`listeners`), order of starting and stopping (`lifecycle`).
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from nbdswap.engine import Engine
+from nbdswap.errors import NbdswapError
+from nbdswap.listeners import Listener
+from nbdswap.logs import EventLog
+from nbdswap.nbd import Aborted, ExportInfo, Failed, Negotiated, ServerHandshake
+from nbdswap.negotiation import negotiate
+
+log = EventLog("server")
+
+# Out of descriptors or memory: trying again at once would only burn the processor.
+ACCEPT_PAUSE_S = 0.5
+# How long clients in mid-handshake may take to hear that the server is leaving.
+FAREWELL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What clients may take."""
+
+    handshake_timeout_s: float
+    connections_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A connection that the engine serves."""
+
+    peer: str
+    export: str
+
+
+@dataclass(slots=True)
+class ServerCounts:
+    """Events that the engine does not see."""
+
+    handshakes_failed_total: int = 0
+    connections_refused_total: int = 0
+
+
+class Server:
+    """Serves clients until `stop`. Everything runs on one event loop; no locks."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        exports: Mapping[str, ExportInfo],
+        default_export: str,
+        limits: Limits,
+        before_attach: Callable[[ExportInfo], None],
+    ) -> None:
+        self._engine = engine
+        self._exports = exports
+        self._default_export = default_export
+        self._limits = limits
+        self._before_attach = before_attach
+        self._handshakes: dict[asyncio.Task[None], ServerHandshake] = {}
+        self._attached: dict[int, Attached] = {}
+        self._stopping = asyncio.Event()
+        self._only_client: socket.socket | None = None
+        self.counts = ServerCounts()
+
+    @property
+    def handshakes_open(self) -> int:
+        """Clients that have not chosen an export yet."""
+        return len(self._handshakes)
+
+    @property
+    def attached(self) -> Collection[Attached]:
+        """Connections in transmission."""
+        return self._attached.values()
+
+    @property
+    def stopping(self) -> bool:
+        """No new client is served any more."""
+        return self._stopping.is_set()
+
+    def stop(self) -> None:
+        """Accept nobody else; those in mid-handshake are told. `run` returns soon after."""
+        self._stopping.set()
+        for handshake in self._handshakes.values():
+            handshake.shutting_down = True
+
+    async def run(self, listeners: Sequence[Listener], only_client: socket.socket | None) -> None:
+        """Serves until `stop`, or until `only_client` (a connected socket) has left."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._engine.ended_fd, self.reap)
+        try:
+            async with asyncio.TaskGroup() as clients:
+                acceptors = [
+                    clients.create_task(self._accept(listener, clients), name=str(listener.address))
+                    for listener in listeners
+                ]
+                if only_client is not None:
+                    self._only_client = only_client
+                    self._welcome(only_client, clients)
+                await self._stopping.wait()
+                for acceptor in acceptors:
+                    acceptor.cancel()
+                await self._say_farewell()
+        finally:
+            loop.remove_reader(self._engine.ended_fd)
+
+    def reap(self) -> None:
+        """Takes note of connections that have ended."""
+        for number, reason in self._engine.take_ended():
+            ended = self._attached.pop(number)
+            fields = {"connection": number, "export": ended.export, "peer": ended.peer}
+            if reason:
+                log.warning("connection ended", **fields, reason=reason)
+            else:
+                log.info("client left", **fields)
+        if self._only_client is not None:
+            self._stop_without_client()
+
+    # ------------------------------------------------------------ accepting
+
+    async def _accept(self, listener: Listener, clients: asyncio.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, _ = await loop.sock_accept(listener.sock)
+            except ConnectionAbortedError:
+                # The client was faster in leaving than we in accepting.
+                continue
+            except OSError as error:
+                log.error("accept failed", address=listener.address, reason=error.strerror)
+                await asyncio.sleep(ACCEPT_PAUSE_S)
+                continue
+            self._welcome(sock, clients)
+
+    def _welcome(self, sock: socket.socket, clients: asyncio.TaskGroup) -> None:
+        count = len(self._attached) + len(self._handshakes)
+        if count >= self._limits.connections_max:
+            log.warning("client refused", peer=peer_name(sock), connections=count, reason="full")
+            self.counts.connections_refused_total += 1
+            sock.close()
+            return
+        handshake = ServerHandshake(self._exports, self._default_export)
+        task = clients.create_task(self._serve(sock, handshake))
+        self._handshakes[task] = handshake
+        task.add_done_callback(self._handshake_over)
+
+    def _handshake_over(self, task: asyncio.Task[None]) -> None:
+        del self._handshakes[task]
+        if self._only_client is not None:
+            self._stop_without_client()
+
+    def _stop_without_client(self) -> None:
+        if not self._handshakes and not self._attached:
+            self.stop()
+
+    async def _say_farewell(self) -> None:
+        """Clients in mid-handshake hear ERR_SHUTDOWN with their next option; then they are cut."""
+        if self._handshakes:
+            _, late = await asyncio.wait(self._handshakes, timeout=FAREWELL_S)
+            for task in late:
+                task.cancel()
+
+    # ------------------------------------------------------------ one client
+
+    async def _serve(self, sock: socket.socket, handshake: ServerHandshake) -> None:
+        """Negotiates and hands over. Lets nothing escape but cancellation."""
+        peer = peer_name(sock)
+        with sock:
+            try:
+                prepare(sock)
+                async with asyncio.timeout(self._limits.handshake_timeout_s):
+                    result = await negotiate(sock, handshake)
+                match result:
+                    case Negotiated():
+                        self._hand_over(sock, result, handshake.trailing_data, peer)
+                    case Failed(reason):
+                        self._failed(peer, reason)
+                    case Aborted() | None:
+                        log.debug("client left during negotiation", peer=peer)
+            except TimeoutError:
+                self._failed(peer, f"no export chosen in {self._limits.handshake_timeout_s:g} s")
+            except OSError as error:
+                self._failed(peer, error.strerror or str(error))
+            except NbdswapError as error:
+                self._failed(peer, str(error))
+            except Exception:
+                self.counts.handshakes_failed_total += 1
+                log.unexpected("negotiation broke", peer=peer)
+
+    def _failed(self, peer: str, reason: str) -> None:
+        self.counts.handshakes_failed_total += 1
+        log.warning("negotiation failed", peer=peer, reason=reason)
+
+    def _hand_over(
+        self, sock: socket.socket, negotiated: Negotiated, received: bytes, peer: str
+    ) -> None:
+        export = negotiated.export
+        self._before_attach(export)
+        # From here on the descriptor is the engine's, which closes it even if it refuses; the
+        # `with` of our caller closes an empty shell.
+        number = self._engine.attach(
+            sock.detach(),
+            export.name,
+            structured=negotiated.structured_replies,
+            base_allocation_id=negotiated.allocation_context_id,
+            received=received,
+        )
+        self._attached[number] = Attached(peer, export.name)
+        log.info("client attached", connection=number, export=export.name, peer=peer)
+
+
+def prepare(sock: socket.socket) -> None:
+    """Non-blocking, and without Nagle's delay: a reply is one send, waiting gains nothing."""
+    sock.setblocking(False)
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def peer_name(sock: socket.socket) -> str:
+    """Who is on the other end: HOST:PORT, or process and user on a unix socket."""
+    try:
+        if sock.family == socket.AF_UNIX:
+            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            pid, uid, _ = struct.unpack("3i", credentials)
+            return f"unix:pid={pid},uid={uid}"
+        host, port, *_ = sock.getpeername()
+    except OSError:
+        # It has left already.
+        return "unknown"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

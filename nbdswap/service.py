@@ -1,0 +1,195 @@
+"""A server between its start and its end: what runs on the event loop, and how it comes to rest.
+
+Not here: what has to be there before (`lifecycle`), one client (`server`).
+"""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nbdswap import __version__, systemd
+from nbdswap.addresses import TcpAddress
+from nbdswap.admin import AdminSite
+from nbdswap.config import Config
+from nbdswap.errors import RefusedError
+from nbdswap.exports import default_name, export_infos
+from nbdswap.guide import guide
+from nbdswap.hardening import is_orphan
+from nbdswap.listeners import Listener, close_all
+from nbdswap.logs import EventLog
+from nbdswap.nbd import ExportInfo
+from nbdswap.server import Limits, Server
+from nbdswap.snapshots import ServerSnapshot, Snapshot
+from nbdswap.state import StateDir
+from nbdswap.stdio import Stdio, carry, say
+from nbdswap.stop_request import StopRequest
+from nbdswap.succession import after_stop
+from nbdswap.takeover import TakenOver
+
+log = EventLog("service")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """What concerns this one process and nothing that it serves."""
+
+    protections: Mapping[str, bool]
+    """Whether each that was asked for is in force."""
+    pidfile: Path | None = None
+    parent: int | None = None
+    """Process id, if we end with it."""
+
+
+class Service:
+    """A server between its start and its end."""
+
+    def __init__(
+        self,
+        config: Config,
+        state_dir: StateDir,
+        taken: TakenOver,
+        process: Process,
+    ) -> None:
+        self._config = config
+        self._state_dir = state_dir
+        self._state = taken.state
+        self._lost = taken.lost
+        self._engine = taken.engine
+        self._process = process
+        self._started_s = time.monotonic()
+        self._ready = False
+        self._adopted = taken.adopted
+        self._stopped_in_order = False
+        self._server = Server(
+            self._engine,
+            export_infos(config),
+            default_name(config),
+            Limits(
+                handshake_timeout_s=config.handshake_timeout_s,
+                connections_max=config.connections_max,
+            ),
+            self._before_attach,
+        )
+
+    async def run(
+        self, listeners: Sequence[Listener], admin: Sequence[Listener], stdio: Stdio | None
+    ) -> None:
+        """Serves until a stop is asked for, then stops in good order."""
+        site = AdminSite(self.snapshot)
+        stop = StopRequest(self._server.stop, self._volatile_clients, self._parent_is_gone)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.ask, signal.Signals(number).name)
+        self._engine.start()
+        for listener in admin:
+            await site.start(listener.sock)
+        try:
+            self._announce(listeners, admin, stdio)
+            async with asyncio.TaskGroup() as tasks:
+                if stdio is not None and stdio.bridge is not None:
+                    # It ends by itself when the engine closes its side.
+                    tasks.create_task(carry(stdio.bridge))
+                await self._server.run(listeners, stdio.client if stdio else None)
+                close_all(listeners)
+                await self._finish(stop)
+            self._stopped_in_order = True
+        finally:
+            await site.stop()
+            if self._process.pidfile is not None:
+                self._process.pidfile.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Closes the engine and writes what the next server has to know."""
+        if not self._stopped_in_order:
+            # Broken off. What was adopted, or could be written to, is the next server's.
+            self._engine.close(forget=not self._adopted and not self._ready)
+            return
+        state, forget = after_stop(self._state, self._config, self._engine.snapshot())
+        self._engine.close(forget=forget)
+        # After the memory is as it shall be: a crash before this line reads as a crash.
+        self._state_dir.write(state)
+        log.info("stopped", memory="forgotten" if forget else "kept")
+
+    def snapshot(self) -> Snapshot:
+        """Engine and server at this moment."""
+        server = ServerSnapshot(
+            version=__version__,
+            ready=self._ready,
+            stopping=self._server.stopping,
+            uptime_seconds=time.monotonic() - self._started_s,
+            generation=self._state.generation,
+            handshakes_open=self._server.handshakes_open,
+            handshakes_failed_total=self._server.counts.handshakes_failed_total,
+            connections_refused_total=self._server.counts.connections_refused_total,
+            hardening=dict(self._process.protections),
+        )
+        return Snapshot(self._engine.snapshot(), server)
+
+    def _announce(
+        self, listeners: Sequence[Listener], admin: Sequence[Listener], stdio: Stdio | None
+    ) -> None:
+        """Pid file, guide, `ready`, service manager: in this order, since `ready` means all."""
+        if self._process.pidfile is not None:
+            _write_pidfile(self._process.pidfile)
+        addresses = [listener.address for listener in listeners]
+        for address in addresses:
+            if isinstance(address, TcpAddress) and not address.is_loopback:
+                log.warning(
+                    "whoever reaches this address can read and write every export", address=address
+                )
+        self._ready = True
+        words = " ".join(str(address) for address in addresses)
+        if stdio is None:
+            for line in guide(self._config.exports, addresses, self._lost):
+                say(line)
+            say(f"ready {words}")
+        where = ",".join(str(listener.address) for listener in admin) or "none"
+        log.info("ready", listen=words or "stdio", admin=where, generation=self._state.generation)
+        systemd.notify("READY=1", f"STATUS=serving on {words}")
+
+    async def _finish(self, stop: StopRequest) -> None:
+        """Lets requests in flight finish, for as long as one may take; less if hurried."""
+        systemd.notify("STOPPING=1", "STATUS=finishing requests")
+        loop = asyncio.get_running_loop()
+        deadline_s = self._config.request_timeout_s
+        detached = loop.run_in_executor(None, self._engine.detach_all, deadline_s)
+        hurried = asyncio.create_task(stop.hurried.wait())
+        either: set[asyncio.Future[None] | asyncio.Task[Literal[True]]] = {detached, hurried}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+        if not detached.done():
+            log.warning("hurried: requests in flight are dropped")
+            self._engine.detach_all(0.0)
+        await detached
+        self._server.reap()
+
+    def _before_attach(self, export: ExportInfo) -> None:
+        """From now on the export may hold data, and the next server has to know it."""
+        writable = not next(
+            known.read_only for known in self._config.exports if known.name == export.name
+        )
+        marked = self._state.with_data_in(export.name)
+        if writable and marked != self._state:
+            self._state_dir.write(marked)
+            self._state = marked
+
+    def _volatile_clients(self) -> list[str]:
+        """Volatile exports that a client is attached to: a stop forgets what they hold."""
+        volatile = {e.name for e in self._config.exports if e.durability == "volatile"}
+        return sorted(volatile & {attached.export for attached in self._server.attached})
+
+    def _parent_is_gone(self) -> bool:
+        parent = self._process.parent
+        return parent is not None and is_orphan(parent)
+
+
+def _write_pidfile(path: Path) -> None:
+    try:
+        path.write_text(f"{os.getpid()}\n", encoding="ascii")
+    except OSError as error:
+        raise RefusedError(f"pidfile {path} cannot be written: {error.strerror}") from None

@@ -1,0 +1,189 @@
+"""The shape of what the engine and the server report of themselves, for metrics and status.
+
+Plain values, taken at one moment, owned by whoever asked. Counters count since the engine was
+opened; their names here are the engine's, `metrics` gives them the names that Prometheus sees.
+"""
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+
+class PageCounts(TypedDict):
+    """Pages of an export by where they are; the sum is the number of pages of the export."""
+
+    unwritten: int
+    """Never written, or nothing was taken over: read as zeros and take no memory."""
+    zero: int
+    """Discarded, or written with zeros."""
+    same_filled: int
+    """One repeated word other than zero, kept in the page table or in 8 bytes of the pool."""
+    pool: int
+    """Compressed, in memory."""
+    raw: int
+    """In memory as they came, since the codec could not shrink them."""
+    store: int
+    """In the backing file."""
+    lost: int
+    """Their newest bytes are gone: reading them fails until they are written or discarded."""
+
+
+class ExportSnapshot(TypedDict):
+    """One export. Operations: read, write, flush, trim, cache, write_zeroes, block_status."""
+
+    name: str
+    size_bytes: int
+    pages_total: int
+    pages: PageCounts
+    requests: dict[str, int]
+    """By operation; every one that was begun, failed ones included."""
+    bytes: dict[str, int]
+    """By operation; of requests that succeeded."""
+    errors: dict[str, dict[str, int]]
+    """By operation, then by the error's name, for example ENOSPC."""
+
+
+class ClassSnapshot(TypedDict):
+    """One size class of the zpool."""
+
+    object_bytes_max: int
+    block_frames: int
+    block_slots: int
+    blocks: int
+    slots: int
+    slots_used: int
+
+
+class RejectCounts(TypedDict):
+    """Why a page did not go straight into the pool."""
+
+    pool_full: int
+    """The pool was at its limit; the write waited for write-back or failed."""
+    compress_poor: int
+    """The codec could not shrink the page; it was kept raw."""
+    alloc_retry: int
+    """No slot was to be had at the first try."""
+
+
+class PoolSnapshot(TypedDict):
+    """Memory for compressed pages."""
+
+    zpool: str
+    codec: str
+    codec_level: int
+    frame_bytes: int
+    limit_bytes: int
+    used_bytes: int
+    """Frames in use and their side data: what counts against the limit."""
+    used_bytes_max: int
+    """The highest value of used_bytes so far."""
+    slot_bytes: int
+    """Slots that hold an object; the rest of used_bytes is free slots and block tails."""
+    compressed_bytes: int
+    """Lengths of the objects."""
+    logical_bytes: int
+    """Bytes of the pages that these objects are."""
+    objects: int
+    codec_pages: dict[str, int]
+    """Pages in the pool by codec: lz4, zstd, none (raw), repeat (an 8-byte word)."""
+    pages_compacted: int
+    rejects: RejectCounts
+    classes: list[ClassSnapshot]
+
+
+class StoreSnapshot(TypedDict):
+    """The backing file."""
+
+    path: str
+    capacity_bytes: int
+    used_bytes: int
+    """Segments that are not free."""
+    live_bytes: int
+    """Records in them that a page still points to."""
+    written_bytes: int
+    read_bytes: int
+    segments_free: int
+    segments_cleaned: int
+    records_written: int
+    records_read: int
+    pages_written_back: int
+    pages_cleaned: int
+    write_errors: int
+    read_errors: int
+    checksum_errors: int
+    discarded_bytes: int
+    """Freed segments given back to the file system."""
+    degraded: bool
+    """Writing failed and is not tried any more: the pool works on by itself."""
+
+
+class TableSnapshot(TypedDict):
+    """The page table."""
+
+    bytes_resident: int
+
+
+class ConnectionCounts(TypedDict):
+    """Connections in transmission."""
+
+    open: int
+    accepted_total: int
+    closed_total: int
+
+
+class WorkerSnapshot(TypedDict):
+    """One worker thread."""
+
+    polls: int
+    poll_hits: int
+    sleeps: int
+    requests: int
+
+
+class LatencySnapshot(TypedDict):
+    """A histogram of request times. The tier is `none` for operations without one."""
+
+    op: str
+    tier: str
+    bounds_seconds: list[float]
+    """Upper bounds of the buckets, ascending; one more bucket without bound follows."""
+    counts: list[int]
+    """Requests in each bucket (not cumulated), one more than there are bounds."""
+    sum_seconds: float
+
+
+class CoreSnapshot(TypedDict):
+    """All counters of the engine."""
+
+    exports: list[ExportSnapshot]
+    pool: PoolSnapshot
+    store: StoreSnapshot | None
+    table: TableSnapshot
+    fixed_bytes: int
+    """Memory besides pool and table: buffers of connections, codecs, side tables."""
+    connections: ConnectionCounts
+    workers: list[WorkerSnapshot]
+    latency: list[LatencySnapshot]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSnapshot:
+    """What the Python side knows of itself."""
+
+    version: str
+    ready: bool
+    stopping: bool
+    uptime_seconds: float
+    generation: int
+    handshakes_open: int
+    handshakes_failed_total: int
+    connections_refused_total: int
+    hardening: dict[str, bool]
+    """By protection: whether it is in force. One that the configuration switches off is absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Engine and server at one moment."""
+
+    core: CoreSnapshot
+    server: ServerSnapshot

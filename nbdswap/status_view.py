@@ -1,0 +1,135 @@
+"""How `nbdswap status` looks, and how it asks a running server.
+
+Not here: what the values mean (`snapshots`).
+"""
+
+import asyncio
+from typing import Any
+
+import aiohttp
+from rich.console import Group
+from rich.table import Table
+
+from nbdswap.addresses import Address, TcpAddress, UnixAddress
+from nbdswap.errors import UnreachableError
+from nbdswap.units import human_size
+
+ASK_TIMEOUT_S = 5.0
+TIERS = ("zero", "same_filled", "pool", "raw", "store", "lost")
+
+Status = dict[str, Any]
+
+
+def ask(address: Address) -> Status:
+    """The status of the server behind an admin address; raises UnreachableError."""
+    try:
+        return asyncio.run(_ask(address))
+    except (OSError, aiohttp.ClientError, TimeoutError, ValueError) as error:
+        reason = str(error) or type(error).__name__
+        raise UnreachableError(f"no nbdswap answers on {address}: {reason}") from None
+
+
+async def _ask(address: Address) -> Status:
+    match address:
+        case UnixAddress(path):
+            connector: aiohttp.BaseConnector = aiohttp.UnixConnector(str(path))
+            url = "http://localhost/status"
+        case TcpAddress(host, port):
+            connector = aiohttp.TCPConnector()
+            reachable = "localhost" if host == "*" else host
+            url = f"http://{TcpAddress(reachable, port)}/status"
+    timeout = aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)
+    async with (
+        aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+        session.get(url, raise_for_status=True) as response,
+    ):
+        status: Status = await response.json()
+        return status
+
+
+def view(status: Status, earlier: Status | None) -> Group:
+    """Tables for a terminal; with an earlier status also rates between the two."""
+    parts: list[Any] = [_headline(status), _exports(status), _pool(status["pool"])]
+    if status["store"] is not None:
+        parts.append(_store(status["store"]))
+    if earlier is not None:
+        parts.append(_rates(status, earlier))
+    return Group(*parts)
+
+
+def _headline(status: Status) -> str:
+    condition = "ready" if status["ready"] else "stopping" if status["stopping"] else "starting"
+    missing = [what for what, in_force in status["hardening"].items() if not in_force]
+    text = f"nbdswap {status['version']}: {condition}, {status['connections']['open']} clients"
+    return f"{text}, not protected: {', '.join(missing)}" if missing else text
+
+
+def _exports(status: Status) -> Table:
+    table = Table("export", "size", *TIERS, "errors", title="Pages")
+    for export in status["exports"]:
+        pages = [f"{export['pages'][tier]:,}" for tier in TIERS]
+        errors = sum(sum(by_errno.values()) for by_errno in export["errors"].values())
+        table.add_row(export["name"], human_size(export["size_bytes"]), *pages, f"{errors:,}")
+    return _right(table, first=1)
+
+
+def _pool(pool: Status) -> Table:
+    table = Table("zpool", "codec", "limit", "used", "", "compressed", "logical", "ratio")
+    table.title = "Pool"
+    used, limit, logical = pool["used_bytes"], pool["limit_bytes"], pool["logical_bytes"]
+    table.add_row(
+        pool["zpool"],
+        f"{pool['codec']}:{pool['codec_level']}",
+        human_size(limit),
+        human_size(used),
+        f"{100 * used / limit:.0f} %" if limit else "-",
+        human_size(pool["compressed_bytes"]),
+        human_size(logical),
+        # Memory saved in truth: pages against what the pool takes for them, tails and all.
+        f"{logical / used:.2f}" if used else "-",
+    )
+    return _right(table, first=2)
+
+
+def _store(store: Status) -> Table:
+    table = Table("path", "capacity", "used", "live", "written", "pages written back", "errors")
+    table.title = "Store (degraded: nothing is written back)" if store["degraded"] else "Store"
+    errors = store["write_errors"] + store["read_errors"] + store["checksum_errors"]
+    sizes = [store[f"{key}_bytes"] for key in ("capacity", "used", "live", "written")]
+    table.add_row(
+        store["path"],
+        *map(human_size, sizes),
+        f"{store['pages_written_back']:,}",
+        f"{errors:,}",
+    )
+    return _right(table, first=1)
+
+
+def _rates(status: Status, earlier: Status) -> Table:
+    seconds = max(status["uptime_seconds"] - earlier["uptime_seconds"], 1e-3)
+    table = Table("export", "reads/s", "read", "writes/s", "written", title="Rates")
+    before = {export["name"]: export for export in earlier["exports"]}
+    for export in status["exports"]:
+        old = before.get(export["name"])
+        if old is None:
+            continue
+        cells = []
+        for op in ("read", "write"):
+            count = export["requests"].get(op, 0) - old["requests"].get(op, 0)
+            moved = export["bytes"].get(op, 0) - old["bytes"].get(op, 0)
+            cells += [f"{count / seconds:,.0f}", f"{human_size(moved / seconds)}/s"]
+        table.add_row(export["name"], *cells)
+    if status["store"] is not None and earlier["store"] is not None:
+        moved = status["store"]["written_bytes"] - earlier["store"]["written_bytes"]
+        pages = status["store"]["pages_written_back"] - earlier["store"]["pages_written_back"]
+        table.caption = (
+            f"write-back: {pages / seconds:,.0f} pages/s, {human_size(moved / seconds)}/s"
+        )
+    return _right(table, first=1)
+
+
+def _right(table: Table, *, first: int) -> Table:
+    """Numbers to the right."""
+    for column in table.columns[first:]:
+        column.justify = "right"
+    return table

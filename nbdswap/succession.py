@@ -1,0 +1,159 @@
+"""What a server takes over from its predecessor: everything, nothing, or the knowledge of a loss.
+
+Three ways, and one rule above them: a page that may have been written is never served as zeros
+because its bytes are gone.
+
+* Nothing was there to lose: start empty, in the next generation.
+* The predecessor's memory is there and fits: adopt it, in the same generation.
+* Data may be lost (a reboot, a removed file, another configuration): next generation, and every
+  export that may have held data opens as lost.
+
+Decisions only: nothing here touches a file, a clock or chance.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nbdswap.config import Config
+from nbdswap.snapshots import CoreSnapshot, PageCounts
+from nbdswap.state import ExportState, Geometry, State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Succession:
+    """How to open the engine."""
+
+    state: State
+    """To be written before the engine is opened."""
+    adopt: bool
+    lost: frozenset[str]
+    """Exports whose pages fail until they are written or discarded, unless they were adopted."""
+    forgotten: tuple[str, ...] = ()
+    """Exports with data that the configuration does not name any more."""
+    reason: str = ""
+    """Why data is lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Newcomer:
+    """What a start without a predecessor is known by; the caller has the clock and the dice."""
+
+    instance: int
+    generation_min: int
+    """The time in seconds: it keeps generations apart even if the state was removed."""
+
+
+def decide(
+    previous: State | None, config: Config, newcomer: Newcomer, *, memory_present: bool, fresh: bool
+) -> Succession:
+    """What the server that is starting takes over."""
+    if previous is None or fresh or not previous.may_hold_data:
+        state = _new_state(previous, config, newcomer, lost=frozenset())
+        return Succession(state=state, adopt=False, lost=frozenset())
+    reason = _misfit(previous, config)
+    if not reason and not memory_present:
+        reason = "the memory of the last server is gone (reboot or removed files)"
+    if reason:
+        return lose(previous, config, newcomer, reason)
+    # Durability may have changed; what was lost before stays lost.
+    exports = tuple(
+        replace(old, durability=new.durability)
+        for old, new in zip(previous.exports, config.exports, strict=True)
+    )
+    state = replace(previous, exports=exports, clean=False)
+    return Succession(state=state, adopt=True, lost=_holders(previous))
+
+
+def lose(previous: State, config: Config, newcomer: Newcomer, reason: str) -> Succession:
+    """The way for data whose memory cannot be adopted."""
+    holders = _holders(previous)
+    lost = holders & {export.name for export in config.exports}
+    return Succession(
+        state=_new_state(previous, config, newcomer, lost=lost),
+        adopt=False,
+        lost=lost,
+        forgotten=tuple(sorted(holders - lost)),
+        reason=reason,
+    )
+
+
+def after_stop(state: State, config: Config, snapshot: CoreSnapshot) -> tuple[State, bool]:
+    """The state that a clean stop leaves, and whether the memory may be removed."""
+    forget = all(export.durability == "volatile" for export in config.exports)
+    pages = {export["name"]: export["pages"] for export in snapshot["exports"]}
+    exports = tuple(_at_rest(export, pages[export.name], forget=forget) for export in state.exports)
+    state = replace(state, exports=exports, clean=True)
+    return state, not state.may_hold_data
+
+
+def memory_files(memory_dir: Path, instance: int) -> tuple[Path, Path]:
+    """Pool and page table of an instance."""
+    stem = f"nbdswap-{instance:016x}"
+    return memory_dir / f"{stem}.pool", memory_dir / f"{stem}.table"
+
+
+def _at_rest(export: ExportState, pages: PageCounts, *, forget: bool) -> ExportState:
+    """Zeros need no keeping, an empty export gives them too; but a loss has to be remembered."""
+    kept = pages["same_filled"] + pages["pool"] + pages["raw"] + pages["store"]
+    missing = pages["lost"] + (pages["unwritten"] if export.lost else 0)
+    lost = missing > 0 and not forget
+    return replace(export, may_hold_data=lost or (kept > 0 and not forget), lost=lost)
+
+
+def _holders(state: State) -> frozenset[str]:
+    return frozenset(export.name for export in state.exports if export.may_hold_data)
+
+
+def _new_state(
+    previous: State | None, config: Config, newcomer: Newcomer, *, lost: frozenset[str]
+) -> State:
+    instance, generation = newcomer.instance, newcomer.generation_min
+    if previous is not None:
+        # The backing file belongs to the instance.
+        instance = previous.instance
+        generation = max(generation, previous.generation + 1)
+    return State(
+        instance=instance,
+        generation=generation,
+        memory_dir=None if config.memory_dir is None else str(config.memory_dir),
+        geometry=_geometry(config),
+        exports=tuple(
+            ExportState(
+                name=export.name,
+                size_bytes=export.size_bytes,
+                durability=export.durability,
+                may_hold_data=export.name in lost,
+                lost=export.name in lost,
+            )
+            for export in config.exports
+        ),
+        clean=False,
+    )
+
+
+def _geometry(config: Config) -> Geometry:
+    return Geometry(
+        page_bytes=config.page_bytes,
+        zpool=config.pool.zpool,
+        frame_bytes=config.pool.frame_bytes,
+        pool_bytes_max=config.pool.bytes_max,
+    )
+
+
+def _misfit(previous: State, config: Config) -> str:
+    """What in the configuration keeps the memory of the last server from being adopted."""
+    if previous.memory_dir is None:
+        return "the last server kept its memory to itself (memory_dir: none)"
+    if config.memory_dir is None or str(config.memory_dir) != previous.memory_dir:
+        found = config.memory_dir or "none"
+        return f"memory_dir was changed from {previous.memory_dir} to {found}"
+    wanted = _geometry(config)
+    keys = {"zpool": "pool.zpool", "frame_bytes": "pool.frame_bytes"}
+    for field in ("page_bytes", "zpool", "frame_bytes", "pool_bytes_max"):
+        old, new = getattr(previous.geometry, field), getattr(wanted, field)
+        if old != new:
+            key = keys.get(field, field.replace("pool_bytes", "pool.bytes"))
+            return f"{key} was changed from {old} to {new}"
+    was = [(export.name, export.size_bytes) for export in previous.exports]
+    now = [(export.name, export.size_bytes) for export in config.exports]
+    return "" if was == now else "names, sizes or order of the exports were changed"

@@ -1,0 +1,113 @@
+"""Opening the engine on what the last server left, and saying aloud what was lost.
+
+The order matters: the state is written before memory is removed or opened, so a crash in between
+leaves a state that is at worst too careful. Not here: the rules (`succession`).
+"""
+
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from nbdswap.config import Config
+from nbdswap.engine import Engine, OpenCore, open_engine
+from nbdswap.logs import EventLog
+from nbdswap.state import State, StateDir
+from nbdswap.succession import Newcomer, Succession, decide, lose, memory_files
+
+log = EventLog("state")
+
+CURE = (
+    "reading them fails until they are written or discarded; if no client needs them any more, "
+    "`blkdiscard` the device or start once with --fresh"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """An open engine, not yet started."""
+
+    engine: Engine
+    state: State
+    adopted: bool
+    lost: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Takeover:
+    """One start: what there is to open and what it is opened on."""
+
+    open_core: OpenCore
+    config: Config
+    state_dir: StateDir
+    previous: State | None
+    populate: bool
+
+    def run(self, *, fresh: bool) -> TakenOver:
+        """Adopts the predecessor's memory, or starts anew and knows what was lost."""
+        newcomer = Newcomer(instance=secrets.randbits(64), generation_min=int(time.time()))
+        succession = decide(
+            self.previous,
+            self.config,
+            newcomer,
+            memory_present=self._memory_present(),
+            fresh=fresh,
+        )
+        engine, adopted = self._open(succession)
+        if succession.adopt and not adopted:
+            # The files were there but not as they should be. Nothing was served from them yet.
+            assert self.previous is not None, "adopted without a predecessor"
+            reason = "the memory of the last server cannot be adopted"
+            succession = lose(self.previous, self.config, newcomer, reason)
+            engine.close(forget=True)
+            engine, adopted = self._open(succession)
+        if succession.reason:
+            _say_what_is_lost(succession)
+        lost = frozenset() if adopted else succession.lost
+        return TakenOver(engine, succession.state, adopted, lost)
+
+    def _open(self, succession: Succession) -> tuple[Engine, bool]:
+        self.state_dir.write(succession.state)
+        if self.previous is not None and not succession.adopt:
+            # Before the new memory is taken: the tmpfs may not have room for both.
+            _remove_memory(self.previous)
+        engine, report = open_engine(
+            self.open_core, self.config, succession, populate=self.populate
+        )
+        for warning in report["warnings"]:
+            log.warning(warning)
+        if report["adopted"]:
+            log.info(
+                "adopted the memory of the last server",
+                instance=f"{succession.state.instance:016x}",
+                pages=report["pages_adopted"],
+            )
+        if report["pages_lost"]:
+            log.error("DATA LOST: not all pages could be adopted", pages=report["pages_lost"])
+        elif succession.adopt:
+            log.error("cannot adopt the memory of the last server", reason=report["reason"])
+        return engine, report["adopted"]
+
+    def _memory_present(self) -> bool:
+        previous = self.previous
+        if previous is None or previous.memory_dir is None:
+            return False
+        files = memory_files(Path(previous.memory_dir), previous.instance)
+        return all(path.is_file() for path in files)
+
+
+def _remove_memory(state: State) -> None:
+    if state.memory_dir is not None:
+        for path in memory_files(Path(state.memory_dir), state.instance):
+            path.unlink(missing_ok=True)
+
+
+def _say_what_is_lost(succession: Succession) -> None:
+    log.error(
+        "DATA LOST: pages that were swapped out before this start are gone",
+        reason=succession.reason,
+        exports=",".join(sorted(succession.lost)) or "none",
+        forgotten=",".join(succession.forgotten) or "none",
+        generation=succession.state.generation,
+        cure=CURE,
+    )

@@ -1,0 +1,250 @@
+"""A page engine that serves nothing: it holds the descriptors it is given and counts.
+
+For tests of everything around the engine. It keeps the promises of `_core.pyi` on ownership of
+descriptors and on memory files, and breaks none that the server relies on. `python fake_core.py
+serve ...` is the command `nbdswap` on this engine.
+"""
+
+import os
+import select
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nbdswap import lifecycle
+from nbdswap.snapshots import CoreSnapshot, ExportSnapshot, PageCounts, StoreSnapshot
+from nbdswap.succession import memory_files
+
+if TYPE_CHECKING:
+    from nbdswap._core import ExportSpec, OpenReport
+
+OPERATIONS = ("read", "write", "flush", "trim", "cache", "write_zeroes", "block_status")
+
+
+class FakeCore:
+    """See the head of the file. `opened_with` are the arguments of `open`."""
+
+    def __init__(self, opened_with: dict[str, Any], *, adopted: bool) -> None:
+        self.opened_with = opened_with
+        self.adopted = adopted
+        self.started = False
+        self.closed_forgetting: bool | None = None
+        self.detach_deadlines_s: list[float] = []
+        self.detach_may_end = threading.Event()
+        self.detach_may_end.set()
+        self.connections: dict[int, socket.socket] = {}
+        self.received: dict[int, bytes] = {}
+        self.attached_to: dict[int, str] = {}
+        self.refuses_attach = False
+        self.pages: dict[str, dict[str, int]] = {}
+        self._ended: list[tuple[int, str]] = []
+        self._ended_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._next = 1
+
+    @classmethod
+    def open(cls, **arguments: Any) -> "tuple[FakeCore, OpenReport]":
+        """Makes the memory files, or takes those that are there."""
+        adopted = False
+        if arguments["memory_dir"] is not None:
+            files = memory_files(Path(arguments["memory_dir"]), arguments["instance"])
+            whole = all(path.is_file() and path.read_text() != "damaged" for path in files)
+            adopted = bool(arguments["adopt"]) and whole
+            for path in files:
+                path.write_text("fake")
+        report: OpenReport = {
+            "adopted": adopted,
+            "reason": "damaged" if arguments["adopt"] and not adopted else "",
+            "pages_adopted": 7 if adopted else 0,
+            "pages_lost": 0,
+            "warnings": [],
+        }
+        return cls(arguments, adopted=adopted), report
+
+    def start(self) -> None:
+        """Once."""
+        assert not self.started, "started twice"
+        self.started = True
+
+    @property
+    def ended_fd(self) -> int:
+        """Readable while a connection has ended."""
+        return self._ended_fd
+
+    def attach(
+        self,
+        fd: int,
+        export: str,
+        *,
+        structured: bool,
+        base_allocation_id: int | None,
+        received: bytes,
+    ) -> int:
+        """Owns the descriptor from here on, also if it refuses."""
+        sock = socket.socket(fileno=fd)
+        if self.refuses_attach:
+            sock.close()
+            raise OSError(108, "the engine is stopping")
+        number = self._next
+        self._next += 1
+        self.connections[number] = sock
+        self.received[number] = received
+        self.attached_to[number] = export
+        return number
+
+    def end(self, number: int, reason: str = "") -> None:
+        """As if the client had left."""
+        self.connections.pop(number).close()
+        self._ended.append((number, reason))
+        os.eventfd_write(self._ended_fd, 1)
+
+    def end_those_whose_client_left(self) -> None:
+        """What a worker does when it reads the end of a stream."""
+        for number, sock in list(self.connections.items()):
+            if select.select([sock], [], [], 0)[0] and sock.recv(1, socket.MSG_PEEK) == b"":
+                self.end(number)
+
+    def take_ended(self) -> list[tuple[int, str]]:
+        """Makes `ended_fd` unreadable."""
+        if select.select([self._ended_fd], [], [], 0)[0]:
+            os.eventfd_read(self._ended_fd)
+        ended, self._ended = self._ended, []
+        return ended
+
+    def detach_all(self, deadline_s: float) -> None:
+        """Waits for the test to let it end; a deadline of 0 does not wait."""
+        self.detach_deadlines_s.append(deadline_s)
+        if deadline_s == 0:
+            self.detach_may_end.set()
+        assert self.detach_may_end.wait(30), "the test never let requests finish"
+        for number in list(self.connections):
+            self.end(number)
+
+    def snapshot(self) -> CoreSnapshot:
+        """Numbers that are all different from zero, so that a forgotten one shows."""
+        opened = self.opened_with
+        exports = [self._export(spec) for spec in opened["exports"]]
+        return {
+            "exports": exports,
+            "pool": {
+                "zpool": opened["zpool"],
+                "codec": opened["codec"],
+                "codec_level": opened["codec_level"],
+                "frame_bytes": opened["frame_bytes"],
+                "limit_bytes": opened["pool_bytes_max"],
+                "used_bytes": 40960,
+                "used_bytes_max": 49152,
+                "slot_bytes": 39000,
+                "compressed_bytes": 38000,
+                "logical_bytes": 122880,
+                "objects": 30,
+                "codec_pages": {"lz4": 26, "zstd": 1, "none": 2, "repeat": 1},
+                "pages_compacted": 4,
+                "rejects": {"pool_full": 5, "compress_poor": 6, "alloc_retry": 7},
+                "classes": [
+                    {
+                        "object_bytes_max": 1360,
+                        "block_frames": 1,
+                        "block_slots": 3,
+                        "blocks": 10,
+                        "slots": 30,
+                        "slots_used": 28,
+                    }
+                ],
+            },
+            "store": self._store(),
+            "table": {"bytes_resident": 8192},
+            "fixed_bytes": 1 << 20,
+            "connections": {"open": len(self.connections), "accepted_total": 9, "closed_total": 8},
+            "workers": [{"polls": 100, "poll_hits": 60, "sleeps": 40, "requests": 300}],
+            "latency": [
+                {
+                    "op": "read",
+                    "tier": tier,
+                    "bounds_seconds": [0.000001, 0.001],
+                    "counts": [2, 3, 1],
+                    "sum_seconds": 0.25,
+                }
+                for tier in ("zero", "same_filled", "pool", "raw", "store")
+            ],
+        }
+
+    def _export(self, spec: "ExportSpec") -> ExportSnapshot:
+        pages: PageCounts = {
+            "unwritten": spec["size_bytes"] // self.opened_with["page_bytes"],
+            "zero": 0,
+            "same_filled": 0,
+            "pool": 0,
+            "raw": 0,
+            "store": 0,
+            "lost": 0,
+        }
+        pages.update(self.pages.get(spec["name"], {}))  # type: ignore[typeddict-item]
+        return {
+            "name": spec["name"],
+            "size_bytes": spec["size_bytes"],
+            "pages_total": spec["size_bytes"] // self.opened_with["page_bytes"],
+            "pages": pages,
+            "requests": {op: 10 + index for index, op in enumerate(OPERATIONS)},
+            "bytes": {op: 4096 * (1 + index) for index, op in enumerate(OPERATIONS)},
+            "errors": {"write": {"ENOSPC": 3}, "read": {"EIO": 1}},
+        }
+
+    def _store(self) -> StoreSnapshot | None:
+        spec = self.opened_with["store"]
+        if spec is None:
+            return None
+        return {
+            "path": spec["path"],
+            "capacity_bytes": spec["capacity_bytes"],
+            "used_bytes": 2 << 20,
+            "live_bytes": 1 << 20,
+            "written_bytes": 3 << 20,
+            "read_bytes": 12345,
+            "segments_free": 6,
+            "segments_cleaned": 1,
+            "records_written": 150,
+            "records_read": 11,
+            "pages_written_back": 100,
+            "pages_cleaned": 50,
+            "write_errors": 1,
+            "read_errors": 2,
+            "checksum_errors": 3,
+            "discarded_bytes": 1 << 20,
+            "degraded": False,
+        }
+
+    def close(self, *, forget: bool) -> None:
+        """Removes the memory files if told to."""
+        if self.closed_forgetting is not None:
+            return
+        self.closed_forgetting = forget
+        for sock in self.connections.values():
+            sock.close()
+        os.close(self._ended_fd)
+        opened = self.opened_with
+        if forget and opened["memory_dir"] is not None:
+            for path in memory_files(Path(opened["memory_dir"]), opened["instance"]):
+                path.unlink()
+
+
+def fake_exports(*names: str, size_bytes: int = 1 << 20) -> "Sequence[ExportSpec]":
+    """Specs with no surprise in them."""
+    return [
+        {"name": name, "size_bytes": size_bytes, "read_only": False, "lost": False}
+        for name in names
+    ]
+
+
+def main() -> None:
+    """The command `nbdswap` on a fake engine."""
+    from nbdswap.cli import main as nbdswap_main
+
+    lifecycle.core_of_extension = lambda: FakeCore.open
+    nbdswap_main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
