@@ -38,8 +38,8 @@ def test_nbdinfo_describes_the_export(nbdinfo: str, placed: Server, uri: str) ->
 @pytest.mark.only_nbdswap
 def test_nbdinfo_sees_the_block_sizes_and_the_name(nbdinfo: str, uri: str) -> None:
     (export,) = json.loads(run([nbdinfo, "--json", uri]).stdout)["exports"]
-    names = ("block_minimum", "block_preferred", "block_maximum")
-    assert [export[name] for name in names] == [1, 4096, 64 << 20]
+    names = ("minimum", "preferred", "maximum")
+    assert [export[f"block_size_{name}"] for name in names] == [1, 4096, 64 << 20]
     assert export["export-name"] == EXPORT
 
 

@@ -19,6 +19,9 @@ from typing import IO
 READY_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 30.0
 
+# Characters of a log that a failure shows: about 40 lines.
+_LOG_SHOWN = 4000
+
 # What a log of a server without bugs never has.
 _BUG_MARKS = ("Traceback (most recent call last)", "panicked at", "RuntimeWarning", "never awaited")
 
@@ -77,7 +80,8 @@ class ServerProcess:
 
     @property
     def log_text(self) -> str:
-        return self._log.read_text(errors="replace")
+        """The end of the log."""
+        return self._log.read_text(errors="replace")[-_LOG_SHOWN:]
 
     def wait_until_ready(self) -> None:
         """Returns when the ready line was printed; raises if the server ended or is too slow."""
@@ -124,7 +128,9 @@ class ServerProcess:
 
     def check_log(self) -> None:
         """Raises if the log tells of a bug."""
-        text = self.log_text
+        text = self._log.read_text(errors="replace")
         for mark in _BUG_MARKS:
-            if mark in text:
-                raise ServerFailedError(f"{mark!r} in the server's log:\n{text}")
+            before, found, after = text.partition(mark)
+            if found:
+                context = before[-_LOG_SHOWN:] + found + after[:_LOG_SHOWN]
+                raise ServerFailedError(f"{mark!r} in the server's log:\n{context}")
