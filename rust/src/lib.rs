@@ -2,21 +2,28 @@
 //! served over NBD's transmission phase.
 //!
 //! Layers, each knowing only those to its right:
-//! `python -> worker -> session -> engine -> writeback -> age, table, zpool, codec, store -> page, error, stats`.
+//! `python -> background, worker -> session -> engine -> writeback -> tiers -> age, table, zpool, codec, store
+//! -> page, error, stats`.
 //! Negotiation, configuration and life cycle are Python's (`nbdswap/`).
 
 #![deny(unsafe_code)]
 
+pub mod age;
+pub mod background;
 pub mod codec;
 pub mod engine;
 pub mod error;
 pub mod page;
+#[cfg(feature = "python")]
+mod python;
 pub mod session;
 pub mod stats;
 pub mod store;
 pub mod table;
+pub mod tiers;
 pub mod wire;
 pub mod worker;
+pub mod writeback;
 pub mod zpool;
 
 #[cfg(any(test, feature = "testing"))]

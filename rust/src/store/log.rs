@@ -1,2 +1,199 @@
-//! x
-pub struct Batch; pub struct Location; pub struct ReadBuffer; pub struct RecordRef; pub struct Store; pub struct StoreOptions; pub struct StoreStats;
+//! The log: one batch becomes one segment, and the store keeps count of what lives in it.
+//!
+//! The life of a record: `push`, `commit`, then either `retain` (the table points to it now) or
+//! nothing (its page changed meanwhile), then `seal`; later `release`. What is neither retained nor
+//! sealed yet is readable but not alive.
+//!
+//! Not here: opening (`open`, `adopt`), reading (`read`), cleaning (`clean`).
+//! Locking: see `segment`. Each thread that writes has its own [`Batch`].
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, Result};
+
+use super::batch::{Batch, State};
+use super::device::Device;
+use super::geometry::{Geometry, Location};
+use super::layout::{Entry, Key, RECORDS_MAX, record_bytes};
+use super::segment::{Reason, Segments};
+use super::stats::{Counters, StoreStats};
+
+/// A record as its reader knows it: what must be found, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordRef {
+    /// Owner.
+    pub page: u32,
+    /// How the object is compressed; meaningless here.
+    pub codec: u8,
+    /// Length of the object.
+    pub bytes: u32,
+    /// Where it is.
+    pub location: Location,
+    /// [`Store::sequence`] of that place, taken when the owner's table was looked at.
+    pub sequence: u64,
+}
+
+impl RecordRef {
+    pub(super) fn new(entry: &Entry, location: Location, sequence: u64) -> Self {
+        let Entry { page, bytes, codec } = *entry;
+        RecordRef {
+            page,
+            codec,
+            bytes,
+            location,
+            sequence,
+        }
+    }
+
+    pub(super) fn entry(&self) -> Entry {
+        Entry {
+            page: self.page,
+            bytes: self.bytes,
+            codec: self.codec,
+        }
+    }
+}
+
+/// The packed log on one device.
+pub struct Store {
+    pub(super) device: Box<dyn Device>,
+    pub(super) geometry: Geometry,
+    pub(super) key: Key,
+    pub(super) segments: Segments,
+    pub(super) counters: Counters,
+    /// Freed segments are discarded. Goes off for good when the device says that it cannot.
+    pub(super) punch: AtomicBool,
+    /// Between open and [`adopted`](Self::adopted) of a store that is taken over.
+    pub(super) adopting: AtomicBool,
+}
+
+impl Store {
+    /// Sequence of the segment around `location`, 0 while it is free. Two equal answers with the
+    /// same table word in between mean that the bytes there did not change.
+    pub fn sequence(&self, location: Location) -> u64 {
+        self.segments.sequence(self.geometry.segment(location))
+    }
+
+    /// Largest object that [`Batch::push`] can take.
+    pub fn object_bytes_max(&self) -> u32 {
+        self.geometry.object_bytes_max()
+    }
+
+    /// Bytes of a segment, the most that one batch writes.
+    pub fn segment_bytes(&self) -> u32 {
+        self.geometry.segment_bytes
+    }
+
+    /// The most records that one batch can take.
+    pub fn records_max(&self) -> usize {
+        (self.geometry.segment_bytes / record_bytes(1)).min(RECORDS_MAX) as usize
+    }
+
+    /// Are so few segments free that cleaning should begin? A sixteenth of all, and four where
+    /// that is less, keeps the choice of what to clean wide.
+    pub fn is_low(&self) -> bool {
+        let enough = (self.geometry.segments / 16).max(4);
+        self.segments.free_count() <= enough as usize
+    }
+
+    /// A batch for this store: one buffer of a segment, to be used over and over.
+    pub fn batch(&self) -> Batch {
+        Batch::new(&self.geometry, self.key)
+    }
+
+    /// Reserves a free segment for a batch and empties it. StoreFull when there is none, or for
+    /// write-back when only the reserve of cleaning is left.
+    pub fn begin(&self, batch: &mut Batch, reason: Reason) -> Result<()> {
+        assert!(
+            !self.adopting.load(Ordering::Acquire),
+            "begin before adopted()"
+        );
+        assert_eq!(batch.state, State::Idle, "a batch was begun twice");
+        let (segment, sequence) = self.segments.take(reason)?;
+        batch.open(segment, self.geometry.start(segment), sequence);
+        Ok(())
+    }
+
+    /// Gives back the segment of a batch that was begun but will not be committed.
+    pub fn cancel(&self, batch: &mut Batch) {
+        assert_eq!(batch.state, State::Open, "a cancel without begin");
+        self.segments.give_back(batch.segment);
+        batch.state = State::Idle;
+    }
+
+    /// Writes the batch as one segment. After it the records can be read and retained.
+    ///
+    /// On an error nothing of it counts as written, the records stay in the batch for the caller,
+    /// and the segment is not used again while there is another.
+    pub fn commit(&self, batch: &mut Batch) -> Result<()> {
+        let at = self.geometry.start(batch.segment).offset();
+        let bytes = batch.finish();
+        let written_bytes = bytes.len() as u64;
+        if let Err(source) = self.device.write_at(bytes, at) {
+            self.counters.write_errors.add(1);
+            self.segments.suspect(batch.segment);
+            batch.state = State::Idle;
+            return Err(Error::io("write segment", at, source));
+        }
+        self.segments
+            .written(batch.segment, batch.sequence, batch.shape());
+        batch.state = State::Committed;
+        self.counters.written_bytes.add(written_bytes);
+        self.counters.records_written.add(batch.len() as u64);
+        Ok(())
+    }
+
+    /// The caller's table now points to this record of a committed batch.
+    pub fn retain(&self, location: Location, object_bytes: u32) {
+        self.segments
+            .retain(self.geometry.segment(location), record_bytes(object_bytes));
+    }
+
+    /// The caller's table does not point to this record any more. The last release of a sealed
+    /// segment frees it.
+    pub fn release(&self, location: Location, object_bytes: u32) {
+        self.segments
+            .release(self.geometry.segment(location), record_bytes(object_bytes));
+    }
+
+    /// Every record of the batch that will live was retained. The batch can begin again.
+    pub fn seal(&self, batch: &mut Batch) {
+        assert_eq!(batch.state, State::Committed, "a seal without commit");
+        batch.state = State::Idle;
+        self.segments.seal(batch.segment);
+    }
+
+    /// A snapshot for metrics; walks the segments.
+    pub fn stats(&self) -> StoreStats {
+        let census = self.segments.census();
+        let counters = &self.counters;
+        let segments = u64::from(self.geometry.segments);
+        let segment_bytes = u64::from(self.geometry.segment_bytes);
+        StoreStats {
+            capacity_bytes: segments * segment_bytes,
+            used_bytes: (segments - census.free) * segment_bytes,
+            live_bytes: census.live_bytes,
+            segments,
+            segments_free: census.free,
+            segments_suspect: census.suspect,
+            segments_cleaned: self.segments.cleaned.get(),
+            records_written: counters.records_written.get(),
+            records_read: counters.records_read.get(),
+            written_bytes: counters.written_bytes.get(),
+            read_bytes: counters.read_bytes.get(),
+            device_reads: counters.device_reads.get(),
+            discarded_bytes: counters.discarded_bytes.get(),
+            write_errors: counters.write_errors.get(),
+            read_errors: counters.read_errors.get(),
+            checksum_errors: counters.checksum_errors.get(),
+            stale_reads: counters.stale_reads.get(),
+            summary_errors: counters.summary_errors.get(),
+            discard_errors: counters.discard_errors.get(),
+        }
+    }
+
+    /// Walks all segments and panics on a broken invariant. For tests, while no call is under way.
+    pub fn check(&self) {
+        self.segments.check();
+    }
+}

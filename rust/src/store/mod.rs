@@ -1,11 +1,43 @@
 //! The store: compressed objects, packed into a log of segments on a file or block device.
 //!
-//! It does not know the pool, the page table or compression: it is given byte strings with an owner
-//! and gives back their places. Who is alive is told to it ([`Store::retain`], [`Store::release`]).
+//! Append-only: a batch of records becomes one segment with one large aligned write, and a segment
+//! is never changed, only freed as a whole. Space comes back when all records of a segment are
+//! dead, or when the few that live are moved on ([`Store::victim`]).
+//!
+//! It does not know the pool, the page table or compression: it is given byte strings with an
+//! owner and gives back their places. Who is alive is told to it ([`Store::retain`],
+//! [`Store::release`]).
+//! It has no thread and no clock: whoever calls it decides when.
+//!
+//! Locking: counts and sequences of segments are atomics, the lists of free segments have one
+//! mutex, which is never held across a call of the [`Device`]. After open nothing allocates, except
+//! [`Store::batch`] and [`ReadBuffer::new`]. Memory: about 40 bytes a segment.
 
-pub mod device;
-pub mod layout;
-pub mod log;
+mod adopt;
+mod batch;
+mod buffer;
+mod clean;
+mod device;
+mod file_device;
+mod geometry;
+mod layout;
+mod log;
+mod open;
+mod read;
+mod segment;
+mod stats;
+mod superblock;
+#[cfg(test)]
+mod tests;
 
-pub use device::{Device, FileDevice};
-pub use log::{Batch, Location, ReadBuffer, RecordRef, Store, StoreOptions, StoreStats};
+pub use batch::Batch;
+pub use buffer::AlignedBuffer;
+pub use device::{BLOCK_BYTES, Device};
+pub use file_device::{FileDevice, FileOptions};
+pub use geometry::{Location, SEGMENT_BYTES_DEFAULT, SegmentIndex};
+pub use layout::record_bytes;
+pub use log::{RecordRef, Store};
+pub use open::StoreOptions;
+pub use read::ReadBuffer;
+pub use segment::Reason;
+pub use stats::StoreStats;

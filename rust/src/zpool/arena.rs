@@ -1,1 +1,420 @@
-pub struct Arena;
+//! The memory of a pool: frames of one size in a shared-memory file, and one side word a frame.
+//!
+//! `pool_bytes_max` limits everything in the file: header, side words and frames. Memory comes from
+//! the system in extents of 2 MiB as it is needed, or all of it at start with `populate`; a full
+//! tmpfs is then "no frame" to the pool, never a SIGBUS. Free frames go back with
+//! [`Arena::release_free`]. What a side word means is the pool's business; it survives the process.
+//!
+//! Not here: the mapping and its `unsafe` (`mapping`), which frames are free (`frames`).
+//! Locking: one lock over the frame map, innermost of all, held while the system is asked for an
+//! extent (two short calls) but not while memory is given back.
+
+mod header;
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard};
+
+use self::header::{HEADER_USED_BYTES, SIDE_AT, difference, header};
+use super::frames::FrameMap;
+pub use super::frames::RUN_FRAMES_MAX;
+use super::mapping::{Mapping, SYSTEM_PAGE_BYTES};
+use crate::error::{Error, Result};
+use crate::page::PAGE_BYTES_ALLOWED;
+
+/// Frames that a handle can number: 28 bits.
+pub const FRAMES_MAX: u32 = 1 << 28;
+
+const EXTENT_BYTES: usize = 2 << 20;
+
+/// What an arena is made of.
+#[derive(Clone, Debug)]
+pub struct ArenaOptions {
+    /// The shared-memory file; without one the memory dies with the process.
+    pub path: Option<PathBuf>,
+    /// Name of the pool that lays out the frames.
+    pub zpool: &'static str,
+    /// Identity that the file must have to be taken over.
+    pub instance: u64,
+    /// Bytes of a frame: 4096, 16384 or 65536.
+    pub frame_bytes: usize,
+    /// Hard limit for header, side words and frames, bytes.
+    pub pool_bytes_max: u64,
+    /// Take all memory at start instead of growing on demand, and never give any back.
+    pub populate: bool,
+}
+
+/// Frames, their side words, and which of them are free.
+pub struct Arena {
+    mapping: Mapping,
+    options: ArenaOptions,
+    frames: u32,
+    frames_at: usize,
+    state: Mutex<State>,
+    /// Bytes of frames and side words that the system has given and not got back.
+    held_bytes: AtomicU64,
+    held_bytes_max: AtomicU64,
+}
+
+struct State {
+    map: FrameMap,
+    /// Side words below this frame have memory.
+    side_frames: u32,
+    /// A predecessor's objects are still being claimed.
+    adopting: bool,
+    /// The system had no memory when it was asked last.
+    growth_refused: bool,
+}
+
+impl Arena {
+    /// A new arena; an existing file of that name is replaced.
+    pub fn create(options: ArenaOptions) -> Result<Self> {
+        let frames = frames_within(&options)?;
+        let mapping = Mapping::create(options.path.as_deref(), file_bytes(&options, frames))?;
+        let arena = Self::over(mapping, options, frames, false);
+        arena.mapping.reserve(0..SIDE_AT)?;
+        arena
+            .mapping
+            .store_bytes(0, &header(&arena.options, frames));
+        if arena.options.populate
+            && let Err(error) = arena.take_all()
+        {
+            // Nobody can use a pool that half exists, and it would keep the memory it got.
+            arena.remove();
+            return Err(error);
+        }
+        Ok(arena)
+    }
+
+    /// A predecessor's arena, made with the same options but `populate`. Nothing is free until
+    /// every object was claimed and [`adopted`](Self::adopted) was called. A file that differs in
+    /// anything is refused as [`Error::Foreign`] and not touched.
+    pub fn open(options: ArenaOptions) -> Result<Self> {
+        let frames = frames_within(&options)?;
+        let Some(path) = options.path.clone() else {
+            return Err(Error::Config(
+                "a pool without a file cannot be taken over".into(),
+            ));
+        };
+        let mapping = Mapping::open(&path, file_bytes(&options, frames))?;
+        let found = mapping.bytes(0, HEADER_USED_BYTES);
+        let wanted = header(&options, frames);
+        if let Some(why) = difference(found, &wanted) {
+            return Err(Error::Foreign {
+                path: path.display().to_string(),
+                why,
+            });
+        }
+        Ok(Self::over(mapping, options, frames, true))
+    }
+
+    fn over(mapping: Mapping, options: ArenaOptions, frames: u32, adopting: bool) -> Self {
+        let state = State {
+            map: FrameMap::new(frames),
+            side_frames: 0,
+            adopting,
+            growth_refused: false,
+        };
+        Self {
+            frames_at: frames_at(frames),
+            mapping,
+            options,
+            frames,
+            state: Mutex::new(state),
+            held_bytes: AtomicU64::new(SIDE_AT as u64),
+            held_bytes_max: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes of a frame.
+    pub fn frame_bytes(&self) -> usize {
+        self.options.frame_bytes
+    }
+
+    /// Frames that fit under the limit.
+    pub fn frames(&self) -> u32 {
+        self.frames
+    }
+
+    /// What the arena was made with.
+    pub fn options(&self) -> &ArenaOptions {
+        &self.options
+    }
+
+    /// Bytes of memory that are really taken from the system, never more than `pool_bytes_max`.
+    pub fn held_bytes(&self) -> u64 {
+        self.held_bytes.load(Relaxed)
+    }
+
+    /// The most that [`held_bytes`](Self::held_bytes) ever was.
+    pub fn held_bytes_max(&self) -> u64 {
+        self.held_bytes_max.load(Relaxed).max(self.held_bytes())
+    }
+
+    /// Frames in use by blocks.
+    pub fn used_frames(&self) -> u32 {
+        self.lock().map.used_count()
+    }
+
+    /// The side word of a frame in use.
+    pub fn side(&self, frame: u32) -> &AtomicU64 {
+        assert!(frame < self.frames, "frame {frame} of {}", self.frames);
+        &self.mapping.atomic_u64s(SIDE_AT + frame as usize * 8, 1)[0]
+    }
+
+    /// Where a frame begins in the mapping.
+    pub fn frame_at(&self, frame: u32) -> usize {
+        assert!(frame < self.frames, "frame {frame} of {}", self.frames);
+        self.frames_at + frame as usize * self.options.frame_bytes
+    }
+
+    /// `len` bytes from `at`, a place that was computed from [`frame_at`](Self::frame_at).
+    pub fn bytes(&self, at: usize, len: usize) -> &[u8] {
+        self.mapping.bytes(at, len)
+    }
+
+    /// Copies `source` to `at`.
+    pub fn store_bytes(&self, at: usize, source: &[u8]) {
+        self.mapping.store_bytes(at, source);
+    }
+
+    /// The 16-bit word at `at`.
+    pub fn word_u16(&self, at: usize) -> &AtomicU16 {
+        self.mapping.atomic_u16(at)
+    }
+
+    /// The 32-bit word at `at`.
+    pub fn word_u32(&self, at: usize) -> &AtomicU32 {
+        self.mapping.atomic_u32(at)
+    }
+
+    /// Frames from this one on were never used; to read their side words would cost memory.
+    pub fn side_frames(&self) -> u32 {
+        self.lock().side_frames
+    }
+
+    /// Takes `count` neighbouring frames. None when the limit is reached, when the free
+    /// frames lie scattered, or when the system has no memory.
+    pub fn alloc_run(&self, count: u32) -> Option<u32> {
+        let mut state = self.lock();
+        assert!(
+            !state.adopting,
+            "a frame is asked for before adoption has ended"
+        );
+        loop {
+            if let Some(first) = state.map.take(count) {
+                return Some(first);
+            }
+            if !self.grow(&mut state) {
+                return None;
+            }
+        }
+    }
+
+    /// Gives a run back; its side words must say so already.
+    pub fn free_run(&self, first: u32, count: u32) {
+        self.lock().map.put(first, count);
+    }
+
+    /// Gives the memory of free frames back to the system, highest first, until `frames_kept` free
+    /// ones remain. For background work, now and then: the lock is let go for each system call,
+    /// and a system that refused memory before is asked again from now on.
+    pub fn release_free(&self, frames_kept: u32) {
+        self.lock().growth_refused = false;
+        if self.options.populate {
+            return;
+        }
+        let extent = self.extent_frames();
+        loop {
+            let mut state = self.lock();
+            let surplus = state.map.free_count().saturating_sub(frames_kept);
+            if surplus == 0 {
+                return;
+            }
+            let run = state
+                .map
+                .take_highest(surplus.min(extent))
+                .expect("a free frame was counted");
+            drop(state);
+            self.mapping.punch(self.frame_range(&run));
+            self.lock().map.depart(run.clone());
+            self.held_bytes.fetch_sub(self.run_bytes(&run), Relaxed);
+        }
+    }
+
+    /// Takes over frames of a predecessor; false when one of them does not exist or has been
+    /// claimed.
+    pub fn claim_run(&self, first: u32, count: u32) -> bool {
+        let mut state = self.lock();
+        assert!(state.adopting, "a frame is claimed outside adoption");
+        state.map.claim(first, count)
+    }
+
+    /// Whether a frame is in use, or claimed during adoption.
+    pub fn in_use(&self, frame: u32) -> bool {
+        frame < self.frames && self.lock().map.in_use(frame)
+    }
+
+    /// Ends adoption: memory of frames that nobody claimed goes back to the system, and their side
+    /// words become zero. With `populate` all memory is taken again; the error is the system's.
+    pub fn adopted(&self) -> Result<()> {
+        let mut state = self.lock();
+        assert!(state.adopting, "adoption ends twice");
+        let mut claimed_end = 0;
+        let mut gap = 0..0;
+        for frame in 0..self.frames {
+            if state.map.in_use(frame) {
+                self.drop_unclaimed(gap);
+                claimed_end = frame + 1;
+                gap = claimed_end..claimed_end;
+            } else {
+                gap.end = frame + 1;
+            }
+        }
+        self.mapping.punch(self.frame_range(&gap));
+        // Side words behind the last claimed frame: whole pages by the system, the rest by hand.
+        let side_frames = claimed_end.next_multiple_of((SYSTEM_PAGE_BYTES / 8) as u32);
+        state.side_frames = side_frames.min(self.frames);
+        (gap.start..state.side_frames).for_each(|frame| self.side(frame).store(0, Relaxed));
+        self.mapping
+            .punch(side_at(side_frames).min(self.frames_at)..self.frames_at);
+        let frames_held = u64::from(state.map.used_count()) * self.frame_bytes() as u64;
+        let side_held = self.side_bytes(state.side_frames);
+        self.held_bytes
+            .store(SIDE_AT as u64 + side_held + frames_held, Relaxed);
+        state.adopting = false;
+        drop(state);
+        if self.options.populate {
+            self.take_all()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn drop_unclaimed(&self, gap: Range<u32>) {
+        if !gap.is_empty() {
+            self.mapping.punch(self.frame_range(&gap));
+            gap.for_each(|frame| self.side(frame).store(0, Relaxed));
+        }
+    }
+
+    /// Removes the file's name; the memory lives until the arena is dropped.
+    pub fn remove(&self) {
+        self.mapping.remove();
+    }
+
+    /// Panics when the frame map or the limit is broken.
+    pub fn check(&self) {
+        let state = self.lock();
+        state.map.check();
+        let held = u64::from(state.map.used_count() + state.map.free_count());
+        let bytes = held * self.frame_bytes() as u64 + self.side_bytes(state.side_frames);
+        assert_eq!(self.held_bytes(), bytes + SIDE_AT as u64, "bytes held");
+        assert!(
+            self.held_bytes() <= self.options.pool_bytes_max,
+            "over the limit"
+        );
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .expect("a thread died while it changed the frame map")
+    }
+
+    /// Takes the memory of the lowest extent that lacks some. False when there is none to take. To
+    /// be refused is slow, so the system is asked again only after `release_free` was called.
+    fn grow(&self, state: &mut State) -> bool {
+        if state.growth_refused {
+            return false;
+        }
+        let Some(absent) = state.map.first_absent() else {
+            return false;
+        };
+        let first = absent / self.extent_frames() * self.extent_frames();
+        let range = first..self.frames.min(first + self.extent_frames());
+        state.growth_refused = self.grow_range(state, range).is_err();
+        !state.growth_refused
+    }
+
+    fn grow_range(&self, state: &mut State, range: Range<u32>) -> Result<()> {
+        if range.end > state.side_frames {
+            self.mapping
+                .reserve(side_at(state.side_frames)..side_at(range.end))?;
+            let more = self.side_bytes(range.end) - self.side_bytes(state.side_frames);
+            state.side_frames = range.end;
+            self.held_bytes.fetch_add(more, Relaxed);
+        }
+        self.mapping.reserve(self.frame_range(&range))?;
+        let arrived = u64::from(state.map.arrive(range));
+        self.held_bytes
+            .fetch_add(arrived * self.frame_bytes() as u64, Relaxed);
+        self.held_bytes_max.fetch_max(self.held_bytes(), Relaxed);
+        Ok(())
+    }
+
+    fn take_all(&self) -> Result<()> {
+        self.mapping.populate()?;
+        self.grow_range(&mut self.lock(), 0..self.frames)
+    }
+
+    fn extent_frames(&self) -> u32 {
+        (EXTENT_BYTES / self.options.frame_bytes) as u32
+    }
+
+    fn frame_range(&self, frames: &Range<u32>) -> Range<usize> {
+        let at = |frame: u32| self.frames_at + frame as usize * self.options.frame_bytes;
+        at(frames.start)..at(frames.end)
+    }
+
+    fn run_bytes(&self, run: &Range<u32>) -> u64 {
+        u64::from(run.end - run.start) * self.frame_bytes() as u64
+    }
+
+    /// Bytes of the pages that the first `frames` side words lie in.
+    fn side_bytes(&self, frames: u32) -> u64 {
+        (frames as usize * 8).next_multiple_of(SYSTEM_PAGE_BYTES) as u64
+    }
+}
+
+fn side_at(frame: u32) -> usize {
+    SIDE_AT + frame as usize * 8
+}
+
+fn frames_at(frames: u32) -> usize {
+    side_at(frames).next_multiple_of(SYSTEM_PAGE_BYTES)
+}
+
+fn file_bytes(options: &ArenaOptions, frames: u32) -> usize {
+    frames_at(frames) + frames as usize * options.frame_bytes
+}
+
+/// The most frames that fit under the limit together with header and side words.
+fn frames_within(options: &ArenaOptions) -> Result<u32> {
+    assert!(
+        PAGE_BYTES_ALLOWED.contains(&options.frame_bytes),
+        "frame of {}",
+        options.frame_bytes
+    );
+    let limit = options.pool_bytes_max;
+    let most = limit.saturating_sub(SIDE_AT as u64) / (options.frame_bytes as u64 + 8);
+    if most > u64::from(FRAMES_MAX) {
+        let max = u64::from(FRAMES_MAX) * options.frame_bytes as u64;
+        return Err(Error::Config(format!(
+            "a pool of {limit} bytes, wanted at most {max}"
+        )));
+    }
+    let fits = |&frames: &u32| file_bytes(options, frames) as u64 <= limit;
+    let frames = (0..=most as u32).rev().find(fits).unwrap_or(0);
+    if frames < RUN_FRAMES_MAX {
+        let min = file_bytes(options, RUN_FRAMES_MAX);
+        return Err(Error::Config(format!(
+            "a pool of {limit} bytes, wanted at least {min}"
+        )));
+    }
+    Ok(frames)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,272 @@
-//! (being written)
+//! What every zpool must do, at every frame size: one suite for all of them.
+//!
+//! [`conformance`] panics on the first thing that is wrong. Random parts print their seed on
+//! failure; the environment variable `SEED` replays one.
+//!
+//! Not here: tests of a single pool's tables (beside the pool), shrinking property tests (`tests`).
+
+mod adoption;
+mod model;
+mod upkeep;
+
+use std::path::PathBuf;
+
+pub use model::{Model, Random, seeds, typical_object_bytes};
+
+use super::{AllocError, Arena, ArenaOptions, Sweep, Tag, Zpool};
+use crate::page::PAGE_BYTES_ALLOWED;
+
+/// Makes the pool under test in an arena.
+pub type Make<'a> = &'a dyn Fn(Arena) -> Box<dyn Zpool>;
+
+/// Runs the whole suite over the pool named `zpool` that `make` makes.
+pub fn conformance(zpool: &'static str, make: impl Fn(Arena) -> Box<dyn Zpool>) {
+    for frame_bytes in PAGE_BYTES_ALLOWED {
+        let suite = Suite {
+            zpool,
+            make: &make,
+            frame_bytes,
+        };
+        suite.every_size_round_trips();
+        suite.objects_have_distinct_places();
+        suite.a_full_pool_keeps_its_limit_and_takes_objects_again();
+        suite.without_a_frame_a_larger_slot_serves();
+        suite.objects_that_do_not_fit_are_refused();
+        suite.a_populated_pool_holds_its_memory();
+        suite.two_threads_do_not_disturb_each_other();
+        suite.a_sweep_reports_each_object_once();
+        suite.an_isolated_block_can_be_emptied();
+        suite.a_settled_block_is_allocated_from_again();
+        suite.free_memory_goes_back();
+        suite.memory_held_is_what_the_system_counts();
+        suite.a_successor_finds_every_object();
+        suite.a_successor_refuses_what_cannot_be();
+        suite.a_successor_survives_garbage();
+        for seed in seeds(4) {
+            suite.churn(seed, 3000);
+        }
+    }
+}
+
+/// One pool at one frame size.
+pub struct Suite<'a> {
+    /// Name of the pool.
+    pub zpool: &'static str,
+    /// Makes it.
+    pub make: Make<'a>,
+    /// Bytes of a frame.
+    pub frame_bytes: usize,
+}
+
+impl Suite<'_> {
+    /// Options for a small pool in nameless memory.
+    pub fn options(&self, frames: u64) -> ArenaOptions {
+        ArenaOptions {
+            path: None,
+            zpool: self.zpool,
+            instance: 7,
+            frame_bytes: self.frame_bytes,
+            pool_bytes_max: 4096
+                + frames.next_multiple_of(512) * 8
+                + frames * self.frame_bytes as u64,
+            populate: false,
+        }
+    }
+
+    /// A small pool in nameless memory.
+    pub fn pool(&self, frames: u64) -> Box<dyn Zpool> {
+        (self.make)(Arena::create(self.options(frames)).expect("memory for a test"))
+    }
+
+    fn every_size_round_trips(&self) {
+        let pool = self.pool(256);
+        let mut model = Model::new(&*pool, Random::new(1));
+        assert_eq!(pool.name(), self.zpool);
+        assert!(pool.object_bytes_max() >= self.frame_bytes);
+        let step = self.frame_bytes / 4096;
+        for bytes in (1..=64)
+            .chain((65..=self.frame_bytes).step_by(step))
+            .chain([self.frame_bytes])
+        {
+            model.alloc(bytes).expect("an empty pool has room");
+            assert!(pool.slot_bytes(bytes) >= bytes, "a slot of {bytes}");
+            model.free_random();
+        }
+        assert_eq!(pool.stats(), Default::default());
+    }
+
+    fn objects_have_distinct_places(&self) {
+        let pool = self.pool(600);
+        let mut model = Model::new(&*pool, Random::new(2));
+        while model.alloc_random().is_ok() {}
+        model.verify();
+        assert!(model.len() > 300, "only {} objects fit", model.len());
+        model.free_all();
+    }
+
+    fn a_full_pool_keeps_its_limit_and_takes_objects_again(&self) {
+        let pool = self.pool(300);
+        let limit = pool.arena().options().pool_bytes_max;
+        let mut model = Model::new(&*pool, Random::new(3));
+        for _ in 0..20 {
+            while model.alloc_random().is_ok() {
+                assert!(pool.arena().held_bytes() <= limit);
+            }
+            assert!(pool.stats().block_bytes <= limit);
+            let bytes = model.free_random();
+            assert!(
+                model.alloc(bytes).is_ok(),
+                "a place of {bytes} bytes was free"
+            );
+            model.free_some(40);
+            pool.check();
+        }
+        model.free_all();
+    }
+
+    fn without_a_frame_a_larger_slot_serves(&self) {
+        let pool = self.pool(40);
+        let mut model = Model::new(&*pool, Random::new(10));
+        model
+            .alloc(self.frame_bytes / 3)
+            .expect("an empty pool has room");
+        while model.alloc(self.frame_bytes).is_ok() {}
+        assert_eq!(pool.arena().used_frames(), pool.arena().frames());
+        // Smaller objects have no block of their own and get none; they share the first one's.
+        let mut shared = 0;
+        while model.alloc(1 + shared % 64).is_ok() {
+            shared += 1;
+        }
+        assert!(shared > 0, "the first block had free slots");
+        for bytes in [
+            1,
+            64,
+            self.frame_bytes / 3,
+            self.frame_bytes / 2,
+            self.frame_bytes,
+        ] {
+            assert_eq!(model.alloc(bytes), Err(AllocError::Full), "{bytes} bytes");
+        }
+        model.free_all();
+    }
+
+    fn objects_that_do_not_fit_are_refused(&self) {
+        let pool = self.pool(32);
+        let tag = Tag { owner: 1, stamp: 1 };
+        let bytes = pool.object_bytes_max();
+        assert_eq!(pool.alloc(bytes + 1, tag), Err(AllocError::TooLarge));
+        let mut held = Vec::new();
+        while let Ok(handle) = pool.alloc(bytes, tag) {
+            held.push(handle);
+        }
+        assert_eq!(
+            held.len(),
+            pool.arena().frames() as usize,
+            "whole frames waste none"
+        );
+        assert_eq!(pool.alloc(bytes, tag), Err(AllocError::Full));
+        held.into_iter().for_each(|handle| pool.free(handle, bytes));
+        pool.check();
+    }
+
+    fn a_populated_pool_holds_its_memory(&self) {
+        let options = ArenaOptions {
+            populate: true,
+            ..self.options(40)
+        };
+        let limit = options.pool_bytes_max;
+        let pool = (self.make)(Arena::create(options).expect("memory for a test"));
+        let held = pool.arena().held_bytes();
+        assert!(
+            held <= limit && held + self.frame_bytes as u64 + 4096 > limit,
+            "{held} of {limit}"
+        );
+        pool.arena().release_free(0);
+        assert_eq!(pool.arena().held_bytes(), held);
+        pool.check();
+    }
+
+    fn two_threads_do_not_disturb_each_other(&self) {
+        let pool = self.pool(600);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    pool.sweep(&mut Sweep::default(), u32::MAX, &mut |_| ());
+                    pool.isolate(&mut |_| ());
+                    pool.arena().release_free(100);
+                    pool.settle();
+                }
+            });
+            for thread in 0..2 {
+                let pool = &*pool;
+                scope.spawn(move || {
+                    let mut model = Model::new(pool, Random::new(thread)).owners_from(thread << 24);
+                    for _ in 0..4000 {
+                        match model.random().below(100) {
+                            0..55 => model.alloc_some(1),
+                            _ => model.free_some(1),
+                        }
+                    }
+                    model.verify();
+                    model.free_each();
+                });
+            }
+        });
+        pool.check();
+        assert_eq!(pool.stats(), Default::default());
+    }
+
+    /// Random operations against the model.
+    pub fn churn(&self, seed: u64, steps: u32) {
+        let pool = self.pool(200);
+        let mut model = Model::new(&*pool, Random::new(seed));
+        let mut random = Random::new(!seed);
+        // Swarm: each seed leans towards its own mix, so that full and empty pools both occur.
+        let alloc_percent = 35 + random.below(30);
+        for step in 0..steps {
+            match random.below(100) {
+                n if n < alloc_percent => model.alloc_some(1),
+                n if n < 93 => model.free_some(1),
+                93..96 => model.restamp_random(),
+                96..98 => _ = model.compact(),
+                98 => pool.settle(),
+                _ => pool.arena().release_free(random.below(64) as u32),
+            }
+            if step % 100 == 0 {
+                model.verify();
+                pool.check();
+            }
+        }
+        model.free_all();
+    }
+}
+
+/// A directory for memory files, removed with its content.
+pub struct MemoryDir(PathBuf);
+
+impl MemoryDir {
+    /// `name` tells the directories of one process apart.
+    pub fn new(name: &str) -> Self {
+        let shm = PathBuf::from("/dev/shm");
+        let parent = if shm.is_dir() {
+            shm
+        } else {
+            std::env::temp_dir()
+        };
+        let path = parent.join(format!("nbdswap-test-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("a writable memory directory");
+        Self(path)
+    }
+
+    /// Path of a file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for MemoryDir {
+    fn drop(&mut self) {
+        // A directory that cannot be removed is litter, not a failed test.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -5,18 +5,27 @@
 //! (a number that it gives back to whoever compacts or writes back) and an age stamp, both opaque.
 //!
 //! Locking: a zpool is shared by all threads and locks itself, one lock a size class. What it does
-//! not lock is the *content* of an object: whoever holds a [`Handle`] out of the page table holds the
-//! table's lock of that page, so nobody else reads, writes or frees that object meanwhile.
+//! not lock is the *content* of an object: whoever holds a [`Handle`] out of the page table holds
+//! the table's lock of that page, so nobody else reads, writes or frees that object meanwhile.
 //! Lock order: page -> class -> arena. A zpool never calls out while it holds a class lock.
 
 pub mod arena;
+mod frames;
+mod groups;
+pub mod mapping;
+mod side;
+mod slotted;
+pub mod words;
 pub mod zblock;
 pub mod zsmalloc;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 
-pub use arena::Arena;
+pub use arena::{Arena, ArenaOptions};
+pub use words::SharedWords;
+
+use crate::error::{self, Error};
 
 /// Where an object is: 40 bits, of which the zpool alone knows the meaning. Fits the page table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,7 +85,8 @@ pub struct ZpoolStats {
     pub objects: u64,
     /// Sum of the sizes asked for.
     pub object_bytes: u64,
-    /// Bytes of the slots that hold them, side data included: what would remain if every block were full.
+    /// Bytes of the slots that hold them, side data included: what would remain if every block
+    /// were full.
     pub slot_bytes: u64,
     /// Bytes of all frames that blocks or zspages hold.
     pub block_bytes: u64,
@@ -103,6 +113,9 @@ pub struct ClassStats {
 pub trait Zpool: Send + Sync {
     /// The name that the configuration uses.
     fn name(&self) -> &'static str;
+
+    /// The memory that the pool lies in.
+    fn arena(&self) -> &Arena;
 
     /// Largest object that has a place, bytes; at least the page.
     fn object_bytes_max(&self) -> usize;
@@ -131,25 +144,28 @@ pub trait Zpool: Send + Sync {
     /// Replaces the stamp of an object.
     fn restamp(&self, handle: Handle, bytes: usize, stamp: u16);
 
-    /// Reports the live objects of at least one block and of blocks until `frames` frames were
-    /// passed, and moves `sweep` on. Returns true when the end of the pool was reached.
+    /// Reports the live objects of blocks that begin in the next `frames` frames (at least one),
+    /// and moves `sweep` on. Returns true when the end of the pool was reached.
     fn sweep(&self, sweep: &mut Sweep, frames: u32, visit: &mut dyn FnMut(Resident)) -> bool;
 
-    /// Picks the block with the smallest share of used slots among those whose objects would fit into
-    /// free slots of other blocks, takes it out of allocation, and reports its live objects; the caller
-    /// moves each (alloc, store, publish, free) and so empties and frees it. At most one block a class
-    /// is out of allocation; it returns to it with [`settle`](Self::settle). False when no block qualifies.
+    /// Picks the block with the smallest share of used slots (near enough) among those whose
+    /// objects would fit into free slots of other blocks of the class, takes it out of allocation,
+    /// and reports its live objects. The caller moves each (alloc, store, publish, free) and so
+    /// empties and frees the block. At most one block a class is out of allocation; it returns with
+    /// [`settle`](Self::settle). False when no block qualifies.
     fn isolate(&self, visit: &mut dyn FnMut(Resident)) -> bool;
 
     /// Puts blocks that `isolate` took out, and that could not be emptied, back into allocation.
     fn settle(&self);
 
     /// Takes over an object that a predecessor in the same arena held at `handle`. All objects are
-    /// adopted before the first `alloc`, single-threaded, then [`adopted`](Self::adopted) is called.
+    /// adopted before the first `alloc`, single-threaded, then [`adopted`](Self::adopted) is
+    /// called.
     fn adopt(&self, handle: Handle, bytes: usize, tag: Tag) -> Result<(), AdoptError>;
 
-    /// Ends adoption: frames and slots that nobody claimed are free.
-    fn adopted(&self);
+    /// Ends adoption: frames and slots that nobody claimed are free, and their memory goes back.
+    /// Fails when the arena is to be populated and the system has not that much memory.
+    fn adopted(&self) -> error::Result<()>;
 
     /// Sums over the whole pool.
     fn stats(&self) -> ZpoolStats;
@@ -160,3 +176,26 @@ pub trait Zpool: Send + Sync {
     /// Walks the whole pool and panics on a broken invariant. For tests: slow, and takes all locks.
     fn check(&self);
 }
+
+/// The zpool's name as this crate spells it, if there is one of that name.
+pub fn name(name: &str) -> error::Result<&'static str> {
+    match name {
+        "zblock" => Ok("zblock"),
+        "zsmalloc" => Ok("zsmalloc"),
+        other => Err(Error::Config(format!("zpool is {other}, wanted zblock or zsmalloc"))),
+    }
+}
+
+/// The pool that `arena` was made for, by the name in its options.
+pub fn in_arena(arena: Arena) -> error::Result<Box<dyn Zpool>> {
+    match arena.options().zpool {
+        "zblock" => Ok(Box::new(zblock::Zblock::new(arena))),
+        "zsmalloc" => Ok(Box::new(zsmalloc::Zsmalloc::new(arena))),
+        other => Err(Error::Config(format!(
+            "a pool {other}, wanted zblock or zsmalloc"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

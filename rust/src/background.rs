@@ -1,0 +1,73 @@
+//! The thread that does background work: it steps while there is work and sleeps at the bell.
+//!
+//! Not here: what a step does (`writeback`). Locking: none beyond the engine's and the bell's.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use crate::engine::Engine;
+use crate::writeback::Work;
+
+/// How long a store that could not take anything is left alone.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The running thread; stops when dropped.
+pub struct Background {
+    engine: Arc<Engine>,
+    is_stopping: Arc<AtomicBool>,
+    thread_id: Arc<AtomicI32>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Background {
+    /// Starts the thread. `space_changed` is called after every piece of work, and when nothing more
+    /// can be done: writes that wait for room look again.
+    ///
+    /// # Errors
+    /// The system's, if it gives no thread.
+    pub fn start(
+        engine: Arc<Engine>,
+        space_changed: impl Fn() + Send + 'static,
+    ) -> io::Result<Background> {
+        let is_stopping = Arc::new(AtomicBool::new(false));
+        let thread_id = Arc::new(AtomicI32::new(0));
+        let thread = Builder::new().name("nbdswap-back".into()).spawn({
+            let (engine, is_stopping) = (Arc::clone(&engine), Arc::clone(&is_stopping));
+            let thread_id = Arc::clone(&thread_id);
+            move || {
+                let id = rustix::thread::gettid().as_raw_nonzero().get();
+                thread_id.store(id, Ordering::Release);
+                while !is_stopping.load(Ordering::Acquire) {
+                    let work = engine.step();
+                    space_changed();
+                    match work {
+                        Work::More => {}
+                        Work::Idle => engine.bell().wait(None),
+                        Work::Blocked => engine.bell().wait(Some(RETRY)),
+                    }
+                }
+            }
+        })?;
+        Ok(Background { engine, is_stopping, thread_id, thread: Some(thread) })
+    }
+
+    /// The kernel's number of the thread, 0 until it runs.
+    pub fn thread_id(&self) -> i32 {
+        self.thread_id.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.is_stopping.store(true, Ordering::Release);
+        self.engine.bell().ring();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            eprintln!("nbdswap: the background thread panicked; its message is above");
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! Making an engine: new, or out of the shared memory that a predecessor left.
+//!
+//! The header of the table's file says whose it is:
+//!
+//! ```text
+//!   0  magic        8 bytes  "NBDSWAPT"
+//!   8  version      u32      1
+//!  12  page_bytes   u32
+//!  16  instance     u64      names the files of one life of the state directory
+//!  24  generation   u64      of the store that the words point into
+//!  32  exports      u64      xxh3 of names and sizes
+//!  40  lost         128 bytes, one bit an export: unwritten pages are lost
+//! 168  checksum     u64      xxh3 of bytes 0..168
+//! ```
+//!
+//! Adoption is one walk over the words: every object is claimed at its zpool or store, what cannot be
+//! claimed is lost, what nobody claims is free.
+//! Locking: none, nothing else runs yet.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{Bell, Engine, ExportInfo};
+use crate::age::Clock;
+use crate::codec::CodecChoice;
+use crate::error::{Error, Result};
+use crate::page::{PAGE_BYTES_ALLOWED, PageId};
+use crate::stats::LaneStats;
+use crate::store::{Device, FileOptions, ReadBuffer, Store, StoreOptions};
+use crate::table::{ObjectAt, Place, Table, Word};
+use crate::tiers::{Marks, Tiers};
+use crate::writeback::{Writeback, WritebackStats};
+use crate::zpool::words::{HEADER_BYTES, SharedWords};
+use crate::zpool::{self, Arena, ArenaOptions, Tag, Zpool};
+
+const MAGIC: [u8; 8] = *b"NBDSWAPT";
+const VERSION: u32 = 1;
+const LOST_BYTES: usize = 128;
+const CHECKSUM_AT: usize = 40 + LOST_BYTES;
+
+/// Exports that a server may have: the bits of the header.
+pub const EXPORTS_MAX: usize = LOST_BYTES * 8;
+
+/// An export to be served.
+#[derive(Clone, Debug)]
+pub struct ExportOptions {
+    /// The name that clients ask for.
+    pub name: String,
+    /// Size in bytes.
+    pub size_bytes: u64,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Unless a predecessor's table is adopted, pages that were not written answer EIO.
+    pub is_lost: bool,
+}
+
+/// What is behind the store.
+pub enum Backing {
+    /// A file or block device of that path.
+    File(PathBuf, FileOptions),
+    /// A device that is there already.
+    Device(Box<dyn Device>),
+}
+
+/// The store to be opened.
+pub struct StoreSource {
+    /// What is behind it.
+    pub backing: Backing,
+    /// Bytes of a segment.
+    pub segment_bytes: u32,
+    /// Give freed segments back to the file system.
+    pub punch: bool,
+}
+
+/// All that an engine is made of.
+pub struct EngineOptions {
+    /// Number that names the memory files.
+    pub instance: u64,
+    /// Where the memory files are; None: nameless memory that dies with the process.
+    pub memory_dir: Option<PathBuf>,
+    /// Take over a predecessor's files of the same instance.
+    pub adopt: bool,
+    /// The exports, in an order that must not change between lives.
+    pub exports: Vec<ExportOptions>,
+    /// Bytes of a page.
+    pub page_bytes: usize,
+    /// Name of the zpool.
+    pub zpool: String,
+    /// Bytes of a frame, at least a page.
+    pub frame_bytes: usize,
+    /// Codec for new pages.
+    pub codec: CodecChoice,
+    /// Hard limit of the pool's memory.
+    pub pool_bytes_max: u64,
+    /// Write-back starts above this share of the limit.
+    pub high_mark_percent: u8,
+    /// Write-back ends below this share.
+    pub low_mark_percent: u8,
+    /// Take the pool's memory from the system at start.
+    pub populate: bool,
+    /// None: a full pool refuses writes.
+    pub store: Option<StoreSource>,
+    /// Generation of the store when it is made anew.
+    pub generation: u64,
+}
+
+/// How opening went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OpenReport {
+    /// A predecessor's table was taken over.
+    pub adopted: bool,
+    /// Why not, in one line.
+    pub reason: String,
+    /// Pages that are where the predecessor had them.
+    pub pages_adopted: u64,
+    /// Pages whose bytes are gone.
+    pub pages_lost: u64,
+    /// What else the operator should know.
+    pub warnings: Vec<String>,
+}
+
+impl Engine {
+    /// Opens an engine.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for settings that cannot work, [`Error::Foreign`] for a backing file that is
+    /// not ours, [`Error::Io`] from the system.
+    pub fn open(mut options: EngineOptions) -> Result<(Engine, OpenReport)> {
+        validate(&options)?;
+        let mut report = OpenReport::default();
+        let mut exports = lay_out(&options)?;
+        let table = open_table(&options, &mut exports, &mut report)?;
+        let pool = open_pool(&options, &mut report)?;
+        // Without stored pages there is nothing to take over, whatever the backing file holds; with
+        // them a backing file that does not fit is refused: its pages would be lost for a typing error.
+        let adopt_store = report.adopted && holds_stored_pages(&table);
+        let store = open_store(&mut options, adopt_store)?;
+        let frames_bytes = u64::from(pool.zpool.arena().frames()) * options.frame_bytes as u64;
+        let percent = |share: u8| frames_bytes / 100 * u64::from(share);
+        let tiers = Tiers::new(
+            table,
+            pool.zpool,
+            store,
+            Clock::new(options.pool_bytes_max),
+            Marks {
+                high_bytes: percent(options.high_mark_percent),
+                low_bytes: percent(options.low_mark_percent),
+            },
+            exports.iter().map(|export| export.first.0).collect(),
+            options.page_bytes,
+        );
+        let lane = Arc::new(LaneStats::new(exports.len()));
+        if report.adopted {
+            adopt(&tiers, pool.is_adopted, &lane, &mut report);
+        }
+        if pool.is_adopted {
+            tiers.pool.adopted()?;
+        }
+        if let (true, Some(store)) = (adopt_store, &tiers.store) {
+            store.adopted();
+        }
+        let engine = Engine {
+            accept_bytes_max: accept_bytes_max(tiers.pool.as_ref(), options.page_bytes),
+            writeback: Mutex::new(Writeback::new(&tiers)),
+            writeback_stats: WritebackStats::default(),
+            writeback_lane: Arc::clone(&lane),
+            lanes: Mutex::new(vec![lane]),
+            bell: Bell::default(),
+            codec: options.codec,
+            exports: exports.into_boxed_slice(),
+            tiers,
+        };
+        Ok((engine, report))
+    }
+
+    /// Removes the memory files: nothing is left to adopt.
+    pub fn remove_memory(&self) {
+        self.tiers.table.memory().remove();
+        self.tiers.pool.arena().remove();
+    }
+}
+
+fn validate(options: &EngineOptions) -> Result<()> {
+    let wrong = |what: String| Err(Error::Config(what));
+    if !PAGE_BYTES_ALLOWED.contains(&options.page_bytes) {
+        return wrong(format!("page size is {}, wanted 4096, 16384 or 65536", options.page_bytes));
+    }
+    if options.frame_bytes < options.page_bytes {
+        return wrong(format!(
+            "frame size is {}, wanted at least the page size, {}",
+            options.frame_bytes, options.page_bytes
+        ));
+    }
+    let (low, high) = (options.low_mark_percent, options.high_mark_percent);
+    if low >= high || high > 100 {
+        return wrong(format!("marks are {low} and {high} per cent, wanted low < high <= 100"));
+    }
+    if options.exports.is_empty() || options.exports.len() > EXPORTS_MAX {
+        let found = options.exports.len();
+        return wrong(format!("there are {found} exports, wanted 1 to {EXPORTS_MAX}"));
+    }
+    Ok(())
+}
+
+/// Gives every export its pages.
+fn lay_out(options: &EngineOptions) -> Result<Vec<ExportInfo>> {
+    let mut first = 0u64;
+    let mut infos = Vec::with_capacity(options.exports.len());
+    for export in &options.exports {
+        let pages = export.size_bytes.div_ceil(options.page_bytes as u64);
+        if pages == 0 || first + pages > u64::from(u32::MAX) {
+            return Err(Error::Config(format!(
+                "export {} has {} bytes, wanted at least 1 and less than 2^32 pages in all exports",
+                export.name, export.size_bytes
+            )));
+        }
+        infos.push(ExportInfo {
+            name: export.name.clone(),
+            size_bytes: export.size_bytes,
+            read_only: export.read_only,
+            first: PageId(first as u32),
+            pages: pages as u32,
+            is_lost: export.is_lost,
+        });
+        first += pages;
+    }
+    Ok(infos)
+}
+
+fn open_table(
+    options: &EngineOptions,
+    exports: &mut [ExportInfo],
+    report: &mut OpenReport,
+) -> Result<Table> {
+    let pages = exports.iter().map(|export| export.pages as usize).sum();
+    let path = memory_path(options, "table");
+    if let (true, Some(path)) = (options.adopt, &path) {
+        match adopt_table(path, pages, options, exports) {
+            Ok(words) => {
+                report.adopted = true;
+                return Ok(Table::new(words));
+            }
+            Err(error) => report.reason = error.to_string(),
+        }
+    }
+    let words = SharedWords::create(path.as_deref(), pages)?;
+    words.set_header(&encode_header(options, exports));
+    Ok(Table::new(words))
+}
+
+fn memory_path(options: &EngineOptions, what: &str) -> Option<PathBuf> {
+    let dir = options.memory_dir.as_ref()?;
+    Some(dir.join(format!("nbdswap-{:016x}.{what}", options.instance)))
+}
+
+/// Opens a predecessor's table and takes over which exports are lost.
+fn adopt_table(
+    path: &Path,
+    pages: usize,
+    options: &EngineOptions,
+    exports: &mut [ExportInfo],
+) -> Result<SharedWords> {
+    let words = SharedWords::open(path, pages)?;
+    let found = words.header();
+    let lost_before = &found[40..CHECKSUM_AT];
+    let mut as_before = exports.to_vec();
+    for (index, export) in as_before.iter_mut().enumerate() {
+        export.is_lost = lost_before[index / 8] & 1 << (index % 8) != 0;
+    }
+    // The header that this configuration would have written, with what only the file knows.
+    if encode_header(options, &as_before) != found {
+        return Err(Error::Foreign {
+            path: path.display().to_string(),
+            why: "is of another configuration (exports, page size) or another life".into(),
+        });
+    }
+    exports.clone_from_slice(&as_before);
+    Ok(words)
+}
+
+fn encode_header(options: &EngineOptions, exports: &[ExportInfo]) -> [u8; HEADER_BYTES] {
+    let mut names = Vec::new();
+    let mut lost = [0u8; LOST_BYTES];
+    for (index, export) in exports.iter().enumerate() {
+        names.extend_from_slice(export.name.as_bytes());
+        names.push(0);
+        names.extend_from_slice(&export.size_bytes.to_le_bytes());
+        lost[index / 8] |= u8::from(export.is_lost) << (index % 8);
+    }
+    let mut header = [0; HEADER_BYTES];
+    header[0..8].copy_from_slice(&MAGIC);
+    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    header[12..16].copy_from_slice(&(options.page_bytes as u32).to_le_bytes());
+    header[16..24].copy_from_slice(&options.instance.to_le_bytes());
+    header[24..32].copy_from_slice(&options.generation.to_le_bytes());
+    header[32..40].copy_from_slice(&xxh3_64(&names).to_le_bytes());
+    header[40..CHECKSUM_AT].copy_from_slice(&lost);
+    let checksum = xxh3_64(&header[..CHECKSUM_AT]);
+    header[CHECKSUM_AT..CHECKSUM_AT + 8].copy_from_slice(&checksum.to_le_bytes());
+    header
+}
+
+struct OpenedPool {
+    zpool: Box<dyn Zpool>,
+    is_adopted: bool,
+}
+
+fn open_pool(options: &EngineOptions, report: &mut OpenReport) -> Result<OpenedPool> {
+    let arena = ArenaOptions {
+        path: memory_path(options, "pool"),
+        zpool: zpool::name(&options.zpool)?,
+        instance: options.instance,
+        frame_bytes: options.frame_bytes,
+        pool_bytes_max: options.pool_bytes_max,
+        populate: options.populate,
+    };
+    if report.adopted {
+        match Arena::open(arena.clone()) {
+            Ok(arena) => {
+                return Ok(OpenedPool { zpool: zpool::in_arena(arena)?, is_adopted: true });
+            }
+            Err(error) => report.warnings.push(format!("the pool could not be adopted: {error}")),
+        }
+    }
+    let zpool = zpool::in_arena(Arena::create(arena)?)?;
+    Ok(OpenedPool { zpool, is_adopted: false })
+}
+
+fn holds_stored_pages(table: &Table) -> bool {
+    let mut at = 0;
+    let pages = table.pages() as u32;
+    while let Some(part) = table.touched_in(at..pages) {
+        at = part.end;
+        let mut words = part.map(|page| table.peek(PageId(page)));
+        if words.any(|word| matches!(word.checked_place(), Some(Place::Store(_)))) {
+            return true;
+        }
+    }
+    false
+}
+
+fn open_store(options: &mut EngineOptions, adopt: bool) -> Result<Option<Store>> {
+    let Some(source) = options.store.take() else {
+        return Ok(None);
+    };
+    let store = StoreOptions {
+        id: options.instance,
+        generation: options.generation,
+        segment_bytes: source.segment_bytes,
+        adopt,
+        punch: source.punch,
+        ..StoreOptions::default()
+    };
+    Ok(Some(match source.backing {
+        Backing::File(path, file) => Store::open_file(&path, &file, store)?,
+        Backing::Device(device) => Store::open(device, store)?,
+    }))
+}
+
+/// Claims every object that the table knows.
+fn adopt(tiers: &Tiers, has_pool: bool, lane: &LaneStats, report: &mut OpenReport) {
+    let mut buffer = ReadBuffer::new();
+    let mut at = 0;
+    let pages = tiers.table.pages() as u32;
+    while let Some(part) = tiers.table.touched_in(at..pages) {
+        at = part.end;
+        for page in part.map(PageId) {
+            let old = tiers.table.peek(page);
+            if old == Word::default() {
+                continue;
+            }
+            let new = claim(tiers, has_pool, &mut buffer, page, old);
+            tiers.table.lock(page).publish(new);
+            lane.moved(tiers.export_of(page), Word::default(), new);
+            if new.place() == Place::Lost {
+                report.pages_lost += 1;
+            } else {
+                report.pages_adopted += 1;
+            }
+        }
+    }
+}
+
+/// The word of a page after adoption, without marks.
+fn claim(
+    tiers: &Tiers,
+    has_pool: bool,
+    buffer: &mut ReadBuffer,
+    page: PageId,
+    old: Word,
+) -> Word {
+    let is_held = match old.checked_place() {
+        Some(Place::Pool(ObjectAt { bytes, at, .. })) => {
+            let tag = Tag { owner: page.0, stamp: 0 };
+            has_pool && bytes <= tiers.page_bytes && tiers.pool.adopt(at, bytes, tag).is_ok()
+        }
+        Some(Place::Store(ObjectAt { bytes, at, .. })) => {
+            let store = tiers.store.as_ref().filter(|_| bytes <= tiers.page_bytes);
+            store.is_some_and(|store| store.adopt_record(buffer, at, bytes as u32).is_ok())
+        }
+        Some(_) => true,
+        None => false,
+    };
+    if is_held { old.unmarked() } else { Word::of(Place::Lost) }
+}
+
+/// The largest object that takes less of the pool than the page itself.
+fn accept_bytes_max(pool: &dyn Zpool, page_bytes: usize) -> usize {
+    let whole = pool.slot_bytes(page_bytes);
+    (1..page_bytes).rev().find(|&bytes| pool.slot_bytes(bytes) < whole).unwrap_or(0)
+}

@@ -1,0 +1,123 @@
+//! All counters at one moment, summed over threads: plain numbers for whoever shows them.
+//!
+//! Locking: the list of lanes, for the time of the sum; counters go on meanwhile, so sums may be off
+//! by what happens while they are taken.
+
+use std::sync::PoisonError;
+
+use super::Engine;
+use crate::codec::{CodecChoice, CodecId};
+use crate::stats::{LaneStats, Tier};
+use crate::store::StoreStats;
+use crate::tiers::Pressure;
+use crate::writeback::WritebackStats;
+use crate::zpool::{ClassStats, ZpoolStats};
+
+/// One export.
+#[derive(Clone, Debug)]
+pub struct ExportSnapshot {
+    /// Its name.
+    pub name: String,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Pages by tier, in the order of [`Tier::ALL`].
+    pub pages: [u64; Tier::ALL.len()],
+    /// Pages in all.
+    pub pages_total: u64,
+}
+
+/// The pool.
+#[derive(Clone, Debug)]
+pub struct PoolSnapshot {
+    /// Name of the zpool.
+    pub zpool: &'static str,
+    /// Codec for new pages.
+    pub codec: CodecChoice,
+    /// What it holds.
+    pub stats: ZpoolStats,
+    /// Bytes of a frame.
+    pub frame_bytes: u64,
+    /// Hard limit.
+    pub limit_bytes: u64,
+    /// Bytes that it really holds from the system.
+    pub held_bytes: u64,
+    /// The most that it ever held.
+    pub held_bytes_max: u64,
+    /// Uncompressed bytes of the pages in it.
+    pub logical_bytes: u64,
+    /// Pages by codec, in the order of [`CodecId::ALL`].
+    pub codec_pages: [u64; CodecId::ALL.len()],
+    /// Write-back cannot make more room.
+    pub is_stuck: bool,
+    /// Every class.
+    pub classes: Vec<ClassStats>,
+}
+
+/// Everything.
+#[derive(Debug)]
+pub struct Snapshot<'a> {
+    /// The exports.
+    pub exports: Vec<ExportSnapshot>,
+    /// The pool.
+    pub pool: PoolSnapshot,
+    /// The store, if there is one.
+    pub store: Option<StoreStats>,
+    /// Write-back.
+    pub writeback: &'a WritebackStats,
+    /// Bytes of the page table that are in use.
+    pub table_bytes: u64,
+    /// See [`LaneStats`].
+    pub reject_pool_full: u64,
+    /// See [`LaneStats`].
+    pub reject_compress_poor: u64,
+    /// See [`LaneStats`].
+    pub stalls: u64,
+    /// See [`LaneStats`].
+    pub decompress_fail: u64,
+    /// See [`LaneStats`].
+    pub fetch_races: u64,
+}
+
+impl Engine {
+    /// Sums all counters.
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let sum = |of: &dyn Fn(&LaneStats) -> u64| {
+            lanes.iter().fold(0u64, |sum, lane| sum.wrapping_add(of(lane)))
+        };
+        let exports = self.exports.iter().enumerate().map(|(index, export)| ExportSnapshot {
+            name: export.name.clone(),
+            size_bytes: export.size_bytes,
+            pages: Tier::ALL.map(|tier| sum(&|lane| lane.pages(index, tier))),
+            pages_total: u64::from(export.pages),
+        });
+        let codec_pages = CodecId::ALL.map(|id| sum(&|lane| lane.codec_pages[id as usize].get()));
+        let arena = self.tiers.pool.arena();
+        let mut classes = Vec::new();
+        self.tiers.pool.classes(&mut |class| classes.push(class));
+        Snapshot {
+            exports: exports.collect(),
+            pool: PoolSnapshot {
+                zpool: self.tiers.pool.name(),
+                codec: self.codec,
+                stats: self.tiers.pool.stats(),
+                frame_bytes: arena.frame_bytes() as u64,
+                limit_bytes: arena.options().pool_bytes_max,
+                held_bytes: arena.held_bytes(),
+                held_bytes_max: arena.held_bytes_max(),
+                logical_bytes: codec_pages.iter().sum::<u64>() * self.page_bytes() as u64,
+                codec_pages,
+                is_stuck: self.tiers.pressure() == Pressure::Stuck,
+                classes,
+            },
+            store: self.tiers.store.as_ref().map(crate::store::Store::stats),
+            writeback: &self.writeback_stats,
+            table_bytes: self.tiers.table.resident_bytes(),
+            reject_pool_full: sum(&|lane| lane.reject_pool_full.get()),
+            reject_compress_poor: sum(&|lane| lane.reject_compress_poor.get()),
+            stalls: sum(&|lane| lane.stalls.get()),
+            decompress_fail: sum(&|lane| lane.decompress_fail.get()),
+            fetch_races: sum(&|lane| lane.fetch_races.get()),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The Python module `nbdswap._core`: converts, releases the GIL, maps errors. Nothing is decided here.
+//!
+//! `nbdswap/_core.pyi` documents the module for its users.
+//! Locking: one mutex around what is running, held for calls that use it and never while a call waits
+//! for connections or threads to end.
+
+// Two descriptors change hands here, which no type of Python's can express; and the macros of the
+// binding expand to unsafe code of their own.
+#![allow(unsafe_code)]
+
+mod options;
+mod snapshot;
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::background::Background;
+use crate::engine::{Engine, OpenReport};
+use crate::error::Error;
+use crate::session::Negotiated;
+use crate::worker::{Workers, WorkersOptions};
+use options::OpenArguments;
+use snapshot::CoreView;
+
+pyo3::create_exception!(
+    _core,
+    ConfigError,
+    PyValueError,
+    "A setting that cannot work; says what was found and what is wanted."
+);
+pyo3::create_exception!(
+    _core,
+    ForeignFileError,
+    PyOSError,
+    "A file that is not ours or does not fit. It was not touched."
+);
+
+/// The engine and the threads around it.
+struct Running {
+    engine: Arc<Engine>,
+    workers: Option<Arc<Workers<Engine>>>,
+    background: Option<Background>,
+    options: WorkersOptions,
+    store_path: Option<String>,
+}
+
+#[derive(IntoPyObject)]
+struct ReportView {
+    adopted: bool,
+    reason: String,
+    pages_adopted: u64,
+    pages_lost: u64,
+    warnings: Vec<String>,
+}
+
+impl From<OpenReport> for ReportView {
+    fn from(report: OpenReport) -> ReportView {
+        ReportView {
+            adopted: report.adopted,
+            reason: report.reason,
+            pages_adopted: report.pages_adopted,
+            pages_lost: report.pages_lost,
+            warnings: report.warnings,
+        }
+    }
+}
+
+/// See `_core.pyi`.
+#[pyclass(frozen, module = "nbdswap._core")]
+struct Core {
+    running: Mutex<Option<Running>>,
+}
+
+#[pymethods]
+impl Core {
+    #[staticmethod]
+    #[pyo3(signature = (**arguments))]
+    fn open(
+        py: Python<'_>,
+        arguments: Option<Bound<'_, PyDict>>,
+    ) -> PyResult<(Core, ReportView)> {
+        let arguments: OpenArguments =
+            arguments.unwrap_or_else(|| PyDict::new(py)).into_any().extract()?;
+        let (options, store_path) = (arguments.workers(), arguments.store_path());
+        let opened = py.detach(|| Engine::open(arguments.engine()?));
+        let (engine, report) = opened.map_err(to_python)?;
+        let engine = Arc::new(engine);
+        let running = Running { engine, workers: None, background: None, options, store_path };
+        Ok((Core { running: Mutex::new(Some(running)) }, report.into()))
+    }
+
+    fn start(&self) -> PyResult<()> {
+        self.with(|running| {
+            if running.workers.is_some() {
+                return Err(PyRuntimeError::new_err("the core was started before"));
+            }
+            let engine = Arc::clone(&running.engine);
+            let workers = Workers::start(engine, running.options).map_err(to_python)?;
+            let workers = Arc::new(workers);
+            let waiting = Arc::clone(&workers);
+            running.background = Some(Background::start(Arc::clone(&running.engine), move || {
+                waiting.space_available();
+            })?);
+            running.workers = Some(workers);
+            Ok(())
+        })
+    }
+
+    fn thread_ids(&self) -> PyResult<Vec<i32>> {
+        self.with(|running| {
+            let mut ids = running.workers()?.thread_ids();
+            ids.extend(running.background.iter().map(Background::thread_id));
+            Ok(ids)
+        })
+    }
+
+    #[pyo3(signature = (fd, export, *, structured, base_allocation_id, received))]
+    fn attach(
+        &self,
+        py: Python<'_>,
+        fd: RawFd,
+        export: &str,
+        structured: bool,
+        base_allocation_id: Option<u32>,
+        received: &[u8],
+    ) -> PyResult<u64> {
+        // SAFETY: the caller has detached the descriptor from its socket object and does not use it
+        // again, so that it has one owner from here on, on every path out of this function.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        let (engine, workers) =
+            self.with(|running| Ok((Arc::clone(&running.engine), running.workers()?)))?;
+        let Some(id) = engine.export_named(export) else {
+            return Err(ConfigError::new_err(format!("there is no export {export}")));
+        };
+        let negotiated = Negotiated { structured, base_allocation: base_allocation_id };
+        py.detach(|| workers.attach(socket, id, negotiated, received)).map_err(to_python)
+    }
+
+    #[getter]
+    fn ended_fd(&self) -> PyResult<RawFd> {
+        self.with(|running| Ok(running.workers()?.ended_fd().as_raw_fd()))
+    }
+
+    fn take_ended(&self) -> PyResult<Vec<(u64, String)>> {
+        self.with(|running| Ok(running.workers()?.take_ended()))
+    }
+
+    fn detach_all(&self, py: Python<'_>, deadline_s: f64) -> PyResult<()> {
+        let workers = self.with(|running| running.workers())?;
+        py.detach(|| workers.detach_all(Duration::from_secs_f64(deadline_s)));
+        Ok(())
+    }
+
+    fn snapshot(&self, py: Python<'_>) -> PyResult<CoreView> {
+        py.detach(|| self.with(|running| Ok(snapshot::view(running))))
+    }
+
+    #[pyo3(signature = (*, forget))]
+    fn close(&self, py: Python<'_>, forget: bool) {
+        py.detach(|| {
+            let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(running) = running {
+                // The background thread holds the workers too: it goes first.
+                drop(running.background);
+                drop(running.workers);
+                if forget {
+                    running.engine.remove_memory();
+                }
+            }
+        });
+    }
+}
+
+impl Core {
+    fn with<T>(&self, work: impl FnOnce(&mut Running) -> PyResult<T>) -> PyResult<T> {
+        match self.running.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            Some(running) => work(running),
+            None => Err(PyRuntimeError::new_err("the core is closed")),
+        }
+    }
+}
+
+impl Running {
+    fn workers(&self) -> PyResult<Arc<Workers<Engine>>> {
+        let workers = self.workers.as_ref();
+        workers.cloned().ok_or_else(|| PyRuntimeError::new_err("the core was not started"))
+    }
+}
+
+/// The one place where our errors become Python's.
+fn to_python(error: Error) -> PyErr {
+    match error {
+        Error::Config(what) => ConfigError::new_err(what),
+        Error::Foreign { .. } => ForeignFileError::new_err(error.to_string()),
+        _ => PyOSError::new_err(error.to_string()),
+    }
+}
+
+#[pymodule]
+fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Core>()?;
+    module.add("ConfigError", module.py().get_type::<ConfigError>())?;
+    module.add("ForeignFileError", module.py().get_type::<ForeignFileError>())
+}

@@ -1,0 +1,127 @@
+//! What Python passes to `Core.open`, and what that means here.
+//!
+//! Locking: none.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pyo3::prelude::*;
+
+use crate::codec::CodecChoice;
+use crate::engine::{Backing, EngineOptions, ExportOptions, StoreSource};
+use crate::error::Result;
+use crate::store::FileOptions;
+use crate::worker::{Polling, WorkersOptions};
+
+/// Connections that the core takes; the server refuses earlier.
+const CONNECTIONS_MAX: usize = 1024;
+
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct ExportSpec {
+    name: String,
+    size_bytes: u64,
+    read_only: bool,
+    lost: bool,
+}
+
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct StoreSpec {
+    path: PathBuf,
+    capacity_bytes: u64,
+    segment_bytes: u32,
+    direct: bool,
+    preallocate: bool,
+    punch: bool,
+}
+
+/// The keyword arguments of `Core.open`; `_core.pyi` documents them.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(super) struct OpenArguments {
+    instance: u64,
+    memory_dir: Option<PathBuf>,
+    adopt: bool,
+    exports: Vec<ExportSpec>,
+    page_bytes: usize,
+    zpool: String,
+    frame_bytes: usize,
+    codec: String,
+    codec_level: i32,
+    pool_bytes_max: u64,
+    high_mark_percent: u8,
+    low_mark_percent: u8,
+    populate: bool,
+    store: Option<StoreSpec>,
+    generation: u64,
+    workers: usize,
+    readers: usize,
+    polling_us: Option<u32>,
+    request_timeout_s: f64,
+}
+
+impl OpenArguments {
+    pub(super) fn store_path(&self) -> Option<String> {
+        self.store.as_ref().map(|store| store.path.display().to_string())
+    }
+
+    pub(super) fn workers(&self) -> WorkersOptions {
+        WorkersOptions {
+            workers: self.workers,
+            readers: self.readers,
+            polling: match self.polling_us {
+                None => Polling::Auto,
+                Some(0) => Polling::Off,
+                Some(us) => Polling::Fixed(us),
+            },
+            request_timeout: Duration::from_secs_f64(self.request_timeout_s),
+            connections_max: CONNECTIONS_MAX,
+        }
+    }
+
+    pub(super) fn engine(self) -> Result<EngineOptions> {
+        Ok(EngineOptions {
+            instance: self.instance,
+            memory_dir: self.memory_dir,
+            adopt: self.adopt,
+            exports: self.exports.into_iter().map(ExportSpec::into_options).collect(),
+            page_bytes: self.page_bytes,
+            zpool: self.zpool,
+            frame_bytes: self.frame_bytes,
+            codec: CodecChoice::parse(&self.codec, self.codec_level)?,
+            pool_bytes_max: self.pool_bytes_max,
+            high_mark_percent: self.high_mark_percent,
+            low_mark_percent: self.low_mark_percent,
+            populate: self.populate,
+            store: self.store.map(StoreSpec::into_source),
+            generation: self.generation,
+        })
+    }
+}
+
+impl ExportSpec {
+    fn into_options(self) -> ExportOptions {
+        ExportOptions {
+            name: self.name,
+            size_bytes: self.size_bytes,
+            read_only: self.read_only,
+            is_lost: self.lost,
+        }
+    }
+}
+
+impl StoreSpec {
+    fn into_source(self) -> StoreSource {
+        let file = FileOptions {
+            bytes: self.capacity_bytes,
+            direct: self.direct,
+            preallocate: self.preallocate,
+        };
+        StoreSource {
+            backing: Backing::File(self.path, file),
+            segment_bytes: self.segment_bytes,
+            punch: self.punch,
+        }
+    }
+}

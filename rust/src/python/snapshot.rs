@@ -1,0 +1,263 @@
+//! Counters as Python sees them: each struct becomes a dict with the names of its fields, which
+//! `nbdswap/snapshots.py` documents.
+//!
+//! Locking: none.
+
+use std::collections::HashMap;
+
+use pyo3::prelude::*;
+
+use super::Running;
+use crate::codec::CodecId;
+use crate::engine::{Engine, ExportId, ExportSnapshot, PoolSnapshot, Snapshot};
+use crate::session::metrics::{Histogram, LatencySnapshot, Op, sum_latency, sum_op};
+use crate::stats::Tier;
+use crate::wire::Errno;
+use crate::worker::Workers;
+
+type Names<T> = HashMap<&'static str, T>;
+
+#[derive(IntoPyObject)]
+pub(super) struct CoreView {
+    exports: Vec<ExportView>,
+    pool: PoolView,
+    store: Option<StoreView>,
+    table: TableView,
+    fixed_bytes: u64,
+    connections: ConnectionsView,
+    workers: Vec<WorkerView>,
+    latency: Vec<LatencyView>,
+}
+
+#[derive(IntoPyObject)]
+struct ExportView {
+    name: String,
+    size_bytes: u64,
+    pages_total: u64,
+    pages: Names<u64>,
+    requests: Names<u64>,
+    bytes: Names<u64>,
+    errors: Names<Names<u64>>,
+}
+
+#[derive(IntoPyObject)]
+struct PoolView {
+    zpool: &'static str,
+    codec: &'static str,
+    codec_level: i32,
+    frame_bytes: u64,
+    limit_bytes: u64,
+    used_bytes: u64,
+    used_bytes_max: u64,
+    slot_bytes: u64,
+    compressed_bytes: u64,
+    logical_bytes: u64,
+    objects: u64,
+    codec_pages: Names<u64>,
+    pages_compacted: u64,
+    high_mark_hits: u64,
+    is_stuck: bool,
+    rejects: Names<u64>,
+    classes: Vec<ClassView>,
+}
+
+#[derive(IntoPyObject)]
+struct ClassView {
+    object_bytes_max: u32,
+    block_frames: u32,
+    block_slots: u32,
+    blocks: u64,
+    slots: u64,
+    slots_used: u64,
+}
+
+#[derive(IntoPyObject)]
+struct StoreView {
+    path: String,
+    capacity_bytes: u64,
+    used_bytes: u64,
+    live_bytes: u64,
+    written_bytes: u64,
+    read_bytes: u64,
+    segments_free: u64,
+    segments_cleaned: u64,
+    records_written: u64,
+    records_read: u64,
+    pages_written_back: u64,
+    bytes_written_back: u64,
+    pages_overtaken: u64,
+    pages_cleaned: u64,
+    write_errors: u64,
+    read_errors: u64,
+    checksum_errors: u64,
+    discarded_bytes: u64,
+    fetch_races: u64,
+    degraded: bool,
+}
+
+#[derive(IntoPyObject)]
+struct TableView {
+    bytes_resident: u64,
+}
+
+#[derive(IntoPyObject)]
+struct ConnectionsView {
+    open: u64,
+    accepted_total: u64,
+    closed_total: u64,
+}
+
+#[derive(IntoPyObject)]
+struct WorkerView {
+    polls: u64,
+    poll_hits: u64,
+    sleeps: u64,
+    requests: u64,
+}
+
+#[derive(IntoPyObject)]
+struct LatencyView {
+    op: &'static str,
+    tier: &'static str,
+    bounds_seconds: Vec<f64>,
+    counts: Vec<u64>,
+    sum_seconds: f64,
+}
+
+/// Takes all counters of a running core.
+pub(super) fn view(running: &Running) -> CoreView {
+    let snapshot = running.engine.snapshot();
+    let workers = running.workers.as_deref();
+    let (open, accepted) = workers.map_or((0, 0), Workers::connections);
+    CoreView {
+        exports: (0u16..)
+            .zip(&snapshot.exports)
+            .map(|(id, export)| export_view(ExportId(id), export, workers))
+            .collect(),
+        pool: pool_view(&snapshot, &snapshot.pool),
+        store: store_view(&snapshot, running.store_path.as_deref()),
+        table: TableView { bytes_resident: snapshot.table_bytes },
+        fixed_bytes: workers.map_or(0, Workers::buffer_bytes),
+        connections: ConnectionsView {
+            open,
+            accepted_total: accepted,
+            closed_total: accepted - open,
+        },
+        workers: workers.map_or_else(Vec::new, worker_views),
+        latency: workers.map_or_else(Vec::new, |workers| {
+            sum_latency(workers.shards()).into_iter().map(latency_view).collect()
+        }),
+    }
+}
+
+fn export_view(
+    id: ExportId,
+    export: &ExportSnapshot,
+    workers: Option<&Workers<Engine>>,
+) -> ExportView {
+    let mut pages: Names<u64> = Tier::ALL.iter().map(|tier| tier.name()).zip(export.pages).collect();
+    let written: u64 = export.pages.iter().sum();
+    pages.insert("unwritten", export.pages_total.saturating_sub(written));
+    let sums = |op| workers.map_or_else(Default::default, |w| sum_op(w.shards(), id, op));
+    let errors = |op| {
+        let names = Errno::ALL.iter().map(|errno| errno.name());
+        names.zip(sums(op).errors).filter(|(_, count)| *count > 0).collect()
+    };
+    ExportView {
+        name: export.name.clone(),
+        size_bytes: export.size_bytes,
+        pages_total: export.pages_total,
+        pages,
+        requests: Op::ALL.iter().map(|&op| (op.name(), sums(op).requests)).collect(),
+        bytes: Op::ALL.iter().map(|&op| (op.name(), sums(op).bytes)).collect(),
+        errors: Op::ALL.iter().map(|&op| (op.name(), errors(op))).collect(),
+    }
+}
+
+fn pool_view(snapshot: &Snapshot<'_>, pool: &PoolSnapshot) -> PoolView {
+    PoolView {
+        zpool: pool.zpool,
+        codec: pool.codec.id.name(),
+        codec_level: pool.codec.level,
+        frame_bytes: pool.frame_bytes,
+        limit_bytes: pool.limit_bytes,
+        used_bytes: pool.held_bytes,
+        used_bytes_max: pool.held_bytes_max,
+        slot_bytes: pool.stats.slot_bytes,
+        compressed_bytes: pool.stats.object_bytes,
+        logical_bytes: pool.logical_bytes,
+        objects: pool.stats.objects,
+        codec_pages: CodecId::ALL.iter().map(|id| id.name()).zip(pool.codec_pages).collect(),
+        pages_compacted: snapshot.writeback.pages_compacted.get(),
+        high_mark_hits: snapshot.writeback.high_mark_hits.get(),
+        is_stuck: pool.is_stuck,
+        rejects: HashMap::from([
+            ("pool_full", snapshot.reject_pool_full),
+            ("compress_poor", snapshot.reject_compress_poor),
+            ("alloc_retry", snapshot.stalls),
+            ("decompress_fail", snapshot.decompress_fail),
+        ]),
+        classes: pool
+            .classes
+            .iter()
+            .map(|class| ClassView {
+                object_bytes_max: class.object_bytes_max,
+                block_frames: class.block_frames,
+                block_slots: class.block_slots,
+                blocks: class.blocks,
+                slots: class.slots,
+                slots_used: class.slots_used,
+            })
+            .collect(),
+    }
+}
+
+fn store_view(snapshot: &Snapshot<'_>, path: Option<&str>) -> Option<StoreView> {
+    let store = snapshot.store.as_ref()?;
+    let writeback = snapshot.writeback;
+    Some(StoreView {
+        path: path.unwrap_or_default().into(),
+        capacity_bytes: store.capacity_bytes,
+        used_bytes: store.used_bytes,
+        live_bytes: store.live_bytes,
+        written_bytes: store.written_bytes,
+        read_bytes: store.read_bytes,
+        segments_free: store.segments_free,
+        segments_cleaned: store.segments_cleaned,
+        records_written: store.records_written,
+        records_read: store.records_read,
+        pages_written_back: writeback.pages_written_back.get(),
+        bytes_written_back: writeback.bytes_written_back.get(),
+        pages_overtaken: writeback.pages_overtaken.get(),
+        pages_cleaned: writeback.pages_cleaned.get(),
+        write_errors: store.write_errors,
+        read_errors: store.read_errors,
+        checksum_errors: store.checksum_errors,
+        discarded_bytes: store.discarded_bytes,
+        fetch_races: snapshot.fetch_races,
+        degraded: writeback.is_failing.get() != 0,
+    })
+}
+
+fn worker_views(workers: &Workers<Engine>) -> Vec<WorkerView> {
+    let stats = workers.stats().into_iter();
+    stats
+        .map(|worker| WorkerView {
+            polls: worker.polls,
+            poll_hits: worker.poll_hits,
+            sleeps: worker.sleeps,
+            requests: worker.requests,
+        })
+        .collect()
+}
+
+fn latency_view(latency: LatencySnapshot) -> LatencyView {
+    let bounds = (0..latency.counts.len()).filter_map(Histogram::bound_ns);
+    LatencyView {
+        op: latency.op.name(),
+        tier: latency.tier,
+        bounds_seconds: bounds.map(|ns| ns as f64 / 1e9).collect(),
+        counts: latency.counts.to_vec(),
+        sum_seconds: latency.sum_ns as f64 / 1e9,
+    }
+}

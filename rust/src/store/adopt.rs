@@ -1,0 +1,128 @@
+//! Taking over the segments of a predecessor: the table of its pages says which records live, the
+//! heads of their segments say of which use of the segment they are.
+//!
+//! Records are not verified here, each read does that. Locking: none; one thread adopts, before any
+//! other uses the store.
+
+use std::sync::atomic::Ordering;
+
+use crate::error::{Error, Result};
+
+use super::device::BLOCK_BYTES;
+use super::geometry::{Location, SegmentIndex};
+use super::layout::{HEAD_BYTES, Head, OBJECT_BYTES_MAX, record_bytes};
+use super::log::Store;
+use super::read::{READ_BYTES_MAX, ReadBuffer, Span};
+
+impl Store {
+    /// A page of the predecessor's table is at this place. Gives the sequence of its segment, or
+    /// says that no such record can be there; then the page is lost. All calls come before
+    /// [`adopted`](Self::adopted).
+    pub fn adopt_record(
+        &self,
+        buffer: &mut ReadBuffer,
+        location: Location,
+        object_bytes: u32,
+    ) -> Result<u64> {
+        assert!(
+            self.adopting.load(Ordering::Acquire),
+            "a record after adopted()"
+        );
+        let wrong = |what, wanted, found| {
+            Err(Error::Corrupt {
+                what,
+                at: location.0.saturating_mul(8),
+                wanted,
+                found,
+            })
+        };
+        let Some((segment, byte)) = self.geometry.find(location) else {
+            return wrong(
+                "record location",
+                u64::from(self.geometry.segments),
+                location.0,
+            );
+        };
+        if !(1..=OBJECT_BYTES_MAX as u32).contains(&object_bytes) {
+            return wrong(
+                "record length",
+                OBJECT_BYTES_MAX as u64,
+                object_bytes.into(),
+            );
+        }
+        if self.segments.unreadable(segment) {
+            return wrong("segment head", 1, 0);
+        }
+        let (sequence, shape) = match self.segments.shape(segment) {
+            Some(known) => known,
+            None => {
+                let head = self
+                    .find_head(segment, &mut buffer.bytes)
+                    .inspect_err(|_| {
+                        self.segments.set_unreadable(segment);
+                    })?;
+                self.segments.found(segment, head.sequence, head.shape);
+                (head.sequence, head.shape)
+            }
+        };
+        let bytes = record_bytes(object_bytes);
+        let end = shape.summary_at() as u32;
+        if byte < HEAD_BYTES as u32 || byte + bytes > end {
+            return wrong("record end", end.into(), u64::from(byte) + u64::from(bytes));
+        }
+        if !self.segments.claim(segment, bytes, shape.records_bytes) {
+            return wrong("living bytes", shape.records_bytes.into(), bytes.into());
+        }
+        Ok(sequence)
+    }
+
+    /// Ends adoption: segments that nobody claimed are free.
+    pub fn adopted(&self) {
+        assert!(self.adopting.load(Ordering::Acquire), "adopted() twice");
+        self.segments.list_free(true);
+        self.adopting.store(false, Ordering::Release);
+    }
+
+    /// The head of a segment; its copy at the end of the write if the head itself is damaged, so
+    /// that one bad block does not cost a whole segment.
+    fn find_head(&self, segment: SegmentIndex, bytes: &mut [u8]) -> Result<Head> {
+        let start = self.geometry.start(segment);
+        let block = Span::around(start.offset(), start.offset() + 1);
+        let head = match self.read_span(bytes, block) {
+            Ok(()) => {
+                let raw = &bytes[..HEAD_BYTES];
+                Head::decode(raw, &self.key, start, self.geometry.segment_bytes)
+            }
+            Err(source) => {
+                self.counters.read_errors.add(1);
+                Err(Error::io("read segment head", start.offset(), source))
+            }
+        };
+        head.or_else(|error| self.find_tail(start, bytes).ok_or(error))
+    }
+
+    /// The newest tail in a segment. A longer, earlier use may have left an older one behind it.
+    fn find_tail(&self, start: Location, bytes: &mut [u8]) -> Option<Head> {
+        let segment_bytes = self.geometry.segment_bytes;
+        let end = start.offset() + u64::from(segment_bytes);
+        let mut newest: Option<Head> = None;
+        let mut from = start.offset();
+        while from < end {
+            let window = Span::around(from, end.min(from + READ_BYTES_MAX as u64));
+            from = window.end;
+            // What cannot be read holds no tail that verifies.
+            let _ = self.read_what_can_be(bytes, window);
+            for (number, block) in bytes[..window.len()].chunks_exact(BLOCK_BYTES).enumerate() {
+                let raw = &block[BLOCK_BYTES - HEAD_BYTES..];
+                let written = window.start - start.offset() + ((number + 1) * BLOCK_BYTES) as u64;
+                newest = Head::decode(raw, &self.key, start, segment_bytes)
+                    .ok()
+                    .filter(|tail| tail.shape.written_bytes() as u64 == written)
+                    .into_iter()
+                    .chain(newest)
+                    .max_by_key(|tail| tail.sequence);
+            }
+        }
+        newest
+    }
+}

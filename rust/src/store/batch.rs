@@ -1,0 +1,163 @@
+//! One segment in the making: records are packed into a buffer that is then written at once.
+//!
+//! Made once by [`Store::batch`](super::Store::batch) and used for one segment after the other:
+//! begin, push, commit, (retain), seal. Its records can be walked from the first push until the
+//! next begin, also after a failed commit.
+//!
+//! Not here: which segment it becomes (`segment`), the write (`log`).
+//! Locking: none, the owner's.
+
+use super::buffer::AlignedBuffer;
+use super::geometry::{Geometry, Location, SegmentIndex};
+use super::layout::{
+    ENTRY_BYTES, Entry, HEAD_BYTES, Head, Key, OBJECT_BYTES_MAX, RECORD_HEADER_BYTES, RECORDS_MAX,
+    Shape, encode_record, record_bytes,
+};
+use super::log::RecordRef;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Owns no segment. Records of a failed commit may still be there.
+    Idle,
+    /// Owns a segment and takes records.
+    Open,
+    /// Its segment is written and not sealed.
+    Committed,
+}
+
+/// Records for one segment.
+pub struct Batch {
+    pub(super) buffer: AlignedBuffer,
+    pub(super) state: State,
+    pub(super) segment: SegmentIndex,
+    pub(super) sequence: u64,
+    key: Key,
+    start: Location,
+    shape: Shape,
+}
+
+impl Batch {
+    pub(super) fn new(geometry: &Geometry, key: Key) -> Self {
+        Batch {
+            buffer: AlignedBuffer::new(geometry.segment_bytes as usize),
+            state: State::Idle,
+            segment: SegmentIndex(0),
+            sequence: 0,
+            key,
+            start: Location(0),
+            shape: Shape {
+                records: 0,
+                records_bytes: 0,
+            },
+        }
+    }
+
+    pub(super) fn open(&mut self, segment: SegmentIndex, start: Location, sequence: u64) {
+        assert_eq!(self.state, State::Idle, "a batch was begun twice");
+        self.state = State::Open;
+        self.segment = segment;
+        self.start = start;
+        self.sequence = sequence;
+        self.shape = Shape {
+            records: 0,
+            records_bytes: 0,
+        };
+    }
+
+    /// Appends a record and says where it will be. None when it does not fit any more.
+    pub fn push(&mut self, page: u32, codec: u8, object: &[u8]) -> Option<Location> {
+        assert_eq!(self.state, State::Open, "a push without begin");
+        assert!(
+            (1..=OBJECT_BYTES_MAX).contains(&object.len()),
+            "object of {} bytes",
+            object.len()
+        );
+        let entry = Entry {
+            page,
+            bytes: object.len() as u32,
+            codec,
+        };
+        let bytes = record_bytes(entry.bytes);
+        let grown = Shape {
+            records: self.shape.records + 1,
+            records_bytes: self.shape.records_bytes + bytes,
+        };
+        if grown.records > RECORDS_MAX || grown.summary_end() + HEAD_BYTES > self.buffer.len() {
+            return None;
+        }
+        let from = self.shape.summary_at();
+        let location = Location::at_offset(self.start.offset() + from as u64);
+        let raw = &mut self.buffer[from..from + bytes as usize];
+        encode_record(raw, &self.key, self.sequence, location, &entry, object);
+        self.shape = grown;
+        Some(location)
+    }
+
+    /// Records so far.
+    pub fn len(&self) -> usize {
+        self.shape.records as usize
+    }
+
+    /// True when nothing was pushed.
+    pub fn is_empty(&self) -> bool {
+        self.shape.records == 0
+    }
+
+    /// The records with their objects, in the order of their places.
+    pub fn records(&self) -> impl Iterator<Item = (RecordRef, &[u8])> {
+        let mut at = HEAD_BYTES;
+        (0..self.shape.records).map(move |_| {
+            let (entry, object) = self.record(at);
+            let location = Location::at_offset(self.start.offset() + at as u64);
+            at += record_bytes(entry.bytes) as usize;
+            (RecordRef::new(&entry, location, self.sequence), object)
+        })
+    }
+
+    fn record(&self, at: usize) -> (Entry, &[u8]) {
+        let entry = Entry::decode(&self.buffer[at..at + ENTRY_BYTES]).expect("push wrote it");
+        let object = at + RECORD_HEADER_BYTES;
+        (entry, &self.buffer[object..object + entry.bytes as usize])
+    }
+
+    pub(super) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// Completes the segment around the records: all that is to be written.
+    pub(super) fn finish(&mut self) -> &[u8] {
+        assert!(
+            self.state == State::Open && !self.is_empty(),
+            "a commit of nothing"
+        );
+        let shape = self.shape;
+        let (summary_at, summary_end) = (shape.summary_at(), shape.summary_end());
+        let mut from = HEAD_BYTES;
+        for to in (summary_at..summary_end).step_by(ENTRY_BYTES) {
+            let (entry, _) = self.record(from);
+            self.buffer.copy_within(from..from + ENTRY_BYTES, to);
+            from += record_bytes(entry.bytes) as usize;
+        }
+        assert_eq!(
+            from, summary_at,
+            "the records do not end where the summary begins"
+        );
+
+        let summary_place = Location::at_offset(self.start.offset() + summary_at as u64);
+        let summary = &self.buffer[summary_at..summary_end];
+        let summary_checksum = self
+            .key
+            .checksum(self.sequence, summary_place, [0; 8], summary);
+        let head = Head {
+            sequence: self.sequence,
+            shape,
+            summary_checksum,
+        };
+        let raw = head.encode(&self.key, self.start);
+        let written = shape.written_bytes();
+        self.buffer[..HEAD_BYTES].copy_from_slice(&raw);
+        self.buffer[summary_end..written - HEAD_BYTES].fill(0);
+        self.buffer[written - HEAD_BYTES..written].copy_from_slice(&raw);
+        &self.buffer[..written]
+    }
+}

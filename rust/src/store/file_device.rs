@@ -1,0 +1,216 @@
+//! A plain file or a block device as the backing file.
+//!
+//! One server at a time: the file is locked while it is open, and a block device is claimed, which
+//! the kernel refuses when it is mounted or swapped to. Direct I/O where the file system has it, so
+//! that write-back at the edge of memory needs no page cache. Nothing is written by opening; sizes
+//! change only in [`FileDevice::resize`], after the caller has seen whose file it is.
+//!
+//! Not here: the superblock (`open`). Locking: none, positional I/O on one descriptor.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom, fallocate, fcntl_getfl,
+    fcntl_setfl, fdatasync, flock, fstat, ftruncate, open, seek, stat,
+};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+
+use super::buffer::AlignedBuffer;
+use super::device::{BLOCK_BYTES, Device};
+
+/// What kind of backing file is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileOptions {
+    /// Size; 0 takes a file or block device as it is.
+    pub bytes: u64,
+    /// Give the file its blocks now, so that write-back never finds the file system full.
+    pub preallocate: bool,
+    /// Pass the page cache by where the file system can.
+    pub direct: bool,
+}
+
+/// An open, locked backing file.
+#[derive(Debug)]
+pub struct FileDevice {
+    file: File,
+    path: PathBuf,
+    bytes: u64,
+    block_device: bool,
+    direct: bool,
+}
+
+impl FileDevice {
+    /// Opens and locks `path`; creates an empty file, for its owner alone, if there is none.
+    pub fn open(path: &Path, options: &FileOptions) -> Result<Self> {
+        let block_device = match stat(path) {
+            Ok(found) => FileType::from_raw_mode(found.st_mode) == FileType::BlockDevice,
+            Err(Errno::NOENT) => false,
+            Err(error) => return Err(Error::io("look at the backing file", 0, error.into())),
+        };
+        let file = open_locked(path, block_device)?;
+        let found = fstat(&file).map_err(|error| Error::io("stat", 0, error.into()))?;
+        let kind = FileType::from_raw_mode(found.st_mode);
+        let wanted = if block_device {
+            FileType::BlockDevice
+        } else {
+            FileType::RegularFile
+        };
+        if kind != wanted {
+            return foreign(
+                path,
+                format!("is a {kind:?}, wanted a file or a block device"),
+            );
+        }
+        if !block_device && found.st_mode & 0o077 != 0 {
+            let mode = found.st_mode & 0o777;
+            let why = format!("has mode {mode:o}, wanted 600: others could read swapped memory");
+            return foreign(path, why);
+        }
+        let mut bytes = found.st_size as u64;
+        if block_device {
+            let end = seek(&file, SeekFrom::End(0));
+            bytes = end.map_err(|error| Error::io("measure the device", 0, error.into()))?;
+            if options.bytes > bytes {
+                let wanted = options.bytes;
+                return foreign(
+                    path,
+                    format!("is a device of {bytes} bytes, wanted {wanted}"),
+                );
+            }
+            if options.bytes > 0 {
+                bytes = options.bytes;
+            }
+        }
+        Ok(FileDevice {
+            file,
+            path: path.to_path_buf(),
+            bytes,
+            block_device,
+            direct: false,
+        })
+    }
+
+    /// Gives a plain file the size and the blocks that are wanted. Not for a file that is not ours.
+    pub fn resize(&mut self, options: &FileOptions) -> Result<()> {
+        if self.block_device || options.bytes == 0 {
+            return Ok(());
+        }
+        if options.bytes != self.bytes {
+            ftruncate(&self.file, options.bytes)
+                .map_err(|error| Error::io("resize the backing file", 0, error.into()))?;
+            self.bytes = options.bytes;
+        }
+        if options.preallocate {
+            retry(|| fallocate(&self.file, FallocateFlags::empty(), 0, options.bytes)).map_err(
+                |error| Error::io("reserve room for the backing file", options.bytes, error),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Turns on direct I/O if it is wanted and a first aligned read proves that it works.
+    pub fn go_direct(&mut self, options: &FileOptions) {
+        if !options.direct || self.bytes < BLOCK_BYTES as u64 {
+            return;
+        }
+        let Ok(flags) = fcntl_getfl(&self.file) else {
+            return;
+        };
+        if fcntl_setfl(&self.file, flags | OFlags::DIRECT).is_err() {
+            return;
+        }
+        let mut block = AlignedBuffer::new(BLOCK_BYTES);
+        self.direct = self.file.read_exact_at(&mut block, 0).is_ok();
+        if !self.direct {
+            // Some file systems take the flag and refuse the I/O, or want larger blocks than ours.
+            // Going back cannot fail where going there did not.
+            let _ = fcntl_setfl(&self.file, flags);
+        }
+    }
+
+    /// Whether the page cache is passed by.
+    pub fn direct(&self) -> bool {
+        self.direct
+    }
+
+    /// The path that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Opens and locks. A symbolic link is followed to a block device, as all their lasting names are
+/// links, but not to a file: a link in a shared directory could make us write over somebody's data.
+fn open_locked(path: &Path, block_device: bool) -> Result<File> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let flags = match block_device {
+        // On a block device O_EXCL claims it.
+        true => flags | OFlags::EXCL,
+        false => flags | OFlags::CREATE | OFlags::NOFOLLOW,
+    };
+    let file = match open(path, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(descriptor) => File::from(descriptor),
+        Err(Errno::LOOP) => return foreign(path, "is a symbolic link, wanted a file".into()),
+        Err(Errno::ISDIR) => return foreign(path, "is a directory, wanted a file".into()),
+        Err(Errno::BUSY) => return foreign(path, "is a device that is in use".into()),
+        Err(error) => return Err(Error::io("open the backing file", 0, error.into())),
+    };
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => foreign(path, "is in use by another server".into()),
+        Err(error) => Err(Error::io("lock the backing file", 0, error.into())),
+    }
+}
+
+fn foreign<T>(path: &Path, why: String) -> Result<T> {
+    Err(Error::Foreign {
+        path: path.display().to_string(),
+        why,
+    })
+}
+
+/// Calls again what a signal interrupted.
+fn retry(mut call: impl FnMut() -> rustix::io::Result<()>) -> io::Result<()> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => continue,
+            done => return done.map_err(io::Error::from),
+        }
+    }
+}
+
+impl Device for FileDevice {
+    fn len(&self) -> u64 {
+        self.bytes
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        // Past the end a plain file would grow, and be larger than it was said to be.
+        if offset
+            .checked_add(bytes.len() as u64)
+            .is_none_or(|end| end > self.bytes)
+        {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        // The kernel turns it into a discard or write-zeroes on block devices.
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        retry(|| fallocate(&self.file, flags, offset, bytes))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        retry(|| fdatasync(&self.file))
+    }
+}

@@ -1,0 +1,217 @@
+//! Opening a store: whose file it is, and whether it begins anew or is taken over.
+//!
+//! What is not certainly ours is refused and not touched: the file named in a configuration may be
+//! somebody's disk.
+//! Locking: none, nobody else has the store yet.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use crate::error::{Error, Result};
+
+use super::buffer::AlignedBuffer;
+use super::device::{BLOCK_BYTES, Device};
+use super::file_device::{FileDevice, FileOptions};
+use super::geometry::{Geometry, SEGMENT_BYTES_DEFAULT};
+use super::layout::Key;
+use super::log::Store;
+use super::segment::{OPENS_MAX, Segments};
+use super::stats::Counters;
+use super::superblock::Superblock;
+
+/// How much of both ends of a device must be zero before it counts as empty. Known file systems,
+/// volume managers and partition tables leave a mark in one of the two.
+const BLANK_BYTES: u64 = 128 << 10;
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// What errors call the device; [`Store::open_file`] puts the path here.
+    pub path: String,
+    /// The server instance; a store of another one is refused.
+    pub id: u64,
+    /// Of the server's state. A new one is chosen, never used before, whenever the state begins
+    /// anew: that is what makes all older records unreadable.
+    pub generation: u64,
+    /// Bytes of a segment.
+    pub segment_bytes: u32,
+    /// Take over the records of this generation instead of beginning anew.
+    pub adopt: bool,
+    /// Discard freed segments in [`Store::tidy`].
+    pub punch: bool,
+    /// Segments that only cleaning may use; at least 1, or a full store stays full.
+    pub reserve_segments: u32,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        StoreOptions {
+            path: "the backing file".into(),
+            id: 0,
+            generation: 0,
+            segment_bytes: SEGMENT_BYTES_DEFAULT,
+            adopt: false,
+            punch: true,
+            reserve_segments: 2,
+        }
+    }
+}
+
+/// What a device holds.
+enum Content {
+    Blank,
+    Ours(Superblock),
+}
+
+impl Store {
+    /// Opens the store on a file or block device, which is created or resized as needed. A file
+    /// that is adopted can grow but not shrink: what lies at its end may be alive.
+    pub fn open_file(path: &Path, file: &FileOptions, mut options: StoreOptions) -> Result<Store> {
+        options.path = path.display().to_string();
+        let mut device = FileDevice::open(path, file)?;
+        // A new file has nothing to be looked at, and nothing to be taken over either.
+        if device.len() > 0 || options.adopt {
+            inspect(&device, &options)?;
+        }
+        if !options.adopt || file.bytes > device.len() {
+            device.resize(file)?;
+        }
+        device.go_direct(file);
+        Store::open(Box::new(device), options)
+    }
+
+    /// Opens the store on a device: formats an empty one, begins ours anew under another
+    /// generation, or, to `adopt`, takes over what the same generation left.
+    ///
+    /// Errors: [`Error::Foreign`] for what is not ours or cannot be adopted (nothing was touched),
+    /// [`Error::Config`] for sizes that cannot work, [`Error::Io`].
+    pub fn open(device: Box<dyn Device>, options: StoreOptions) -> Result<Store> {
+        let StoreOptions {
+            id,
+            generation,
+            segment_bytes,
+            reserve_segments,
+            ..
+        } = options;
+        if reserve_segments == 0 {
+            return Err(Error::Config(
+                "the store's reserve is 0 segments, must be 1 or more".into(),
+            ));
+        }
+        let geometry = Geometry::new(device.len(), segment_bytes, reserve_segments)?;
+        let content = inspect(&*device, &options)?;
+        let key = Key { id, generation };
+        let opens = match content {
+            // Also when it begins anew with the generation that it had, which nobody should ask
+            // for: no sequence may ever come back.
+            Content::Ours(superblock) if superblock.key == key => superblock.opens + 1,
+            _ => 1,
+        };
+        let capacity_bytes = device.len();
+        write_superblock(
+            &*device,
+            &Superblock {
+                key,
+                segment_bytes,
+                capacity_bytes,
+                opens,
+            },
+        )?;
+        let segments = Segments::new(geometry.segments, reserve_segments, opens);
+        if !options.adopt {
+            segments.list_free(matches!(content, Content::Ours(_)));
+        }
+        Ok(Store {
+            device,
+            geometry,
+            key,
+            segments,
+            counters: Counters::default(),
+            punch: AtomicBool::new(options.punch),
+            adopting: AtomicBool::new(options.adopt),
+        })
+    }
+}
+
+/// What the device holds, if these options may open it.
+fn inspect(device: &dyn Device, options: &StoreOptions) -> Result<Content> {
+    let foreign = |why| {
+        Err(Error::Foreign {
+            path: options.path.clone(),
+            why,
+        })
+    };
+    let mut bytes = AlignedBuffer::new(BLANK_BYTES as usize);
+    let whole = device.len() / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
+    if whole == 0 {
+        return foreign(format!(
+            "is {} bytes long, too short to be looked at",
+            device.len()
+        ));
+    }
+    let mut blank = |offset, length: u64| {
+        let range = &mut bytes[..length as usize];
+        let read = device.read_at(range, offset);
+        read.map_err(|error| Error::io("read superblock", offset, error))?;
+        Ok(range.iter().all(|byte| *byte == 0))
+    };
+    // The edges are looked at only if they matter: a bad block there must not keep us from ours.
+    let edge = BLANK_BYTES.min(whole);
+    let first_blank = blank(0, BLOCK_BYTES as u64)?;
+    if first_blank && blank(0, edge)? && blank(whole - edge, edge)? {
+        return match options.adopt {
+            true => foreign("holds no store, wanted one to take over".into()),
+            false => Ok(Content::Blank),
+        };
+    }
+    if first_blank {
+        return foreign("begins with zeros but is not empty".into());
+    }
+    let superblock = Superblock::decode(&bytes[..BLOCK_BYTES]);
+    let superblock = match superblock {
+        Ok(superblock) => superblock,
+        Err(why) => return foreign(why),
+    };
+    let Key { id, generation } = superblock.key;
+    if id != options.id {
+        return foreign(format!(
+            "belongs to instance {id:#x}, wanted {:#x}",
+            options.id
+        ));
+    }
+    if generation == options.generation && superblock.opens >= OPENS_MAX {
+        return foreign(format!(
+            "was opened {OPENS_MAX} times and needs a new generation"
+        ));
+    }
+    if !options.adopt {
+        return Ok(Content::Ours(superblock));
+    }
+    if generation != options.generation {
+        return foreign(format!(
+            "holds generation {generation}, wanted {}",
+            options.generation
+        ));
+    }
+    if superblock.segment_bytes != options.segment_bytes {
+        let (found, wanted) = (superblock.segment_bytes, options.segment_bytes);
+        return foreign(format!("has segments of {found} bytes, wanted {wanted}"));
+    }
+    if superblock.capacity_bytes > device.len() {
+        let (found, wanted) = (device.len(), superblock.capacity_bytes);
+        return foreign(format!(
+            "is {found} bytes long, wanted the {wanted} that it had"
+        ));
+    }
+    Ok(Content::Ours(superblock))
+}
+
+/// Lasting before anything is written behind it, so that no sequence is ever used twice.
+fn write_superblock(device: &dyn Device, superblock: &Superblock) -> Result<()> {
+    let mut block = AlignedBuffer::new(BLOCK_BYTES);
+    superblock.encode(&mut block);
+    device
+        .write_at(&block, 0)
+        .and_then(|()| device.sync())
+        .map_err(|source| Error::io("write superblock", 0, source))
+}

@@ -1,0 +1,304 @@
+//! The life of segments: free, taken, written, sealed, and free again when nothing in them lives.
+//!
+//! Who frees a segment is decided as in a reference count: `live` is the bytes of its living
+//! records plus, until it is sealed, one credit that no record can reach. Whoever brings it to
+//! zero, be it the last release or the seal, is the one that frees it. So a segment whose records
+//! die while they are still being published is not freed under the publisher's feet.
+//!
+//! Not here: what is in a segment (`layout`), I/O (`log`, `read`, `clean`).
+//! Locking: per-segment atomics for what every page operation touches, one mutex for the lists of
+//! free segments. It is a leaf: nothing is called while it is held.
+
+mod adoption;
+mod audit;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Error, Result};
+
+use super::geometry::{SEGMENT_BYTES_MAX, SegmentIndex};
+use super::layout::Shape;
+use super::stats::Counter;
+
+/// Stands in `live` for "not sealed yet".
+const CREDIT: u32 = 1 << 31;
+const _: () = assert!(SEGMENT_BYTES_MAX < CREDIT);
+
+/// Bits of a sequence that count segments; those above count how often the generation was opened.
+const SEQUENCE_BITS: u32 = 40;
+/// How often a generation can be opened, that is adopted by a next process.
+pub(super) const OPENS_MAX: u64 = (1 << (64 - SEQUENCE_BITS)) - 1;
+
+/// Why a segment is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// To move objects out of the pool: must leave the reserve alone.
+    WriteBack,
+    /// To move what lives in a sparse segment, which frees one: may use the reserve. Without it a
+    /// full store could never be cleaned.
+    Cleaning,
+}
+
+/// What is known of one segment.
+#[derive(Default)]
+struct Segment {
+    /// Of its present use; 0 while it holds nothing that may be read.
+    sequence: AtomicU64,
+    /// [`Shape`] in one word, so that a reader never sees half of a new one.
+    shape: AtomicU64,
+    live: AtomicU32,
+    /// Named by `victim` since it was written.
+    cleaning: AtomicBool,
+    /// Cleaning could not empty it; not named again while it holds what it holds.
+    set_aside: AtomicBool,
+    /// While adopting: neither head nor tail verifies. Spares the next claim the search.
+    unreadable: AtomicBool,
+}
+
+/// Free segments, by what is known of them. Sized for all segments, so they never grow.
+struct Lists {
+    /// Never written, or discarded.
+    ready: VecDeque<u32>,
+    /// Freed but maybe not discarded yet.
+    freed: VecDeque<u32>,
+    /// Their last write failed.
+    suspect: VecDeque<u32>,
+    /// Taken out of `freed` by [`Segments::take_freed`].
+    discarding: u32,
+    sequence_next: u64,
+}
+
+/// All segments of a store.
+pub(super) struct Segments {
+    all: Box<[Segment]>,
+    lists: Mutex<Lists>,
+    reserve: u32,
+    /// Segments that were freed after `victim` named them.
+    pub cleaned: Counter,
+}
+
+impl Segments {
+    /// Segments that are not in use and not free either, until `list_free`.
+    pub fn new(count: u32, reserve: u32, opens: u64) -> Self {
+        assert!((1..=OPENS_MAX).contains(&opens), "opened {opens} times");
+        let room = || VecDeque::with_capacity(count as usize);
+        let lists = Lists {
+            ready: room(),
+            freed: room(),
+            suspect: room(),
+            discarding: 0,
+            sequence_next: opens << SEQUENCE_BITS,
+        };
+        let all = (0..count).map(|_| Segment::default()).collect();
+        Segments {
+            all,
+            lists: Mutex::new(lists),
+            reserve,
+            cleaned: Counter::default(),
+        }
+    }
+
+    /// Makes all segments in which nothing lives free; called once, before any is taken. If there
+    /// was a store before, they may still take room in the file.
+    pub fn list_free(&self, used_before: bool) {
+        let mut lists = self.lists();
+        for (number, segment) in self.all.iter().enumerate() {
+            if segment.live.load(Ordering::Relaxed) > 0 {
+                continue;
+            }
+            segment.sequence.store(0, Ordering::Release);
+            // Either way the first ones are taken first, and the last ones discarded first.
+            match used_before {
+                true => lists.freed.push_front(number as u32),
+                false => lists.ready.push_back(number as u32),
+            }
+        }
+    }
+
+    fn lists(&self) -> MutexGuard<'_, Lists> {
+        // Every change of the lists is one push or pop: a panic elsewhere leaves nothing half done.
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn at(&self, index: SegmentIndex) -> &Segment {
+        &self.all[index.0 as usize]
+    }
+
+    /// Takes a free segment and a sequence that no segment of this generation ever had.
+    pub fn take(&self, reason: Reason) -> Result<(SegmentIndex, u64)> {
+        let mut lists = self.lists();
+        let free = lists.ready.len() + lists.freed.len() + lists.suspect.len();
+        let spared = if reason == Reason::WriteBack {
+            self.reserve as usize
+        } else {
+            0
+        };
+        if free <= spared {
+            return Err(Error::StoreFull);
+        }
+        // One that was freed last spares the device a discard; a suspect is the last resort.
+        let number = (lists.freed.pop_back())
+            .or_else(|| lists.ready.pop_front())
+            .or_else(|| lists.suspect.pop_front());
+        let index = SegmentIndex(number.expect("the lists were counted"));
+        let sequence = lists.sequence_next;
+        lists.sequence_next += 1;
+        drop(lists);
+
+        let segment = self.at(index);
+        assert_eq!(
+            segment.sequence.load(Ordering::Acquire),
+            0,
+            "{index:?} is free and readable"
+        );
+        let live = segment.live.swap(CREDIT, Ordering::AcqRel);
+        assert_eq!(live, 0, "{index:?} is free and has living records");
+        segment.cleaning.store(false, Ordering::Relaxed);
+        segment.set_aside.store(false, Ordering::Relaxed);
+        Ok((index, sequence))
+    }
+
+    /// The segment was written: its records may be published and read.
+    pub fn written(&self, index: SegmentIndex, sequence: u64, shape: Shape) {
+        let segment = self.at(index);
+        assert_eq!(
+            segment.live.load(Ordering::Acquire),
+            CREDIT,
+            "{index:?} was not taken"
+        );
+        self.install(segment, sequence, shape);
+    }
+
+    fn install(&self, segment: &Segment, sequence: u64, shape: Shape) {
+        let word = u64::from(shape.records) << 32 | u64::from(shape.records_bytes);
+        segment.shape.store(word, Ordering::Relaxed);
+        // Published last: who sees the sequence sees the shape.
+        segment.sequence.store(sequence, Ordering::Release);
+    }
+
+    /// The segment could not be written, and nothing in it was published.
+    pub fn suspect(&self, index: SegmentIndex) {
+        let live = self.at(index).live.swap(0, Ordering::AcqRel);
+        assert_eq!(live, CREDIT, "{index:?} was not taken");
+        self.lists().suspect.push_back(index.0);
+    }
+
+    /// The segment was taken but not needed.
+    pub fn give_back(&self, index: SegmentIndex) {
+        let live = self.at(index).live.swap(0, Ordering::AcqRel);
+        assert_eq!(live, CREDIT, "{index:?} was not taken");
+        self.lists().freed.push_back(index.0);
+    }
+
+    /// A record of the segment is now what its owner's table points to.
+    pub fn retain(&self, index: SegmentIndex, bytes: u32) {
+        let before = self.at(index).live.fetch_add(bytes, Ordering::AcqRel);
+        assert!(
+            before & CREDIT != 0,
+            "{index:?} is sealed: nothing new can live in it"
+        );
+        assert!(
+            (before & !CREDIT) + bytes < SEGMENT_BYTES_MAX,
+            "{index:?} is overfull"
+        );
+    }
+
+    /// Nobody points to a record of the segment any more.
+    pub fn release(&self, index: SegmentIndex, bytes: u32) {
+        let before = self.at(index).live.fetch_sub(bytes, Ordering::AcqRel);
+        assert!(
+            before & !CREDIT >= bytes,
+            "{bytes} bytes released, {before:#x} live in {index:?}"
+        );
+        if before == bytes {
+            self.free(index);
+        }
+    }
+
+    /// Everything that will ever live in the segment was retained.
+    pub fn seal(&self, index: SegmentIndex) {
+        let before = self.at(index).live.fetch_sub(CREDIT, Ordering::AcqRel);
+        assert!(before & CREDIT != 0, "{index:?} was sealed twice");
+        if before == CREDIT {
+            self.free(index);
+        }
+    }
+
+    fn free(&self, index: SegmentIndex) {
+        let segment = self.at(index);
+        // Before anybody can take it: a reader that kept the old sequence must see that it is over.
+        segment.sequence.store(0, Ordering::Release);
+        if segment.cleaning.load(Ordering::Relaxed) {
+            self.cleaned.add(1);
+        }
+        self.lists().freed.push_back(index.0);
+    }
+
+    /// Segments that a batch could take, suspect ones included.
+    pub fn free_count(&self) -> usize {
+        let lists = self.lists();
+        lists.ready.len() + lists.freed.len() + lists.suspect.len()
+    }
+
+    /// Sequence of the segment's present use, 0 when free.
+    pub fn sequence(&self, index: SegmentIndex) -> u64 {
+        self.at(index).sequence.load(Ordering::Acquire)
+    }
+
+    /// Sequence and shape of a segment that is in use.
+    pub fn shape(&self, index: SegmentIndex) -> Option<(u64, Shape)> {
+        let segment = self.at(index);
+        let sequence = segment.sequence.load(Ordering::Acquire);
+        let word = segment.shape.load(Ordering::Relaxed);
+        let shape = Shape {
+            records: (word >> 32) as u32,
+            records_bytes: word as u32,
+        };
+        (sequence != 0).then_some((sequence, shape))
+    }
+
+    /// Bytes that live in a segment that is sealed.
+    pub fn live_bytes(&self, index: SegmentIndex) -> u32 {
+        self.at(index).live.load(Ordering::Acquire) & !CREDIT
+    }
+
+    /// The sealed segment with the fewest living bytes, if they are `live_bytes_max` at most.
+    pub fn victim(&self, live_bytes_max: u32) -> Option<SegmentIndex> {
+        let (number, segment) = (self.all.iter().enumerate())
+            .filter(|(_, segment)| !segment.set_aside.load(Ordering::Relaxed))
+            .map(|(number, segment)| (segment.live.load(Ordering::Relaxed), number, segment))
+            // Not sealed is above every limit, and free is not worth a look.
+            .filter(|(live, ..)| (1..=live_bytes_max).contains(live))
+            .min_by_key(|(live, ..)| *live)
+            .map(|(_, number, segment)| (number, segment))?;
+        segment.cleaning.store(true, Ordering::Relaxed);
+        Some(SegmentIndex(number as u32))
+    }
+
+    /// Keeps `victim` from naming this segment again until it was freed and rewritten.
+    pub fn set_aside(&self, index: SegmentIndex) {
+        self.at(index).set_aside.store(true, Ordering::Relaxed);
+    }
+
+    /// A freed segment to discard; give it back with `discarded`.
+    pub fn take_freed(&self) -> Option<SegmentIndex> {
+        let mut lists = self.lists();
+        let number = lists.freed.pop_front()?;
+        lists.discarding += 1;
+        Some(SegmentIndex(number))
+    }
+
+    /// The segment can be taken; true when more are waiting for a discard.
+    pub fn discarded(&self, index: SegmentIndex) -> bool {
+        let mut lists = self.lists();
+        assert!(
+            lists.discarding > 0,
+            "{index:?} was not taken for a discard"
+        );
+        lists.discarding -= 1;
+        lists.ready.push_back(index.0);
+        !lists.freed.is_empty()
+    }
+}

@@ -1,0 +1,66 @@
+//! Counting and checking all segments.
+
+use std::sync::atomic::Ordering;
+
+use super::{CREDIT, Segments};
+
+/// How many segments are what.
+pub(in super::super) struct Census {
+    pub free: u64,
+    pub suspect: u64,
+    pub live_bytes: u64,
+}
+
+impl Segments {
+    /// Counts all segments.
+    pub fn census(&self) -> Census {
+        let lives = || {
+            self.all
+                .iter()
+                .map(|segment| segment.live.load(Ordering::Relaxed))
+        };
+        Census {
+            free: lives().filter(|live| *live == 0).count() as u64,
+            suspect: self.lists().suspect.len() as u64,
+            live_bytes: lives().map(|live| u64::from(live & !CREDIT)).sum(),
+        }
+    }
+
+    /// Panics on a broken invariant. No call may be under way.
+    pub fn check(&self) {
+        let lists = self.lists();
+        let mut listed = vec![false; self.all.len()];
+        for number in lists.ready.iter().chain(&lists.freed).chain(&lists.suspect) {
+            assert!(!listed[*number as usize], "segment {number} is free twice");
+            listed[*number as usize] = true;
+        }
+        let mut missing = 0;
+        for (number, segment) in self.all.iter().enumerate() {
+            let live = segment.live.load(Ordering::Acquire);
+            let sequence = segment.sequence.load(Ordering::Acquire);
+            let shape = segment.shape.load(Ordering::Acquire) as u32;
+            if live == 0 {
+                assert_eq!(sequence, 0, "segment {number} is free and readable");
+                missing += u32::from(!listed[number]);
+            } else {
+                assert!(!listed[number], "segment {number} is free and in use");
+                assert!(
+                    sequence != 0 || live == CREDIT,
+                    "segment {number} lives unwritten"
+                );
+                assert!(
+                    sequence < lists.sequence_next,
+                    "segment {number} is from the future"
+                );
+                assert!(
+                    sequence == 0 || live & !CREDIT <= shape,
+                    "segment {number} is overfull"
+                );
+            }
+        }
+        assert_eq!(
+            missing, lists.discarding,
+            "free segments that no list knows"
+        );
+    }
+}

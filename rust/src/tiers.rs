@@ -1,0 +1,145 @@
+//! The places of pages together: table, pool and store, and the one function that changes where a page is.
+//!
+//! Not here: which place a page gets (`engine`), when it moves on (`writeback`).
+//! Locking: the callers hold the page; see `table`.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use crate::age::Clock;
+use crate::page::PageId;
+use crate::stats::LaneStats;
+
+use crate::store::{Store, record_bytes};
+use crate::table::{PageGuard, Place, Table, Word};
+use crate::zpool::Zpool;
+
+/// How the pool stands, as write-back sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Pressure {
+    /// Below the marks, or nothing was asked for yet.
+    Calm,
+    /// Write-back is making room.
+    Working,
+    /// Nothing more can be moved: writes that find no place are refused.
+    Stuck,
+}
+
+/// Pool limit and the marks between which write-back works, in bytes of frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// Write-back starts above this.
+    pub high_bytes: u64,
+    /// Write-back ends below this.
+    pub low_bytes: u64,
+}
+
+/// Table, pool and store of one server.
+pub struct Tiers {
+    /// Where every page is.
+    pub table: Table,
+    /// Compressed pages in memory.
+    pub pool: Box<dyn Zpool>,
+    /// Packed pages on the backing file.
+    pub store: Option<Store>,
+    /// Age of pages.
+    pub clock: Clock,
+    /// When to write back.
+    pub marks: Marks,
+    /// The first page of every export, ascending.
+    pub first_pages: Box<[u32]>,
+    /// Bytes of a page.
+    pub page_bytes: usize,
+    pressure: AtomicU8,
+}
+
+impl Tiers {
+    /// Puts the parts together.
+    pub fn new(
+        table: Table,
+        pool: Box<dyn Zpool>,
+        store: Option<Store>,
+        clock: Clock,
+        marks: Marks,
+        first_pages: Box<[u32]>,
+        page_bytes: usize,
+    ) -> Tiers {
+        let pressure = AtomicU8::new(Pressure::Calm as u8);
+        Tiers { table, pool, store, clock, marks, first_pages, page_bytes, pressure }
+    }
+
+    /// The number of the export that a page belongs to.
+    pub fn export_of(&self, page: PageId) -> usize {
+        self.first_pages.partition_point(|&first| first <= page.0) - 1
+    }
+
+    /// Moves a page: publishes `new`, whose bytes are whole, and gives the old place back.
+    pub fn replace(&self, guard: &PageGuard<'_>, new: Word, stats: &LaneStats) {
+        let old = guard.word();
+        guard.publish(new);
+        match old.place() {
+            Place::Pool(object) => self.pool.free(object.at, object.bytes),
+            Place::Store(object) => {
+                self.store_of_a_stored_page().release(object.at, object.bytes as u32);
+            }
+            Place::Unwritten | Place::Hole | Place::Same(_) | Place::Lost => {}
+        }
+        stats.moved(self.export_of(guard.page()), old, new);
+    }
+
+    /// The store; a page that is there proves that there is one.
+    pub fn store_of_a_stored_page(&self) -> &Store {
+        self.store.as_ref().expect("a page is in the store, so there is one")
+    }
+
+    /// Do the pool's blocks hold so much that write-back should start?
+    pub fn is_above_high_mark(&self) -> bool {
+        let arena = self.pool.arena();
+        u64::from(arena.used_frames()) * arena.frame_bytes() as u64 >= self.marks.high_bytes
+    }
+
+    /// How the pool stands.
+    pub fn pressure(&self) -> Pressure {
+        match self.pressure.load(Ordering::Acquire) {
+            0 => Pressure::Calm,
+            1 => Pressure::Working,
+            _ => Pressure::Stuck,
+        }
+    }
+
+    /// Write-back says how the pool stands.
+    pub fn set_pressure(&self, pressure: Pressure) {
+        self.pressure.store(pressure as u8, Ordering::Release);
+    }
+
+    /// Walks table, pool and store and panics where they contradict each other. For tests: nothing
+    /// else may run meanwhile.
+    pub fn check(&self) {
+        self.pool.check();
+        let (mut objects, mut bytes) = (0, 0);
+        let mut live_bytes = 0;
+        for index in 0..self.table.pages() as u32 {
+            let page = PageId(index);
+            match self.table.peek(page).place() {
+                Place::Pool(object) => {
+                    let tag = self.pool.tag(object.at, object.bytes);
+                    assert_eq!(tag.owner, index, "owner of the object of {page}");
+                    objects += 1;
+                    bytes += object.bytes as u64;
+                }
+                Place::Store(object) => {
+                    let store = self.store_of_a_stored_page();
+                    assert_ne!(store.sequence(object.at), 0, "{page} is in a free segment");
+                    live_bytes += u64::from(record_bytes(object.bytes as u32));
+                }
+                _ => {}
+            }
+        }
+        let stats = self.pool.stats();
+        assert_eq!((stats.objects, stats.object_bytes), (objects, bytes), "pool against table");
+        if let Some(store) = &self.store {
+            store.check();
+            assert_eq!(store.stats().live_bytes, live_bytes, "store against table");
+        }
+    }
+}

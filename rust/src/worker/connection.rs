@@ -1,0 +1,253 @@
+//! One connection: its socket and its session, and moving bytes between the two.
+//!
+//! Locking: none, it belongs to one worker.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+
+use crate::engine::Fetch;
+use crate::session::{Desk, End, Pages, Progress, Session};
+
+/// How long the client has to close its side after the last reply. Closing with bytes unread would
+/// reset the connection and could take replies with it that the client has not read yet.
+const LINGER: Duration = Duration::from_secs(1);
+/// Turns of a session in a row before others have theirs.
+const TURNS: u32 = 4;
+
+/// A connection of a worker.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) number: u64,
+    socket: OwnedFd,
+    session: Session,
+    /// What epoll is asked for; None if it is not to be asked any more.
+    pub(super) interest: Option<EventFlags>,
+    /// The client left after DISC: events of its socket mean nothing any more.
+    deaf: bool,
+    /// Its session has work that needs no event.
+    pub(super) more: bool,
+    /// When it is to be looked at, events or not.
+    pub(super) deadline: Option<Instant>,
+    detach_by: Option<Instant>,
+    /// The last reply is sent; waiting for the client to close, until then at most.
+    lingering: Option<Instant>,
+}
+
+/// What serving a connection came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Served {
+    /// Bytes were received.
+    pub(super) received: bool,
+    /// It is over: the socket can be closed.
+    pub(super) closed: bool,
+}
+
+impl Connection {
+    pub(super) fn new(number: u64, socket: OwnedFd, session: Session) -> Self {
+        Connection {
+            number,
+            socket,
+            session,
+            interest: None,
+            deaf: false,
+            more: true,
+            deadline: None,
+            detach_by: None,
+            lingering: None,
+        }
+    }
+
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// It has place `slot` in its worker.
+    pub(super) fn set_slot(&mut self, slot: u32) {
+        self.session.set_connection(slot);
+    }
+
+    /// Why its session ended.
+    pub(super) fn reason(&self) -> String {
+        self.session.end().map(End::to_string).unwrap_or_default()
+    }
+
+    /// A fetch came back.
+    pub(super) fn fetched<P: Pages>(&mut self, desk: &mut Desk<P>, fetch: Box<Fetch>) {
+        self.session.fetched(desk, fetch);
+        self.more = true;
+    }
+
+    /// True if it waits for boxes or for space.
+    pub(super) fn waits(&self, boxes: bool, space: bool) -> bool {
+        let waits = self.session.waits();
+        boxes && waits.boxes || space && waits.space
+    }
+
+    /// Finish what is begun, at `by` at the latest.
+    pub(super) fn detach(&mut self, by: Instant) {
+        self.session.leave(End::Detached);
+        self.detach_by = Some(by);
+        self.more = true;
+    }
+
+    /// The session failed by a mistake of ours.
+    pub(super) fn fail<P: Pages>(&mut self, desk: &mut Desk<P>, message: String) {
+        self.session.abandon(desk, End::Bug { message });
+    }
+
+    /// Drops what the session holds, if it has not ended yet.
+    pub(super) fn abandon<P: Pages>(&mut self, desk: &mut Desk<P>) {
+        self.session.abandon(desk, End::EndOfStream);
+    }
+
+    /// Receives if `readable`, answers, and sends. `gone` if the client has closed its side.
+    pub(super) fn serve<P: Pages>(
+        &mut self,
+        desk: &mut Desk<P>,
+        readable: bool,
+        gone: bool,
+    ) -> Served {
+        let mut served = Served::default();
+        self.more = false;
+        if let Some(until) = self.lingering {
+            served.closed = desk.now >= until || self.read_away();
+            return served;
+        }
+        if readable {
+            served.received = self.receive(desk, gone);
+        }
+        if self.deadline.is_some_and(|deadline| deadline <= desk.now) {
+            self.session.expire(desk);
+            if self.detach_by.is_some_and(|by| by <= desk.now) {
+                self.session.abandon(desk, End::DetachedLate);
+            }
+        }
+        self.work(desk);
+        self.deadline = [self.session.deadline(), self.detach_by].into_iter().flatten().min();
+        let replies_owed = self.session.end().is_none_or(End::sends_replies);
+        if self.session.end().is_some() && (self.session.output().is_empty() || !replies_owed) {
+            self.begin_linger(desk.now);
+            served.closed = self.read_away();
+        }
+        served
+    }
+
+    /// Asks epoll for what can be used now.
+    pub(super) fn update_interest(&mut self, epoll: &OwnedFd, slot: u32) {
+        let Some(asked) = self.interest else {
+            return;
+        };
+        if self.deaf {
+            // That the client is gone would be reported again and again.
+            epoll::delete(epoll, &self.socket).expect("the socket is in the set");
+            self.interest = None;
+            return;
+        }
+        let wanted = self.interest_wanted();
+        if wanted != asked {
+            let data = EventData::new_u64(slot.into());
+            epoll::modify(epoll, &self.socket, data, wanted).expect("the socket is in the set");
+            self.interest = Some(wanted);
+        }
+    }
+
+    fn interest_wanted(&mut self) -> EventFlags {
+        if self.lingering.is_some() {
+            return EventFlags::IN;
+        }
+        let mut wanted = EventFlags::RDHUP;
+        wanted.set(EventFlags::IN, self.session.input().is_some());
+        wanted.set(EventFlags::OUT, !self.session.output().is_empty());
+        wanted
+    }
+
+    /// Receives what is there, up to the room that the session has. True if that was anything.
+    fn receive<P: Pages>(&mut self, desk: &mut Desk<P>, gone: bool) -> bool {
+        let Some(space) = self.session.input() else {
+            if gone && self.session.is_disconnecting() {
+                // It said so and owes us nothing; what it asked for before is still to be done.
+                self.deaf = true;
+            } else if gone && self.session.end().is_none() {
+                // Its requests wait for space or for the store while the client, which gave up,
+                // sends them again elsewhere. They must not be begun any more.
+                self.session.abandon(desk, End::EndOfStream);
+            }
+            return false;
+        };
+        match recv(&self.socket, space, RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => self.session.abandon(desk, End::EndOfStream),
+            Ok((_, bytes)) => {
+                self.session.received(bytes);
+                return true;
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(errno) => self.cut("receive", errno, desk),
+        }
+        false
+    }
+
+    /// Lets the session work and sends what it says.
+    fn work<P: Pages>(&mut self, desk: &mut Desk<P>) {
+        for _ in 0..TURNS {
+            let progress = self.session.advance(desk);
+            let sent = self.send_output(desk);
+            // Room for replies is the one thing it may have waited for that came just now.
+            let again = progress == Progress::More || sent && self.session.waits().output;
+            self.more = again;
+            if !again {
+                break;
+            }
+        }
+    }
+
+    /// Sends what the socket takes. True if it took anything.
+    fn send_output<P: Pages>(&mut self, desk: &mut Desk<P>) -> bool {
+        let output = self.session.output();
+        if output.is_empty() {
+            return false;
+        }
+        match send(&self.socket, output, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Ok(bytes) => {
+                self.session.sent(bytes);
+                return true;
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(errno) => self.cut("send", errno, desk),
+        }
+        false
+    }
+
+    fn cut<P: Pages>(&mut self, what: &str, errno: Errno, desk: &mut Desk<P>) {
+        // A client that goes away without a word is no news.
+        let end = match errno {
+            Errno::PIPE | Errno::CONNRESET => End::EndOfStream,
+            _ => End::Socket { why: format!("{what}: {}", std::io::Error::from(errno)) },
+        };
+        self.session.abandon(desk, end);
+    }
+
+    fn begin_linger(&mut self, now: Instant) {
+        // Fails only if the client is gone already, which the next receive finds out.
+        let _ = shutdown(&self.socket, Shutdown::Write);
+        self.lingering = Some(now + LINGER);
+        self.deadline = self.lingering;
+    }
+
+    /// Reads away what the client still sends. True if it is done.
+    fn read_away(&mut self) -> bool {
+        let mut bytes = [0; 4096];
+        for _ in 0..16 {
+            match recv(&self.socket, &mut bytes, RecvFlags::DONTWAIT) {
+                Ok((_, 0)) => return true,
+                Ok(_) => {}
+                Err(Errno::AGAIN | Errno::INTR) => return false,
+                Err(_) => return true,
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,126 @@
+//! Sweeping, emptying blocks, giving memory back.
+
+use std::collections::HashSet;
+
+use super::{Model, Random, Suite};
+use crate::zpool::Sweep;
+
+impl Suite<'_> {
+    pub(super) fn a_sweep_reports_each_object_once(&self) {
+        let pool = self.pool(300);
+        let mut model = Model::new(&*pool, Random::new(4));
+        model.alloc_some(400);
+        model.free_some(150);
+        for frames in [1, 7, 10_000] {
+            let mut seen = HashSet::new();
+            let mut sweep = Sweep::default();
+            let mut calls = 0;
+            loop {
+                let at_end = pool.sweep(&mut sweep, frames, &mut |resident| {
+                    assert!(seen.insert((resident.handle, resident.tag.owner, resident.tag.stamp)));
+                });
+                calls += 1;
+                assert!(
+                    calls <= pool.arena().frames(),
+                    "a sweep that does not advance"
+                );
+                if at_end {
+                    break;
+                }
+            }
+            let held = model
+                .objects
+                .iter()
+                .map(|o| (o.handle, o.tag.owner, o.tag.stamp));
+            assert_eq!(seen, held.collect::<HashSet<_>>());
+            assert_eq!(
+                sweep,
+                Sweep::default(),
+                "a sweep ends where the next one starts"
+            );
+        }
+        model.free_all();
+    }
+
+    pub(super) fn an_isolated_block_can_be_emptied(&self) {
+        let pool = self.pool(600);
+        let mut model = Model::new(&*pool, Random::new(5));
+        while model.alloc(self.frame_bytes / 5).is_ok() {}
+        model.free_some(model.len() * 2 / 3);
+        let before = pool.stats();
+        let rounds = (0..1000).take_while(|_| model.compact().is_some()).count();
+        assert!(rounds < 1000, "isolation finds blocks for ever");
+        assert_eq!(pool.stats().objects, before.objects);
+        pool.check();
+        model.verify();
+        let after = pool.stats();
+        // What is left is one part-filled block, of at most a 16th of the frames here.
+        let slack = after.block_bytes - after.slot_bytes;
+        assert!(
+            slack < 17 * (self.frame_bytes as u64 + 8),
+            "{before:?} {after:?}"
+        );
+        assert!(
+            after.block_bytes < before.block_bytes / 2,
+            "{before:?} {after:?}"
+        );
+        model.free_all();
+    }
+
+    pub(super) fn a_settled_block_is_allocated_from_again(&self) {
+        let pool = self.pool(64);
+        let bytes = self.frame_bytes / 3;
+        let mut model = Model::new(&*pool, Random::new(6));
+        (0..100).for_each(|_| assert!(model.alloc(bytes).is_ok()));
+        let frames = pool.arena().used_frames();
+        assert!(
+            !pool.isolate(&mut |_| ()),
+            "no block to empty among full ones"
+        );
+        model.free_some(50);
+        let mut isolated = 0;
+        assert!(
+            pool.isolate(&mut |_| isolated += 1),
+            "half the slots are free"
+        );
+        assert!(isolated > 0, "an isolated block has objects");
+        assert!(!pool.isolate(&mut |_| ()), "one block of a class at a time");
+        pool.check();
+        pool.settle();
+        pool.check();
+        (0..50).for_each(|_| assert!(model.alloc(bytes).is_ok()));
+        let again = pool.arena().used_frames();
+        assert!(again <= frames, "{again} frames where {frames} were enough");
+        model.free_all();
+    }
+
+    pub(super) fn free_memory_goes_back(&self) {
+        let pool = self.pool(1200);
+        let mut model = Model::new(&*pool, Random::new(7));
+        let empty = pool.arena().held_bytes();
+        while model.alloc_random().is_ok() {}
+        let full = pool.arena().held_bytes();
+        assert!(full > empty);
+        model.free_some(model.len() / 2);
+        let rounds = (0..1000).take_while(|_| model.compact().is_some()).count();
+        assert!(rounds < 1000, "isolation finds blocks for ever");
+        pool.arena().release_free(5);
+        let frame_bytes = self.frame_bytes as u64;
+        let used = u64::from(pool.arena().used_frames()) * frame_bytes;
+        let held = pool.arena().held_bytes();
+        assert!(
+            held <= used + 5 * frame_bytes + 5 * 4096,
+            "{held} held, {used} used"
+        );
+        model.verify();
+        pool.check();
+        while model.alloc_random().is_ok() {}
+        model.verify();
+        model.free_all();
+        pool.arena().release_free(0);
+        assert!(
+            pool.arena().held_bytes() <= empty + 4 * 4096,
+            "side words alone are held"
+        );
+    }
+}

@@ -1,0 +1,279 @@
+//! A file in memory, mapped: bytes that several threads and the next process share.
+//!
+//! The only `unsafe` of the pool is here. What the types cannot carry is one promise of the
+//! callers: bytes that are reached through [`Mapping::bytes`] and [`Mapping::store_bytes`] have
+//! one user at a time, because whoever holds the place of an object in the page table holds that
+//! page's lock (see the head of `zpool/mod.rs`). Everything that threads share without that lock
+//! is an atomic.
+//!
+//! Not here: what the bytes mean (`arena`, `words`).
+//! Locking: none; system calls on the file are safe from any thread.
+#![allow(unsafe_code)]
+
+use std::ffi::OsString;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
+
+use rustix::fd::OwnedFd;
+use rustix::fs::{self, FallocateFlags, FileType, Mode, OFlags, SeekFrom};
+use rustix::io::Errno;
+use rustix::mm::{self, Advice, MapFlags, ProtFlags};
+
+use crate::error::{Error, Result};
+
+/// Bytes that the system gives out and takes back at least. Larger on some machines, where a
+/// punched 4096-byte page is zeroed and the memory stays: correct, only less thrifty.
+pub const SYSTEM_PAGE_BYTES: usize = 4096;
+
+/// A shared mapping of a whole file, or of nameless memory that dies with the process.
+pub struct Mapping {
+    base: NonNull<u8>,
+    bytes: usize,
+    file: OwnedFd,
+    path: Option<PathBuf>,
+}
+
+// SAFETY: the mapping is plain memory that lives until drop, and no method touches the struct
+// itself after it was made. Who may touch which bytes is the promise at the head of this file.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Makes a file of `bytes` zeros, none of them held in memory yet. A file of that name is
+    /// replaced in one step, so that nobody ever opens half a file; without a name the memory is
+    /// this process's own.
+    pub fn create(path: Option<&Path>, bytes: usize) -> Result<Self> {
+        let Some(path) = path else {
+            let file = fs::memfd_create("nbdswap", fs::MemfdFlags::CLOEXEC)
+                .map_err(|e| Error::io("make nameless memory", 0, e.into()))?;
+            return Self::map_new(file, bytes, None);
+        };
+        let temporary = temporary_name(path);
+        let failed = |what, errno: Errno| Error::io(what, 0, errno.into());
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        // A predecessor that died between these lines left its temporary file; it is nobody's.
+        match fs::unlink(&temporary) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(failed("remove an unfinished memory file", errno)),
+        }
+        let file = fs::open(&temporary, flags, mode)
+            .map_err(|errno| failed("create the memory file", errno))?;
+        let mapping = Self::map_new(file, bytes, Some(path.to_owned())).and_then(|mapping| {
+            fs::rename(&temporary, path).map_err(|e| failed("name the memory file", e))?;
+            Ok(mapping)
+        });
+        if mapping.is_err() {
+            // The first error is the one to report; a second here would only hide it.
+            let _ = fs::unlink(&temporary);
+        }
+        mapping
+    }
+
+    /// Maps a predecessor's file of exactly `bytes`. Refuses, and does not touch, anything that is
+    /// not a private file of this user: in a directory that others may write to, such a file
+    /// could be planted, and whoever owns it could cut it short under the running server.
+    pub fn open(path: &Path, bytes: usize) -> Result<Self> {
+        let foreign = |why| Error::Foreign {
+            path: path.display().to_string(),
+            why,
+        };
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
+            Errno::LOOP => foreign("found a symbolic link, wanted a file".into()),
+            errno => Error::io("open the memory file", 0, errno.into()),
+        })?;
+        let stat = fs::fstat(&file).map_err(|e| Error::io("stat the memory file", 0, e.into()))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(foreign(
+                "found something else, wanted a regular file".into(),
+            ));
+        }
+        let user = rustix::process::geteuid().as_raw();
+        if stat.st_uid != user || stat.st_mode & 0o077 != 0 {
+            let mode = stat.st_mode & 0o777;
+            let owner = stat.st_uid;
+            return Err(foreign(format!(
+                "found owner {owner} and mode {mode:o}, wanted owner {user} and mode 600"
+            )));
+        }
+        if stat.st_size as u64 != bytes as u64 {
+            return Err(foreign(format!(
+                "found {} bytes, wanted {bytes}",
+                stat.st_size
+            )));
+        }
+        Self::map(file, bytes, Some(path.to_owned()))
+    }
+
+    fn map_new(file: OwnedFd, bytes: usize, path: Option<PathBuf>) -> Result<Self> {
+        fs::ftruncate(&file, bytes as u64)
+            .map_err(|e| Error::io("size the memory file", bytes as u64, e.into()))?;
+        Self::map(file, bytes, path)
+    }
+
+    fn map(file: OwnedFd, bytes: usize, path: Option<PathBuf>) -> Result<Self> {
+        assert!(bytes > 0, "a mapping of nothing");
+        let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        // SAFETY: a new mapping at an address of the system's choice overlaps nothing of ours.
+        let base = unsafe { mm::mmap(std::ptr::null_mut(), bytes, prot, flags, &file, 0) }
+            .map_err(|e| Error::io("map the memory file", bytes as u64, e.into()))?;
+        let base = NonNull::new(base.cast::<u8>()).expect("mmap gives no null without MAP_FIXED");
+        Ok(Self {
+            base,
+            bytes,
+            file,
+            path,
+        })
+    }
+
+    fn at(&self, at: usize, len: usize) -> *mut u8 {
+        assert!(
+            len <= self.bytes && at <= self.bytes - len,
+            "bytes {at}+{len} of a mapping of {}",
+            self.bytes
+        );
+        // SAFETY: asserted to lie inside the mapping.
+        unsafe { self.base.as_ptr().add(at) }
+    }
+
+    fn aligned<T>(&self, at: usize) -> *mut T {
+        assert!(at.is_multiple_of(size_of::<T>()), "unaligned offset {at}");
+        self.at(at, size_of::<T>()).cast()
+    }
+
+    /// `len` bytes from `at`. The caller has sole use of them until it lets go of the slice.
+    pub fn bytes(&self, at: usize, len: usize) -> &[u8] {
+        // SAFETY: `at` asserts the bounds, the mapping lives as long as `self`, and nobody writes
+        // these bytes meanwhile: the promise at the head of this file.
+        unsafe { std::slice::from_raw_parts(self.at(at, len), len) }
+    }
+
+    /// Copies `source` to `at`. The caller has sole use of the bytes there.
+    pub fn store_bytes(&self, at: usize, source: &[u8]) {
+        let target = self.at(at, source.len());
+        // SAFETY: `at` asserts the bounds. Nobody else reads or writes these bytes meanwhile, and
+        // `source` is not among them: both are the promise at the head of this file.
+        unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), target, source.len()) }
+    }
+
+    /// The 16-bit word at `at`, which is a multiple of 2.
+    pub fn atomic_u16(&self, at: usize) -> &AtomicU16 {
+        // SAFETY: in bounds and aligned (asserted; the base is page-aligned), lives as long as
+        // `self`, and is reached as an atomic by everybody.
+        unsafe { AtomicU16::from_ptr(self.aligned(at)) }
+    }
+
+    /// The 32-bit word at `at`, which is a multiple of 4.
+    pub fn atomic_u32(&self, at: usize) -> &AtomicU32 {
+        // SAFETY: as for `atomic_u16`.
+        unsafe { AtomicU32::from_ptr(self.aligned(at)) }
+    }
+
+    /// `count` 64-bit words from `at`, which is a multiple of 8.
+    pub fn atomic_u64s(&self, at: usize, count: usize) -> &[AtomicU64] {
+        assert!(at.is_multiple_of(8), "unaligned offset {at}");
+        let bytes = count.checked_mul(8).expect("a word count that fits memory");
+        // SAFETY: as for `atomic_u16`; an AtomicU64 has the size and, here, the alignment of u64.
+        unsafe { std::slice::from_raw_parts(self.at(at, bytes).cast(), count) }
+    }
+
+    /// Takes memory for `range` from the system, so that touching it later cannot fail: a full
+    /// tmpfs says so here, instead of with a SIGBUS at the first store. Content stays.
+    pub fn reserve(&self, range: Range<usize>) -> Result<()> {
+        assert!(
+            range.start < range.end && range.end <= self.bytes,
+            "reserve {range:?}"
+        );
+        let (start, len) = (range.start as u64, (range.end - range.start) as u64);
+        loop {
+            match fs::fallocate(&self.file, FallocateFlags::empty(), start, len) {
+                Err(Errno::INTR) => continue,
+                outcome => return outcome.map_err(|e| Error::io("take memory", start, e.into())),
+            }
+        }
+    }
+
+    /// Reserves the whole mapping and maps every page of it, so that no later access faults.
+    pub fn populate(&self) -> Result<()> {
+        self.reserve(0..self.bytes)?;
+        let base = self.base.as_ptr().cast();
+        // SAFETY: the range is our own mapping, and populating it changes no content.
+        match unsafe { mm::madvise(base, self.bytes, Advice::LinuxPopulateWrite) } {
+            // Kernels before 5.14 do not know the advice. The memory is taken all the same; only
+            // the first touch of each page costs a fault.
+            Ok(()) | Err(Errno::INVAL) => Ok(()),
+            Err(errno) => Err(Error::io("map the memory taken", 0, errno.into())),
+        }
+    }
+
+    /// Gives the memory of the whole pages inside `range` back; they read as zeros.
+    pub fn punch(&self, range: Range<usize>) {
+        assert!(range.end <= self.bytes, "punch {range:?} of {}", self.bytes);
+        let start = range.start.next_multiple_of(SYSTEM_PAGE_BYTES);
+        let end = range.end / SYSTEM_PAGE_BYTES * SYSTEM_PAGE_BYTES;
+        if start >= end {
+            return;
+        }
+        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        loop {
+            match fs::fallocate(&self.file, mode, start as u64, (end - start) as u64) {
+                Ok(()) => return,
+                Err(Errno::INTR) => continue,
+                // Only a file system that cannot punch holes refuses this: the memory stays taken
+                // and the promise "reads as zeros" has to be kept by hand.
+                Err(_) => return self.zero(start..end),
+            }
+        }
+    }
+
+    fn zero(&self, range: Range<usize>) {
+        for word in self.atomic_u64s(range.start, (range.end - range.start) / 8) {
+            word.store(0, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// Parts of the file that may hold anything but zeros, as whole pages, in order.
+    pub fn populated(&self) -> Vec<Range<usize>> {
+        let mut ranges = Vec::new();
+        let mut at = 0;
+        while at < self.bytes {
+            let Ok(start) = fs::seek(&self.file, SeekFrom::Data(at as u64)) else {
+                break; // ENXIO: only holes from here on.
+            };
+            let end = fs::seek(&self.file, SeekFrom::Hole(start)).unwrap_or(self.bytes as u64);
+            at = (end as usize).min(self.bytes);
+            ranges.push(start as usize..at);
+        }
+        ranges
+    }
+
+    /// Removes the file's name; the memory lives until this mapping is dropped.
+    pub fn remove(&self) {
+        if let Some(path) = &self.path {
+            // Gone already or a directory that turned read-only: the file stays as it is, and the
+            // next start replaces it.
+            let _ = fs::unlink(path);
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and whole, and every borrow of it ends before `self` does.
+        // A failure would leave it mapped, which harms nobody.
+        let _ = unsafe { mm::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+fn temporary_name(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(".new");
+    name.into()
+}
+
+#[cfg(test)]
+mod tests;

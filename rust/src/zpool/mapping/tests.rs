@@ -1,0 +1,95 @@
+//! Files in memory: made, taken over, refused, given back.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::*;
+use crate::zpool::conformance::MemoryDir;
+use crate::zpool::words::SharedWords;
+
+fn why_foreign(result: Result<SharedWords>) -> String {
+    match result {
+        Err(Error::Foreign { why, .. }) => why,
+        Err(other) => panic!("wanted Foreign, found {other}"),
+        Ok(_) => panic!("wanted Foreign, found an open file"),
+    }
+}
+
+#[test]
+fn words_and_header_survive_into_the_next_mapping() {
+    let dir = MemoryDir::new("survive");
+    let path = dir.file("words");
+    let first = SharedWords::create(Some(&path), 5000).unwrap();
+    first.set_header(&[7; 4096]);
+    first.words()[4999].store(42, Relaxed);
+    drop(first);
+    let second = SharedWords::open(&path, 5000).unwrap();
+    assert_eq!(second.header(), [7; 4096]);
+    assert_eq!(second.words()[4999].load(Relaxed), 42);
+    assert_eq!(second.words()[0].load(Relaxed), 0);
+    second.remove();
+    assert!(!path.exists());
+}
+
+#[test]
+fn creating_replaces_a_file_of_that_name_and_an_unfinished_one() {
+    let dir = MemoryDir::new("replace");
+    let path = dir.file("words");
+    std::fs::write(&path, b"old").unwrap();
+    std::fs::write(temporary_name(&path), b"unfinished").unwrap();
+    let words = SharedWords::create(Some(&path), 8).unwrap();
+    assert_eq!(words.words()[0].load(Relaxed), 0);
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!temporary_name(&path).exists());
+}
+
+#[test]
+fn a_file_that_is_not_ours_is_refused() {
+    let dir = MemoryDir::new("refuse");
+    let path = dir.file("words");
+    drop(SharedWords::create(Some(&path), 1024).unwrap());
+    assert!(why_foreign(SharedWords::open(&path, 2048)).contains("found 12288 bytes"));
+    let link = dir.file("link");
+    symlink(&path, &link).unwrap();
+    assert!(why_foreign(SharedWords::open(&link, 1024)).contains("symbolic link"));
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
+    assert!(why_foreign(SharedWords::open(&path, 1024)).contains("mode 644"));
+    assert!(matches!(
+        SharedWords::open(&dir.file("none"), 1),
+        Err(Error::Io { .. })
+    ));
+}
+
+#[test]
+fn only_touched_words_are_populated_and_punched_ones_read_as_zeros() {
+    let words = SharedWords::create(None, 4096).unwrap();
+    assert!(words.populated().is_empty());
+    words.words()[600].store(1, Relaxed);
+    words.words()[4095].store(2, Relaxed);
+    let populated = words.populated();
+    for touched in [600, 4095] {
+        assert!(
+            populated.iter().any(|range| range.contains(&touched)),
+            "{populated:?}"
+        );
+    }
+    // Words 512..1024 are one page; the page before it is not whole in this range.
+    words.punch(1..1024);
+    assert_eq!(words.words()[600].load(Relaxed), 0);
+    words.populate().unwrap();
+    assert_eq!(words.words()[4095].load(Relaxed), 2);
+}
+
+#[test]
+#[should_panic(expected = "of a mapping of")]
+fn bytes_beyond_the_end_are_out_of_reach() {
+    let mapping = Mapping::create(None, 4096).unwrap();
+    mapping.bytes(4090, 7);
+}
+
+#[test]
+#[should_panic(expected = "unaligned")]
+fn an_unaligned_word_is_refused() {
+    let mapping = Mapping::create(None, 4096).unwrap();
+    mapping.atomic_u32(2);
+}

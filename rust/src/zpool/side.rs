@@ -1,0 +1,79 @@
+//! What a pool writes into the side word of a frame: what the frame is part of.
+//!
+//! Side words lie in the shared file, so the next process reads from them how blocks were laid out;
+//! it trusts none of them without an object in the page table that leads there.
+//!
+//! Locking: none, plain values. The word of a block's frames changes under the lock of its class.
+
+use super::Tag;
+
+// bits  0..8    kind: 0 free, 1 head, 2 tail, 3 whole
+// head: 8..16   class          32..64  next frame of the chain, or NONE
+// tail: 8..16   place in block 32..64  next frame of the chain, or NONE
+// whole:16..32  stamp          32..64  owner
+const HEAD: u64 = 1;
+const TAIL: u64 = 2;
+const WHOLE: u64 = 3;
+
+/// No frame.
+pub const NONE: u32 = u32::MAX;
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Part of nothing, or nothing that can be read.
+    Free,
+    /// First frame of a block of this class.
+    Head {
+        /// Size class of the block.
+        class: u8,
+        /// The frame that follows where frames are chained.
+        next: u32,
+    },
+    /// Later frame of a block.
+    Tail {
+        /// Its place in the block, from 1.
+        place: u8,
+        /// The frame that follows where frames are chained.
+        next: u32,
+    },
+    /// A frame that is one object.
+    Whole(Tag),
+}
+
+impl Side {
+    /// The word for it.
+    pub fn encode(self) -> u64 {
+        match self {
+            Side::Free => 0,
+            Side::Head { class, next } => HEAD | u64::from(class) << 8 | u64::from(next) << 32,
+            Side::Tail { place, next } => TAIL | u64::from(place) << 8 | u64::from(next) << 32,
+            Side::Whole(tag) => WHOLE | u64::from(tag.stamp) << 16 | u64::from(tag.owner) << 32,
+        }
+    }
+
+    /// What a word says; a word that no pool writes is a free frame.
+    pub fn decode(word: u64) -> Self {
+        let (small, high) = ((word >> 8) as u8, (word >> 32) as u32);
+        let side = match word & 0xff {
+            HEAD => Side::Head {
+                class: small,
+                next: high,
+            },
+            TAIL => Side::Tail {
+                place: small,
+                next: high,
+            },
+            WHOLE => Side::Whole(Tag {
+                owner: high,
+                stamp: (word >> 16) as u16,
+            }),
+            _ => Side::Free,
+        };
+        if side.encode() == word {
+            side
+        } else {
+            Side::Free
+        }
+    }
+}

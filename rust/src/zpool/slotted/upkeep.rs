@@ -1,0 +1,171 @@
+//! Walking over the pool in the background: reporting what lives, and emptying sparse blocks.
+//!
+//! Locking: a class's lock is held while a batch is copied out, never while it is visited.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{ClassState, Layout, NO_OWNER, Slotted, pack};
+use crate::zpool::groups::Groups;
+use crate::zpool::side::{NONE, Side};
+use crate::zpool::{Handle, Resident, Sweep, Tag};
+
+/// Objects that are copied out under one hold of the lock.
+const BATCH: usize = 64;
+
+/// Blocks that isolation looks at in the emptiest list, which bounds how long it holds the lock.
+const CANDIDATES: usize = 16;
+
+/// A block that could be emptied.
+struct Candidate {
+    class: usize,
+    head: u32,
+    used: u16,
+    slots: u32,
+}
+
+impl Candidate {
+    fn emptier_than(&self, other: &Candidate) -> bool {
+        u32::from(self.used) * other.slots < u32::from(other.used) * self.slots
+    }
+}
+
+impl<L: Layout> Slotted<L> {
+    pub(super) fn sweep_frames(
+        &self,
+        sweep: &mut Sweep,
+        frames: u32,
+        visit: &mut dyn FnMut(Resident),
+    ) -> bool {
+        let last = self.arena.side_frames();
+        let end = sweep.frame.saturating_add(frames.max(1)).min(last);
+        for frame in sweep.frame..end {
+            match self.side(frame) {
+                Side::Head { class, .. } => self.report(usize::from(class), frame, visit),
+                Side::Whole(_) => self.report_whole(frame, visit),
+                Side::Tail { .. } | Side::Free => {}
+            }
+        }
+        let at_end = end == last;
+        *sweep = if at_end {
+            Sweep::default()
+        } else {
+            Sweep { frame: end }
+        };
+        at_end
+    }
+
+    fn report_whole(&self, frame: u32, visit: &mut dyn FnMut(Resident)) {
+        // One word says it all, so no lock is needed to read it whole.
+        if let Side::Whole(tag) = self.side(frame) {
+            visit(Resident {
+                handle: pack(frame, 0),
+                tag,
+            });
+        }
+    }
+
+    /// Reports the live objects of a block, batch by batch, as long as it is a block of `class`.
+    fn report(&self, class: usize, head: u32, visit: &mut dyn FnMut(Resident)) {
+        let shape = &self.shapes[class];
+        let nothing = Resident {
+            handle: Handle(0),
+            tag: Tag {
+                owner: NO_OWNER,
+                stamp: 0,
+            },
+        };
+        let mut batch = [nothing; BATCH];
+        let mut slot = 0;
+        while slot < shape.slots {
+            let mut count = 0;
+            let state = self.lock(class);
+            let now = self.side(head);
+            let same = matches!(now, Side::Head { class: now, .. } if usize::from(now) == class);
+            let fresh = if same {
+                u32::from(self.head(head).fresh().load(Relaxed))
+            } else {
+                0
+            };
+            while slot < fresh && count < BATCH {
+                let owner = self.owner(shape, head, slot).load(Relaxed);
+                if owner != NO_OWNER {
+                    let stamp = self.stamp(shape, head, slot).load(Relaxed);
+                    batch[count] = Resident {
+                        handle: pack(head, slot),
+                        tag: Tag { owner, stamp },
+                    };
+                    count += 1;
+                }
+                slot += 1;
+            }
+            drop(state);
+            batch[..count].iter().for_each(|&resident| visit(resident));
+            if slot >= fresh {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn isolate_block(&self, visit: &mut dyn FnMut(Resident)) -> bool {
+        let mut best: Option<Candidate> = None;
+        for class in 0..self.whole_class() {
+            let candidate = self.candidate(class, &self.lock(class));
+            if let Some(candidate) = candidate
+                && best
+                    .as_ref()
+                    .is_none_or(|best| candidate.emptier_than(best))
+            {
+                best = Some(candidate);
+            }
+        }
+        // The class was unlocked meanwhile, so its emptiest block is looked for anew.
+        let Some(Candidate { class, .. }) = best else {
+            return false;
+        };
+        let mut state = self.lock(class);
+        let Some(Candidate {
+            head, used, slots, ..
+        }) = self.candidate(class, &state)
+        else {
+            return false;
+        };
+        state
+            .groups
+            .remove(&self.arena, Groups::group(used, slots), head);
+        state.isolated = head;
+        drop(state);
+        self.report(class, head, visit);
+        true
+    }
+
+    /// The emptiest block of a class, near enough, if the others have room for its objects.
+    fn candidate(&self, class: usize, state: &ClassState) -> Option<Candidate> {
+        let slots = self.shapes[class].slots;
+        let free = state.blocks * u64::from(slots) - state.slots_used;
+        // Room for the used slots of a block outside of it: as many free ones as a block has slots.
+        if state.isolated != NONE || free < u64::from(slots) {
+            return None;
+        }
+        let candidates = state.groups.emptiest(&self.arena).take(CANDIDATES);
+        candidates
+            .map(|head| Candidate {
+                class,
+                head,
+                used: self.head(head).used().load(Relaxed),
+                slots,
+            })
+            .min_by_key(|candidate| candidate.used)
+    }
+
+    pub(super) fn settle_blocks(&self) {
+        for class in 0..self.whole_class() {
+            let mut state = self.lock(class);
+            let head = std::mem::replace(&mut state.isolated, NONE);
+            if head != NONE {
+                let used = self.head(head).used().load(Relaxed);
+                let group = Groups::group(used, self.shapes[class].slots);
+                state.groups.push(&self.arena, group, head);
+            }
+        }
+    }
+}

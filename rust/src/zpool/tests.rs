@@ -1,0 +1,190 @@
+//! The suite over both pools, shrinking churn, and density.
+
+use proptest::prelude::*;
+
+use super::conformance::{Model, Random, Suite, conformance, typical_object_bytes};
+use super::slotted::{Layout, Shape, Slotted};
+use super::zblock::Neighbours;
+use super::*;
+
+fn make(arena: Arena) -> Box<dyn Zpool> {
+    in_arena(arena).expect("a pool of a known name")
+}
+
+#[test]
+fn zblock_conforms() {
+    conformance("zblock", make);
+}
+
+#[test]
+fn zsmalloc_conforms() {
+    conformance("zsmalloc", make);
+}
+
+/// A zblock whose slots overlap by 8 bytes: the canary.
+struct Overlapping;
+
+impl Layout for Overlapping {
+    const NAME: &'static str = "zblock";
+
+    fn shapes(frame_bytes: usize) -> Vec<Shape> {
+        let mut shapes = Neighbours::shapes(frame_bytes);
+        for shape in shapes.iter_mut().filter(|shape| shape.slots > 1) {
+            shape.stride -= 8;
+        }
+        shapes
+    }
+
+    fn build(arena: &Arena, shape: &Shape, class: u8) -> Option<u32> {
+        Neighbours::build(arena, shape, class)
+    }
+
+    fn release(arena: &Arena, shape: &Shape, head: u32) {
+        Neighbours::release(arena, shape, head);
+    }
+
+    fn claim(arena: &Arena, shape: &Shape, head: u32) -> bool {
+        Neighbours::claim(arena, shape, head)
+    }
+
+    fn check(arena: &Arena, shape: &Shape, head: u32) {
+        Neighbours::check(arena, shape, head);
+    }
+
+    fn place(arena: &Arena, head: u32, offset: usize) -> usize {
+        Neighbours::place(arena, head, offset)
+    }
+
+    fn contiguous_bytes(arena: &Arena, offset: usize) -> usize {
+        Neighbours::contiguous_bytes(arena, offset)
+    }
+
+    fn owner_at(shape: &Shape, slot: u32) -> usize {
+        Neighbours::owner_at(shape, slot)
+    }
+
+    fn stamp_at(shape: &Shape, slot: u32) -> usize {
+        Neighbours::stamp_at(shape, slot)
+    }
+}
+
+#[test]
+#[should_panic(expected = "content of")]
+fn the_suite_notices_slots_that_overlap() {
+    conformance("zblock", |arena| {
+        Box::new(Slotted::<Overlapping>::new(arena))
+    });
+}
+
+fn suite(zpool: &'static str, frame_bytes: usize) -> Suite<'static> {
+    Suite {
+        zpool,
+        make: &make,
+        frame_bytes,
+    }
+}
+
+/// Fills a pool with sizes as real pages have; bytes of full blocks and of all blocks a byte
+/// stored.
+fn density(zpool: &'static str, frame_bytes: usize) -> (f64, f64) {
+    let pool = suite(zpool, frame_bytes).pool(16_384);
+    let mut random = Random::new(9);
+    let tag = Tag { owner: 0, stamp: 0 };
+    while pool
+        .alloc(typical_object_bytes(&mut random, frame_bytes), tag)
+        .is_ok()
+    {}
+    let stats = pool.stats();
+    let ratio = |bytes: u64| bytes as f64 / stats.object_bytes as f64;
+    println!(
+        "{zpool} {frame_bytes}: {:.4} {:.4}",
+        ratio(stats.slot_bytes),
+        ratio(stats.block_bytes)
+    );
+    (ratio(stats.slot_bytes), ratio(stats.block_bytes))
+}
+
+#[test]
+fn blocks_waste_little_memory() {
+    for (zpool, frame_bytes, slots_max, blocks_max) in [
+        ("zblock", 4096, 1.028, 1.038),
+        ("zblock", 16384, 1.022, 1.034),
+        ("zsmalloc", 4096, 1.036, 1.048),
+        ("zsmalloc", 16384, 1.032, 1.044),
+    ] {
+        let (slots, blocks) = density(zpool, frame_bytes);
+        assert!(
+            slots <= slots_max,
+            "{zpool} {frame_bytes}: {slots} in full blocks"
+        );
+        assert!(
+            blocks <= blocks_max,
+            "{zpool} {frame_bytes}: {blocks} in all"
+        );
+    }
+}
+
+#[test]
+#[should_panic(expected = "freed")]
+fn freeing_twice_panics_in_zblock() {
+    free_twice("zblock");
+}
+
+#[test]
+#[should_panic(expected = "freed")]
+fn freeing_twice_panics_in_zsmalloc() {
+    free_twice("zsmalloc");
+}
+
+fn free_twice(zpool: &'static str) {
+    let pool = suite(zpool, 4096).pool(32);
+    let tag = Tag { owner: 0, stamp: 0 };
+    let handle = pool.alloc(100, tag).unwrap();
+    let _neighbour = pool.alloc(100, tag).unwrap();
+    pool.free(handle, 100);
+    pool.free(handle, 100);
+}
+
+/// One step of a shrinking test.
+#[derive(Clone, Debug)]
+enum Step {
+    Alloc(usize),
+    Free,
+    Compact,
+    Settle,
+    Release(u32),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (1usize..=4096).prop_map(Step::Alloc),
+        6 => Just(Step::Free),
+        1 => Just(Step::Compact),
+        1 => Just(Step::Settle),
+        1 => (0u32..40).prop_map(Step::Release),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn any_steps_leave_a_sound_pool(
+        zpool in prop_oneof![Just("zblock"), Just("zsmalloc")],
+        steps in prop::collection::vec(step(), 1..150),
+    ) {
+        let pool = suite(zpool, 4096).pool(40);
+        let mut model = Model::new(&*pool, Random::new(1));
+        for step in steps {
+            match step {
+                Step::Alloc(bytes) => _ = model.alloc(bytes),
+                Step::Free => model.free_some(1),
+                Step::Compact => _ = model.compact(),
+                Step::Settle => pool.settle(),
+                Step::Release(frames_kept) => pool.arena().release_free(frames_kept),
+            }
+            pool.check();
+        }
+        model.verify();
+        model.free_all();
+    }
+}

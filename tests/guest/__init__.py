@@ -1,0 +1,1 @@
+"""A real Linux guest that swaps to the server; see README.md here."""

@@ -1,0 +1,1 @@
+"""The running server, seen by other people's clients and by a plain socket."""

@@ -1,0 +1,184 @@
+"""What survives which end of the server, and what is refused rather than made up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ServerFactory
+from tests.support.pages import MIB, PAGE_BYTES, make_data, make_distinct_page
+from tests.support.rawnbd import Command, ConnectionClosedError, RawClient
+from tests.support.servers import EXPORT, Server, ServerSettings, free_port
+
+PAGES = 8192
+SEED = 40
+BATCH_BYTES = 256 * 1024
+STATE_DIRECTORY_BUSY = 3
+
+pytestmark = pytest.mark.only_nbdswap
+
+# 32 MiB of realistic pages are about 17 MiB when compressed.
+PLACEMENTS = {
+    "in-pool": ServerSettings(pool_bytes=64 * MIB, store=False),
+    "in-store": ServerSettings(pool_bytes=4 * MIB),
+}
+placements = pytest.mark.parametrize("settings", PLACEMENTS.values(), ids=PLACEMENTS)
+
+
+def start(server: ServerFactory, settings: ServerSettings) -> Server:
+    prepared = server(start=False)
+    prepared.start(settings)
+    return prepared
+
+
+def write_all(running: Server, data: bytes) -> None:
+    with RawClient.connect(running.unix_path, EXPORT) as client:
+        for offset in range(0, len(data), BATCH_BYTES):
+            client.write(offset, data[offset : offset + BATCH_BYTES])
+        client.disconnect()
+
+
+def check_all(running: Server, data: bytes) -> None:
+    with RawClient.connect(running.unix_path, EXPORT) as client:
+        for offset in range(0, len(data), BATCH_BYTES):
+            got = client.read(offset, BATCH_BYTES)
+            assert got == data[offset : offset + BATCH_BYTES], f"{BATCH_BYTES} bytes at {offset}"
+        assert client.read(len(data), PAGE_BYTES) == bytes(PAGE_BYTES), "never written"
+        client.disconnect()
+
+
+@placements
+def test_all_pages_are_there_after_a_stop(server: ServerFactory, settings: ServerSettings) -> None:
+    data = make_data(SEED, PAGES)
+    running = start(server, settings)
+    write_all(running, data)
+    running.stop()
+    running.start()
+    check_all(running, data)
+
+
+@placements
+def test_all_pages_are_there_after_several_kills(
+    server: ServerFactory, settings: ServerSettings
+) -> None:
+    running = start(server, settings)
+    for generation in range(3):
+        data = make_data(SEED + generation, PAGES)
+        write_all(running, data)
+        running.kill()
+        running.start()
+        check_all(running, data)
+
+
+@placements
+def test_a_kill_among_writes_loses_none_that_was_acknowledged(
+    server: ServerFactory, settings: ServerSettings
+) -> None:
+    old, new = (
+        [make_distinct_page(SEED, i, generation) for i in range(PAGES)] for generation in (0, 1)
+    )
+    running = start(server, settings)
+    write_all(running, b"".join(old))
+    acknowledged = write_until_killed(running, new, kill_after=PAGES // 3)
+    assert PAGES // 3 <= len(acknowledged) < PAGES, "the kill came too early or too late"
+    running.start()
+    with RawClient.connect(running.unix_path, EXPORT) as client:
+        for index in range(PAGES):
+            got = client.read(index * PAGE_BYTES, PAGE_BYTES)
+            allowed = (new[index],) if index in acknowledged else (old[index], new[index])
+            assert got in allowed, f"page {index}, acknowledged: {index in acknowledged}"
+
+
+def write_until_killed(running: Server, pages: list[bytes], *, kill_after: int) -> set[int]:
+    """Writes as fast as it can, kills the server, and returns the pages it had confirmed."""
+    acknowledged: set[int] = set()
+    with RawClient.connect(running.unix_path, EXPORT) as client:
+        pending: dict[int, int] = {}
+
+        def send_all() -> None:
+            try:
+                for index, page in enumerate(pages):
+                    # The number is known before the request is out: its reply may come at once.
+                    pending[client.next_cookie] = index
+                    client.send(Command.WRITE, index * PAGE_BYTES, PAGE_BYTES, data=page)
+            except ConnectionError:
+                pass  # That is the kill.
+
+        sender = threading.Thread(target=send_all)
+        sender.start()
+        try:
+            while True:
+                reply = client.receive()
+                assert reply.error == 0, reply.error_name
+                acknowledged.add(pending[reply.cookie])
+                if len(acknowledged) == kill_after:
+                    os.kill(running.pid, signal.SIGKILL)
+        except ConnectionClosedError:
+            sender.join()
+    running.kill()
+    return acknowledged
+
+
+def delete_memory(running: Server) -> None:
+    running.delete_memory_files()
+    running.start()
+
+
+def halve_pool(running: Server) -> None:
+    running.start(replace(running.settings, pool_bytes=running.settings.pool_bytes // 2))
+
+
+@placements
+@pytest.mark.parametrize("restart", [delete_memory, halve_pool])
+def test_pages_that_were_lost_are_errors_until_they_are_written_again(
+    server: ServerFactory, settings: ServerSettings, restart: object
+) -> None:
+    assert callable(restart)
+    written = [make_distinct_page(SEED, index) for index in range(PAGES)]
+    running = start(server, settings)
+    write_all(running, b"".join(written))
+    running.stop()
+    restart(running)
+    with RawClient.connect(running.unix_path, EXPORT) as client:
+        answers = {
+            client.call(Command.READ, index * PAGE_BYTES, PAGE_BYTES).error_name
+            for index in range(PAGES)
+        }
+        assert answers == {"EIO"}, "neither zeroes nor old data"
+        fresh = make_distinct_page(SEED, 7, generation=1)
+        client.write(7 * PAGE_BYTES, fresh)
+        assert client.read(7 * PAGE_BYTES, PAGE_BYTES) == fresh
+        assert client.call(Command.TRIM, 8 * PAGE_BYTES, PAGE_BYTES).error_name == "ok"
+        assert client.read(8 * PAGE_BYTES, PAGE_BYTES) == bytes(PAGE_BYTES), "discarded"
+
+
+def test_a_second_server_on_the_same_state_is_refused(server: ServerFactory) -> None:
+    first = server()
+    write_all(first, make_data(SEED, 64))
+    second = replace(first, process=None, port=free_port())
+    second.launch()
+    assert second.running.wait() == STATE_DIRECTORY_BUSY, second.running.log_text
+    check_all(first, make_data(SEED, 64))
+
+
+def cpu_ticks(pid: int) -> int:
+    """Processor time, user and system, of all threads."""
+    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(after_name[11]) + int(after_name[12])
+
+
+def test_an_idle_server_with_an_idle_client_takes_no_processor_time(server: ServerFactory) -> None:
+    running = server(pool_bytes=8 * MIB)
+    with RawClient.connect(running.unix_path, EXPORT) as client:
+        for offset in range(0, 64 * PAGE_BYTES, PAGE_BYTES):
+            client.write(offset, make_distinct_page(SEED, offset))
+        before = cpu_ticks(running.pid)
+        # Not a wait for something: a second without work is what is measured.
+        time.sleep(1)
+        assert cpu_ticks(running.pid) - before <= 1

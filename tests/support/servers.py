@@ -1,0 +1,193 @@
+"""The server under test, behind one face whether it is nbdswap or the reference.
+
+The reference is nbdkit's memory plugin (`pytest --against nbdkit`). A test that fails against
+both is more likely to be wrong itself; tests that need what only nbdswap has are skipped there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.support.pages import MIB
+from tests.support.process import ServerProcess
+
+EXPORT = "swap"
+STATUS_TIMEOUT_S = 10.0
+
+# Gives nbdkit one unix and one TCP listener at once, which only socket activation can, and makes
+# "ready" a matter of course: both sockets listen before it starts.
+_ACTIVATE = """
+import os, sys
+for target, source in zip((3, 4), [os.dup(int(fd)) for fd in sys.argv[1:3]]):
+    os.dup2(source, target)
+    os.set_inheritable(target, True)  # dup2 does nothing when both are the same number.
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2")
+print("ready", flush=True)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """What a test may ask of a server; the defaults hold everything in memory."""
+
+    size_bytes: int = 64 * MIB
+    pool_bytes: int = 256 * MIB
+    store: bool = True
+    arguments: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Server:
+    """A server and the ways to it. Directories outlive the process: it can start again."""
+
+    kind: str
+    directory: Path
+    settings: ServerSettings
+    port: int
+    process: ServerProcess | None = None
+    _memory_files: set[Path] = field(default_factory=set)
+
+    @property
+    def unix_path(self) -> Path:
+        return self.directory / "nbd"
+
+    @property
+    def admin_path(self) -> Path:
+        return self.directory / "admin"
+
+    @property
+    def state_directory(self) -> Path:
+        return self.directory / "state"
+
+    @property
+    def unix_uri(self) -> str:
+        return f"nbd+unix:///{EXPORT}?socket={self.unix_path}"
+
+    @property
+    def tcp_uri(self) -> str:
+        return f"nbd://127.0.0.1:{self.port}/{EXPORT}"
+
+    @property
+    def pid(self) -> int:
+        return self.running.pid
+
+    @property
+    def running(self) -> ServerProcess:
+        assert self.process is not None, "the server was never started"
+        return self.process
+
+    def start(self, settings: ServerSettings | None = None) -> None:
+        """Starts the process, with other settings if given, and waits until it is ready."""
+        self.launch(settings)
+        self.running.wait_until_ready()
+        self._memory_files |= self.memory_files()
+
+    def launch(self, settings: ServerSettings | None = None) -> None:
+        """Starts the process and does not wait."""
+        self.settings = settings or self.settings
+        self.process = self._launch_nbdkit() if self.kind == "nbdkit" else self._launch_nbdswap()
+
+    def _launch_nbdswap(self) -> ServerProcess:
+        settings = self.settings
+        command = [
+            *nbdswap_command(),
+            "serve",
+            f"--unix={self.unix_path}",
+            f"--listen=127.0.0.1:{self.port}",
+            f"--export={EXPORT}={settings.size_bytes}",
+            f"--pool-size={settings.pool_bytes}",
+            f"--store={self.directory / 'store' if settings.store else 'none'}",
+            f"--state-dir={self.state_directory}",
+            f"--admin=unix:{self.admin_path}",
+            *settings.arguments,
+        ]
+        return ServerProcess(command, log=self.directory / "log", ready_prefix="ready")
+
+    def _launch_nbdkit(self) -> ServerProcess:
+        self.unix_path.unlink(missing_ok=True)
+        with (
+            socket.socket(socket.AF_UNIX) as unix,
+            socket.create_server(("127.0.0.1", self.port)) as tcp,
+        ):
+            unix.bind(str(self.unix_path))
+            unix.listen(64)
+            descriptors = (unix.fileno(), tcp.fileno())
+            nbdkit = ["nbdkit", "--foreground", "memory", str(self.settings.size_bytes)]
+            command = [sys.executable, "-c", _ACTIVATE, *map(str, descriptors), *nbdkit]
+            return ServerProcess(
+                command, log=self.directory / "log", ready_prefix="ready", pass_fds=descriptors
+            )
+
+    def status(self) -> dict[str, Any]:
+        """What `nbdswap status --json` says."""
+        command = [*nbdswap_command(), "status", "--json", f"--admin=unix:{self.admin_path}"]
+        result = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=STATUS_TIMEOUT_S
+        )
+        assert result.returncode == 0, f"status: {result.stderr}"
+        status: dict[str, Any] = json.loads(result.stdout)
+        return status
+
+    def pages(self) -> dict[str, int]:
+        """Pages of the one export by the place they are in."""
+        (export,) = self.status()["exports"]
+        pages: dict[str, int] = export["pages"]
+        return pages
+
+    def memory_files(self) -> set[Path]:
+        """The shared-memory files that the process has mapped."""
+        maps = Path(f"/proc/{self.pid}/maps").read_text()
+        return {
+            Path(path) for path in re.findall(r"(/\S*/nbdswap-\S+\.(?:pool|table))$", maps, re.M)
+        }
+
+    def delete_memory_files(self) -> None:
+        """What a reboot does to them."""
+        for path in self._memory_files:
+            path.unlink(missing_ok=True)
+
+    def stop(self) -> None:
+        self.running.stop()
+
+    def kill(self) -> None:
+        self.running.kill()
+
+    def remove(self) -> None:
+        """Ends the process, checks how it ended and removes every file."""
+        try:
+            if self.process is not None:
+                self.process.stop()
+        finally:
+            self.delete_memory_files()
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def nbdswap_command() -> list[str]:
+    """The installed command: the one beside this interpreter, else `python -m`."""
+    script = Path(sys.executable).parent / "nbdswap"
+    return [str(script)] if script.exists() else [sys.executable, "-m", "nbdswap"]
+
+
+def new_server(kind: str, settings: ServerSettings) -> Server:
+    """A server that is not started yet, in a directory whose name fits a socket address."""
+    directory = Path(tempfile.mkdtemp(prefix="nbdswap-test."))
+    assert len(os.fsencode(directory)) < 80, f"{directory} leaves no room for a socket's name"
+    return Server(kind=kind, directory=directory, settings=settings, port=free_port())
+
+
+def free_port() -> int:
+    """A TCP port that nobody listened on a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
