@@ -7,27 +7,25 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-FAKE = Path(__file__).with_name("fake_core.py")
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 30.0
 
 
 def command(*arguments: object) -> list[str]:
     """`nbdswap` with arguments."""
-    return [sys.executable, "-W", "error", str(FAKE), *map(str, arguments)]
+    return [sys.executable, "-W", "error", "-m", "tests.unit.fake_core", *map(str, arguments)]
 
 
 def environment(**extra: str) -> dict[str, str]:
     """Ours, with the package under test first and nothing of a service manager."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("LISTEN_", "NOTIFY_"))}
-    path = os.pathsep.join([str(ROOT), str(FAKE.parent)])
-    return kept | {"PYTHONPATH": path, "COLUMNS": "100"} | extra
+    return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"} | extra
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -107,11 +105,13 @@ class ServerProcess:
         assert "Traceback" not in self.events, self.events
         return code
 
-    def _read(self, fd: int, enough: Any) -> str:
+    def _read(self, fd: int, enough: Callable[[str], bool]) -> str:
         text, deadline_s = "", time.monotonic() + TIMEOUT_S
         while not enough(text):
             left_s = deadline_s - time.monotonic()
-            assert left_s > 0 and select.select([fd], [], [], left_s)[0], f"waited for more: {text}"
+            assert left_s > 0, f"waited for more: {text}"
+            if not select.select([fd], [], [], left_s)[0]:
+                continue
             more = os.read(fd, 1 << 16).decode()
             assert more, f"ended after: {text}{self._last_words()}"
             text += more
@@ -120,7 +120,8 @@ class ServerProcess:
     def _last_words(self) -> str:
         assert self.process.stderr is not None
         self.process.wait(TIMEOUT_S)
-        return self.process.stderr.read().decode()
+        words: bytes = self.process.stderr.read()
+        return words.decode()
 
 
 def start(config: Path, *arguments: object, **popen: Any) -> ServerProcess:

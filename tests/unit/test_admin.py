@@ -5,13 +5,13 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from fake_core import FakeCore, fake_exports
-from loop import run
 
 from nbdswap.addresses import UnixAddress
 from nbdswap.admin import AdminSite
 from nbdswap.listeners import bind_all, close_all
 from nbdswap.snapshots import ServerSnapshot, Snapshot
+from tests.unit.fake_core import FakeCore, fake_exports
+from tests.unit.loop import run
 
 
 class Source:
@@ -77,8 +77,11 @@ def test_metrics_are_in_the_format_of_prometheus(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("ready", "stopping", "answer"),
-    [(True, False, (200, "ready\n")), (False, False, (503, "starting\n"))]
-    + [(True, True, (503, "stopping\n"))],
+    [
+        (True, False, (200, "ready\n")),
+        (False, False, (503, "starting\n")),
+        (True, True, (503, "stopping\n")),
+    ],
 )
 def test_readiness_is_not_health(
     *, ready: bool, stopping: bool, answer: tuple[int, str], tmp_path: Path

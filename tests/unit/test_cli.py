@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from process import run, write_config
 
 from nbdswap import __version__
 from nbdswap.errors import EXIT_CODE_MEANINGS, ExitCode
+from tests.unit.process import run, write_config
 
 ROOT = Path(__file__).parents[2]
 

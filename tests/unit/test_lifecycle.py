@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from process import (
+
+from nbdswap.errors import ExitCode
+from tests.unit.process import (
     ABORT,
     EXPORT_NAME,
     ServerProcess,
@@ -21,9 +23,6 @@ from process import (
     start,
     write_config,
 )
-
-from nbdswap.errors import ExitCode
-
 
 # What a service manager does between fork and exec: the socket as descriptor 3, and for whom it is.
 ACTIVATE = """

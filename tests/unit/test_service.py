@@ -6,17 +6,17 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import MakeConfig
-from fake_core import FakeCore
-from loop import run, until
 
 from nbdswap.addresses import UnixAddress
 from nbdswap.config import Config
 from nbdswap.listeners import bind_all, close_all
-from nbdswap.nbd import Negotiator
+from nbdswap.nbd import Client, Negotiator
 from nbdswap.service import Process, Service
 from nbdswap.state import StateDir
 from nbdswap.takeover import Takeover
+from tests.unit.conftest import MakeConfig
+from tests.unit.fake_core import FakeCore
+from tests.unit.loop import run, until
 
 
 class Serving:
@@ -37,13 +37,19 @@ class Serving:
         self.service = Service(config, self.state_dir, taken, Process(protections={"x": True}))
         self.path = tmp_path / "run" / "nbd.sock"
         self.listeners = bind_all([UnixAddress(self.path)])
+        self.clients: list[Client] = []
 
     async def attach(self, export: str) -> None:
         """A client that stays."""
         before = len(self.core.connections)
         negotiator = await Negotiator.open_unix(str(self.path))
-        await negotiator.go(export)
+        self.clients.append(await negotiator.go(export))
         await until(lambda: len(self.core.connections) == before + 1)
+
+    async def leave(self) -> None:
+        """All clients close."""
+        for client in self.clients:
+            await client.close()
 
     def may_hold_data(self) -> list[bool]:
         """What the next server would know."""
@@ -84,6 +90,7 @@ def test_an_export_may_hold_data_as_soon_as_a_client_can_write_to_it(serving: Se
         assert serving.may_hold_data() == [False, True, False]
         terminate()
         await service
+        await serving.leave()
 
     run(scenario())
     serving.core.pages = {"other": {"pool": 3}}
@@ -105,6 +112,7 @@ def test_a_second_signal_cuts_requests_in_flight_short(serving: Serving) -> None
         assert not serving.path.exists(), "nobody can connect any more"
         terminate()
         await service
+        await serving.leave()
 
     run(scenario())
     assert serving.core.detach_deadlines_s == [20.0, 0.0]
@@ -123,11 +131,14 @@ def test_a_service_that_breaks_keeps_what_could_be_written(serving: Serving) -> 
         terminate()
         with pytest.raises(BaseExceptionGroup, match="unhandled errors"):
             await service
+        await serving.leave()
 
     run(scenario())
     serving.close()
     assert serving.core.closed_forgetting is False
-    state = StateDir.lock(serving.state_dir.path).read()
+    state_dir = StateDir.lock(serving.state_dir.path)
+    state = state_dir.read()
+    state_dir.close()
     assert state is not None
     assert not state.clean
     assert state.may_hold_data

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import MakeConfig
 
 from nbdswap import logs, systemd
-from nbdswap.addresses import TcpAddress, UnixAddress
+from nbdswap.addresses import Address, TcpAddress, UnixAddress
 from nbdswap.errors import RefusedError, UsageError
 from nbdswap.guide import guide
 from nbdswap.logs import EventLog
 from nbdswap.preflight import check_room
 from nbdswap.stop_request import StopRequest
+from tests.unit.conftest import MakeConfig
 
 # ---------------------------------------------------------------- logs
 
@@ -117,7 +117,7 @@ def test_the_guide_can_be_copied_for_every_listener_and_export(make_config: Make
         {"name": "it's", "size_bytes": "1M", "read_only": True},
     ]
     config = make_config({"exports": exports})
-    addresses = [UnixAddress(Path("/run/n.sock")), TcpAddress("::1", 10809)]
+    addresses: list[Address] = [UnixAddress(Path("/run/n.sock")), TcpAddress("::1", 10809)]
     assert list(guide(config.exports, addresses, lost={"swap"})) == [
         "# export swap (4M) as /dev/nbd0:",
         "nbd-client -unix /run/n.sock /dev/nbd0 -N swap -b 4096",

@@ -13,7 +13,7 @@ from nbdswap.state import ExportState, Geometry, State, StateDir
 STATE = State(
     instance=0xFEDCBA9876543210,
     generation=3,
-    memory_dir="/dev/shm",  # noqa: S108
+    memory_dir="/dev/shm",
     geometry=Geometry(page_bytes=4096, zpool="zblock", frame_bytes=4096, pool_bytes_max=1 << 20),
     exports=(
         ExportState(

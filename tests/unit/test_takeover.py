@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MakeConfig
-from fake_core import FakeCore
 
 from nbdswap.config import Config
 from nbdswap.errors import ConfigError, RefusedError
 from nbdswap.snapshots import CoreSnapshot
 from nbdswap.state import State, StateDir
 from nbdswap.succession import after_stop, memory_files
-from nbdswap.takeover import Takeover, TakenOver
+from nbdswap.takeover import TakenOver, Takeover
+from tests.unit.conftest import MakeConfig
+from tests.unit.fake_core import FakeCore
 
 SWAP = {"name": "swap", "size_bytes": "1M"}
 OTHER = {"name": "other", "size_bytes": "1M"}
