@@ -55,6 +55,9 @@ class FakeKernel:
     def may_lock_any_memory(self) -> bool:
         return self.any_memory
 
+    def share_one_heap(self) -> None:
+        self.calls.append(("one heap", 0))
+
 
 @pytest.fixture(autouse=True)
 def stack_size() -> Iterator[None]:
@@ -73,6 +76,7 @@ def test_all_protections_are_taken_in_one_go() -> None:
         ("oom_score_adj", True),
     ]
     assert kernel.calls == [
+        ("one heap", 0),
         ("mlockall", MCL_CURRENT),
         ("mlockall", MCL_FUTURE),
         ("prctl", PR_SET_IO_FLUSHER),

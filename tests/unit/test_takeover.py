@@ -98,12 +98,15 @@ def test_memory_of_a_killed_server_is_adopted(life: Life) -> None:
     assert second.state.generation == first.state.generation
 
 
-def test_memory_of_a_stopped_server_is_adopted(life: Life) -> None:
+def test_memory_of_a_stopped_server_is_adopted(
+    life: Life, caplog: pytest.LogCaptureFixture
+) -> None:
     first = life.start()
     life.attach(first)
     assert not life.stop(first, swap={"pool": 1})
     assert life.state().clean
     assert life.start().adopted
+    assert not caplog.records, "nothing went wrong, so nothing is said aloud"
 
 
 def test_lost_memory_opens_as_lost_and_is_said_aloud(
@@ -143,6 +146,7 @@ def test_a_loss_is_not_forgotten_by_a_clean_stop(life: Life) -> None:
     assert life.state().exports[0].lost
     third = life.start()
     assert third.adopted
+    assert third.lost == {"swap"}
 
 
 def test_a_loss_that_was_discarded_is_over(life: Life) -> None:
