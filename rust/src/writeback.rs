@@ -35,6 +35,9 @@ const SWEEP_FRAMES: u32 = 256;
 /// Holes are moved together when they are more than this share of what blocks hold: 1/8.
 const LOOSE_SHARE: u64 = 8;
 
+/// This share of the pool's frames may be free and stay in memory, so that a burst finds them.
+const FREE_FRAMES_SHARE: u32 = 16;
+
 /// A segment is worth cleaning when at most this share of it lives, in per cent. Cleaning at 75 % live
 /// costs three bytes written for each byte freed; above that the log would mostly copy itself.
 const CLEAN_LIVE_PERCENT: u32 = 75;
@@ -146,11 +149,16 @@ impl Writeback {
             return Work::More;
         }
         tiers.set_pressure(Pressure::Stuck);
+        // Also lets the arena ask the system again for memory that it was refused.
+        self.tidy(context);
         self.is_active = false;
         Work::Blocked
     }
 
+    /// Gives back what is not needed: memory of free frames, space of freed segments.
     fn tidy(&mut self, context: &Context<'_>) -> Work {
+        let arena = context.tiers.pool.arena();
+        arena.release_free(arena.frames() / FREE_FRAMES_SHARE);
         match &context.tiers.store {
             Some(store) if store.tidy() => Work::More,
             _ => Work::Idle,
@@ -175,13 +183,14 @@ impl Writeback {
         let (Some(store), Some(mut batch)) = (&context.tiers.store, self.batch.take()) else {
             return false;
         };
-        let did = self.fill(context, store, &mut batch, block_bytes)
-            && self.commit(context, store, &mut batch);
+        let did = self.fill(context, store, &mut batch, block_bytes);
+        let did = did && (self.moved.is_empty() || self.commit(context, store, &mut batch));
         self.batch = Some(batch);
         did
     }
 
-    /// Fills a batch. False: there is no free segment, or nothing to put into it.
+    /// Begins a batch and fills it. False: there is no free segment, or nothing to write. It may stay
+    /// empty, and is then not begun any more, if everything that was found was overtaken.
     fn fill(
         &mut self,
         context: &Context<'_>,
@@ -189,55 +198,62 @@ impl Writeback {
         batch: &mut Batch,
         block_bytes: u64,
     ) -> bool {
+        self.moved.clear();
         let sparse = if store.is_low() { store.victim(CLEAN_LIVE_PERCENT) } else { None };
         let reason = if sparse.is_some() { Reason::Cleaning } else { Reason::WriteBack };
         if store.begin(batch, reason).is_err() {
             return false;
         }
-        self.moved.clear();
         if let Some(segment) = sparse {
             self.gather(context, store, segment, batch);
         }
-        self.collect(context, store, block_bytes);
+        let found = self.collect(context, store, block_bytes);
         self.copy(context, batch);
         if self.moved.is_empty() {
             store.cancel(batch);
         }
-        !self.moved.is_empty()
+        found || !self.moved.is_empty()
     }
 
-    /// Fills `victims` with about a segment of the oldest objects.
-    fn collect(&mut self, context: &Context<'_>, store: &Store, block_bytes: u64) {
+    /// Fills `victims` with about a segment of the oldest objects. False: the pool is empty.
+    fn collect(&mut self, context: &Context<'_>, store: &Store, block_bytes: u64) -> bool {
         if !self.victims.is_empty() {
-            return;
+            return true;
         }
-        let tiers = context.tiers;
-        let segment_bytes = u64::from(store.segment_bytes());
-        let now = tiers.clock.stamp();
-        let excess = block_bytes.saturating_sub(tiers.marks.low_bytes);
-        let threshold = match self.threshold {
-            Some(threshold) => threshold,
-            None => {
-                self.census.clear();
-                let census = &mut self.census;
-                let mut sweep = Sweep::default();
-                loop {
-                    let at_end = tiers.pool.sweep(&mut sweep, SWEEP_FRAMES, &mut |resident| {
-                        if let Some((word, object)) = current(tiers, resident) {
-                            census.add(age(resident.tag.stamp, now, word.is_read()), object.bytes);
-                        }
-                    });
-                    if at_end {
-                        break;
-                    }
-                }
-                self.sweep = Sweep::default();
-                self.census.threshold(excess.max(segment_bytes))
-            }
-        };
+        let bytes = u64::from(store.segment_bytes());
+        // What a census promised may have been rewritten by the time the sweep gets there; a new
+        // census finds what there is.
+        if let Some(threshold) = self.threshold
+            && self.sweep_older(context.tiers, threshold, bytes)
+        {
+            return true;
+        }
+        let excess = block_bytes.saturating_sub(context.tiers.marks.low_bytes);
+        let threshold = self.count_ages(context.tiers, excess.max(bytes));
         self.threshold = Some(threshold);
-        let (victims, mut bytes) = (&mut self.victims, 0);
-        while bytes < segment_bytes {
+        self.sweep = Sweep::default();
+        self.sweep_older(context.tiers, threshold, bytes)
+    }
+
+    /// The age such that objects of at least that age are `bytes` together.
+    fn count_ages(&mut self, tiers: &Tiers, bytes: u64) -> u16 {
+        let (census, now) = (&mut self.census, tiers.clock.stamp());
+        census.clear();
+        let mut sweep = Sweep::default();
+        while !tiers.pool.sweep(&mut sweep, SWEEP_FRAMES, &mut |resident| {
+            if let Some((word, object)) = current(tiers, resident) {
+                census.add(age(resident.tag.stamp, now, word.is_read()), object.bytes);
+            }
+        }) {}
+        census.threshold(bytes)
+    }
+
+    /// Goes on with the sweep and takes objects of at least `threshold` until they are `bytes`
+    /// together or the pool ends. False: there was none.
+    fn sweep_older(&mut self, tiers: &Tiers, threshold: u16, bytes: u64) -> bool {
+        let (victims, now) = (&mut self.victims, tiers.clock.stamp());
+        let mut found_bytes = 0;
+        while found_bytes < bytes {
             let at_end = tiers.pool.sweep(&mut self.sweep, SWEEP_FRAMES, &mut |resident| {
                 let Some((word, object)) = current(tiers, resident) else {
                     return;
@@ -245,7 +261,7 @@ impl Writeback {
                 let is_old = age(resident.tag.stamp, now, word.is_read()) >= threshold;
                 if is_old && victims.len() < victims.capacity() {
                     victims.push((PageId(resident.tag.owner), resident.handle));
-                    bytes += object.bytes as u64;
+                    found_bytes += object.bytes as u64;
                 }
             });
             if at_end {
@@ -255,6 +271,7 @@ impl Writeback {
         }
         // Last first: they are taken from the end.
         victims.sort_unstable_by_key(|&(page, _)| std::cmp::Reverse(page));
+        !victims.is_empty()
     }
 
     /// Copies victims into the batch until it is full, and marks them.

@@ -289,14 +289,19 @@ impl Engine {
             }
             return;
         }
-        let mut rest = pages;
+        let (mut rest, mut did) = (pages, false);
         while let Some(part) = self.tiers.table.touched_in(rest.clone()) {
             rest.start = part.end;
             for page in part.map(PageId) {
                 if self.tiers.table.peek(page) != Word::default() {
                     self.forget(lane, page, Word::default());
+                    did = true;
                 }
             }
+        }
+        if did {
+            // Frames and segments that became free can be given back.
+            self.bell.ring();
         }
     }
 

@@ -260,6 +260,9 @@ fn random_operations_read_what_was_written() {
             run.engine.check();
             run.verify();
             assert!(run.setup.store_bytes == 0 || run.stored_pages() > 0, "nothing was stored");
+            if run.setup.store_bytes >= SMALL.store_bytes {
+                assert_eq!(run.refused, 0, "the store had room for everything");
+            }
         });
     }
 }
@@ -385,4 +388,24 @@ fn unwritten_pages_of_a_lost_export_answer_an_error_until_discarded() {
     assert_eq!(engine.read(&mut lane, PageId(5), &mut out).unwrap(), Read::Ready(Tier::Zero));
     // The other export is whole.
     assert_eq!(engine.read(&mut lane, PageId(305), &mut out).unwrap(), Read::Ready(Tier::Zero));
+}
+
+#[test]
+fn victims_that_were_all_rewritten_do_not_look_like_an_empty_pool() {
+    let setup = Setup { pool_bytes_max: 2 << 20, store_bytes: 8 << 20, codec: "none", ..SMALL };
+    let mut run = Run::new(setup, 3);
+    let mut noise = Random::new(9);
+    let mut write = |run: &mut Run, index: u32| {
+        let data: Vec<u8> = (0..PAGE).map(|_| noise.bits() as u8).collect();
+        assert!(run.patch(PageId(index), 0, &data).is_some(), "page {index} was refused");
+        run.model[index as usize] = data;
+    };
+    (0..480).for_each(|index| write(&mut run, index));
+    assert_eq!(run.engine.step(), Work::More);
+    assert!(run.stored_pages() > 0);
+    // What the first step collected and did not write yet is rewritten.
+    (0..300).for_each(|index| write(&mut run, index));
+    assert_eq!(run.engine.step(), Work::More, "the pool is as full as before");
+    run.verify();
+    run.engine.check();
 }
