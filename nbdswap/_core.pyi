@@ -5,9 +5,11 @@ blocks for a disk while it holds the GIL.
 """
 
 from collections.abc import Sequence
-from typing import TypedDict, final
+from typing import TypedDict, final, type_check_only
 
 from nbdswap.snapshots import CoreSnapshot
+
+__all__ = ["ConfigError", "Core", "ForeignFileError"]
 
 class ConfigError(ValueError):
     """A setting that cannot work; the text says what was found and what is wanted."""
@@ -15,6 +17,7 @@ class ConfigError(ValueError):
 class ForeignFileError(OSError):
     """A file exists but is not ours, or not of this format or configuration. It was not touched."""
 
+@type_check_only
 class ExportSpec(TypedDict):
     """One export to open. Exports are numbered in the order in which they are given."""
 
@@ -27,6 +30,7 @@ class ExportSpec(TypedDict):
     lost: bool
     """Pages that are not in adopted memory answer EIO until they are written or discarded."""
 
+@type_check_only
 class StoreSpec(TypedDict):
     """The backing file."""
 
@@ -43,6 +47,7 @@ class StoreSpec(TypedDict):
     punch: bool
     """Give freed segments back to the file system."""
 
+@type_check_only
 class OpenReport(TypedDict):
     """What became of the predecessor's memory."""
 

@@ -26,6 +26,7 @@ MCL_ONFAULT = 4
 PR_SET_PDEATHSIG = 1
 PR_SET_IO_FLUSHER = 57
 CAP_IPC_LOCK = 14
+M_ARENA_MAX = -8
 
 OOM_SCORE_ADJ = Path("/proc/self/oom_score_adj")
 STATUS = Path("/proc/self/status")
@@ -53,6 +54,9 @@ class Kernel(Protocol):
 
     def may_lock_any_memory(self) -> bool:
         """True if the limit does not bind this process."""
+
+    def share_one_heap(self) -> None:
+        """Has all threads allocate from one heap."""
 
 
 class Linux:
@@ -93,6 +97,12 @@ class Linux:
             if name == "CapEff":
                 return bool(int(value, 16) >> CAP_IPC_LOCK & 1)
         return False
+
+    def share_one_heap(self) -> None:
+        """What glibc calls arenas; a C library that has none needs nothing."""
+        mallopt = getattr(self._libc, "mallopt", None)
+        if mallopt is not None:
+            mallopt(ctypes.c_int(M_ARENA_MAX), ctypes.c_int(1))
 
     @staticmethod
     def _check(code: int) -> None:
@@ -151,6 +161,8 @@ def _lock_memory(kernel: Kernel, *, populate: bool, pool_bytes: int) -> None:
     if bound and limit_bytes < wanted_bytes:
         # Locking would succeed now, and then the first large allocation would fail.
         raise OSError(0, f"the limit is {limit_bytes} bytes, wanted {wanted_bytes}")
+    # Each heap of a thread reserves 64 MiB of addresses, which would count as locked.
+    kernel.share_one_heap()
     kernel.mlockall(MCL_CURRENT)
     # What is mapped later is taken whole at once, or, if the pool shall grow on demand, page by
     # page as it is touched.

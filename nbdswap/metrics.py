@@ -149,15 +149,22 @@ def _pool(pool: PoolSnapshot) -> Iterator[Metric]:
     for codec, count in pool["codec_pages"].items():
         codecs.add_metric([codec], count)
     yield codecs
+    yield _counter("pool_pages_compacted", "Pages moved inside the pool.", pool["pages_compacted"])
     yield _counter(
-        "pool_pages_compacted", "Frames freed by moving objects.", pool["pages_compacted"]
+        "pool_high_mark_hits", "Times the pool passed its high mark.", pool["high_mark_hits"]
     )
+    yield _gauge("pool_is_stuck", "1 if nothing more can be written back.", pool["is_stuck"])
     rejects = CounterMetricFamily(
         "nbdswap_pool_rejects", "Pages that did not go straight in, by reason.", labels=["reason"]
     )
-    for reason, rejected in pool["rejects"].items():
-        rejects.add_metric([reason], _number(rejected))
+    for reason in ("pool_full", "compress_poor", "alloc_retry"):
+        rejects.add_metric([reason], pool["rejects"][reason])
     yield rejects
+    yield _counter(
+        "pool_decompress_fails",
+        "Objects in the pool that did not decompress: read errors.",
+        pool["rejects"]["decompress_fail"],
+    )
 
 
 def _pool_classes(pool: PoolSnapshot) -> Iterator[Metric]:
@@ -180,7 +187,7 @@ _STORE_GAUGES: list[tuple[str, str]] = [
     ("used_bytes", "Segments in use."),
     ("live_bytes", "Records that a page points to."),
     ("segments_free", "Segments that can be written."),
-    ("degraded", "1 if writing failed and nothing is written back any more."),
+    ("degraded", "1 if the last write failed: nothing is written back until one succeeds."),
 ]
 _STORE_COUNTERS: list[tuple[str, str]] = [
     ("written_bytes", "Bytes written to the backing file."),
@@ -190,9 +197,12 @@ _STORE_COUNTERS: list[tuple[str, str]] = [
     ("records_written", "Records written, moved ones included."),
     ("records_read", "Records read."),
     ("pages_written_back", "Pages moved from the pool to the store."),
+    ("bytes_written_back", "Compressed bytes of these pages."),
+    ("pages_overtaken", "Pages written for nothing: changed while on their way."),
     ("pages_cleaned", "Pages moved from one segment to another."),
     ("write_errors", "Writes that the system refused."),
     ("read_errors", "Reads that the system refused."),
+    ("fetch_races", "Reads that began again, since their page had changed meanwhile."),
     ("checksum_errors", "Records whose bytes were not those that were written."),
 ]
 

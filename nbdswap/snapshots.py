@@ -61,7 +61,9 @@ class RejectCounts(TypedDict):
     compress_poor: int
     """The codec could not shrink the page; it was kept raw."""
     alloc_retry: int
-    """No slot was to be had at the first try."""
+    """No slot was to be had at the first try; the write waited for one."""
+    decompress_fail: int
+    """Not a reject: an object in the pool that did not decompress, answered with EIO."""
 
 
 class PoolSnapshot(TypedDict):
@@ -86,6 +88,11 @@ class PoolSnapshot(TypedDict):
     codec_pages: dict[str, int]
     """Pages in the pool by codec: lz4, zstd, none (raw), repeat (an 8-byte word)."""
     pages_compacted: int
+    """Pages that compaction moved inside the pool."""
+    high_mark_hits: int
+    """Times that the pool passed its high mark."""
+    is_stuck: bool
+    """Nothing more can be written back: writes that find no place are refused."""
     rejects: RejectCounts
     classes: list[ClassSnapshot]
 
@@ -106,14 +113,20 @@ class StoreSnapshot(TypedDict):
     records_written: int
     records_read: int
     pages_written_back: int
+    bytes_written_back: int
+    """Compressed bytes of these pages."""
+    pages_overtaken: int
+    """Pages that were rewritten or discarded while they were on their way."""
     pages_cleaned: int
     write_errors: int
     read_errors: int
     checksum_errors: int
     discarded_bytes: int
     """Freed segments given back to the file system."""
+    fetch_races: int
+    """Reads that found, back from the store, that their page had changed, and began again."""
     degraded: bool
-    """Writing failed and is not tried any more: the pool works on by itself."""
+    """The last write failed: nothing is written back until one succeeds."""
 
 
 class TableSnapshot(TypedDict):

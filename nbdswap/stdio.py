@@ -45,7 +45,7 @@ async def carry(bridge: socket.socket, stdin_fd: int = 0, stdout_fd: int = 1) ->
     bridge.setblocking(False)
     loop = asyncio.get_running_loop()
     from_pipe = asyncio.StreamReader(limit=COPY_BYTES)
-    await loop.connect_read_pipe(
+    reading, _ = await loop.connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(from_pipe), os.fdopen(os.dup(stdin_fd), "rb")
     )
     transport, protocol = await loop.connect_write_pipe(
@@ -62,6 +62,8 @@ async def carry(bridge: socket.socket, stdin_fd: int = 0, stdout_fd: int = 1) ->
         # The client may keep its end open for ever; nobody listens to it any more.
         inward.cancel()
         await asyncio.gather(inward, return_exceptions=True)
+        # The loop waits for its transports before it ends.
+        reading.close()
         to_pipe.close()
         to_server.close()
 

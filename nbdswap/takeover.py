@@ -30,7 +30,11 @@ class TakenOver:
     engine: Engine
     state: State
     adopted: bool
-    lost: frozenset[str]
+
+    @property
+    def lost(self) -> frozenset[str]:
+        """Exports some of whose pages may be lost, now or since an earlier start."""
+        return frozenset(export.name for export in self.state.exports if export.lost)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +67,7 @@ class Takeover:
             engine, adopted = self._open(succession)
         if succession.reason:
             _say_what_is_lost(succession)
-        lost = frozenset() if adopted else succession.lost
-        return TakenOver(engine, succession.state, adopted, lost)
+        return TakenOver(engine, succession.state, adopted)
 
     def _open(self, succession: Succession) -> tuple[Engine, bool]:
         self.state_dir.write(succession.state)
@@ -82,10 +85,10 @@ class Takeover:
                 instance=f"{succession.state.instance:016x}",
                 pages=report["pages_adopted"],
             )
-        if report["pages_lost"]:
-            log.error("DATA LOST: not all pages could be adopted", pages=report["pages_lost"])
         elif succession.adopt:
             log.error("cannot adopt the memory of the last server", reason=report["reason"])
+        if report["pages_lost"]:
+            log.error("DATA LOST: not all pages could be adopted", pages=report["pages_lost"])
         return engine, report["adopted"]
 
     def _memory_present(self) -> bool:

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support.servers import Server, ServerSettings, new_server
+
+# How long one example takes is the machine's business, not the code's.
+settings.register_profile("nbdswap", deadline=None, print_blob=True)
+settings.load_profile("nbdswap")
 
 ServerFactory = Callable[..., Server]
 

@@ -1,18 +1,18 @@
 """A page engine that serves nothing: it holds the descriptors it is given and counts.
 
 For tests of everything around the engine. It keeps the promises of `_core.pyi` on ownership of
-descriptors and on memory files, and breaks none that the server relies on. `python fake_core.py
-serve ...` is the command `nbdswap` on this engine.
+descriptors and on memory files, and breaks none that the server relies on. `python -m
+tests.unit.fake_core serve ...` is the command `nbdswap` on this engine.
 """
 
 import os
 import select
 import socket
-import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from nbdswap import lifecycle
 from nbdswap.snapshots import CoreSnapshot, ExportSnapshot, PageCounts, StoreSnapshot
@@ -142,7 +142,14 @@ class FakeCore:
                 "objects": 30,
                 "codec_pages": {"lz4": 26, "zstd": 1, "none": 2, "repeat": 1},
                 "pages_compacted": 4,
-                "rejects": {"pool_full": 5, "compress_poor": 6, "alloc_retry": 7},
+                "high_mark_hits": 2,
+                "is_stuck": False,
+                "rejects": {
+                    "pool_full": 5,
+                    "compress_poor": 6,
+                    "alloc_retry": 7,
+                    "decompress_fail": 1,
+                },
                 "classes": [
                     {
                         "object_bytes_max": 1360,
@@ -208,11 +215,14 @@ class FakeCore:
             "records_written": 150,
             "records_read": 11,
             "pages_written_back": 100,
+            "bytes_written_back": 100000,
+            "pages_overtaken": 2,
             "pages_cleaned": 50,
             "write_errors": 1,
             "read_errors": 2,
             "checksum_errors": 3,
             "discarded_bytes": 1 << 20,
+            "fetch_races": 1,
             "degraded": False,
         }
 
@@ -242,9 +252,9 @@ def main() -> None:
     """The command `nbdswap` on a fake engine."""
     from nbdswap.cli import main as nbdswap_main
 
-    lifecycle.core_of_extension = lambda: FakeCore.open
-    nbdswap_main()
+    with mock.patch.object(lifecycle, "core_of_extension", return_value=FakeCore.open):
+        nbdswap_main()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -19,5 +19,5 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Lets the loop turn until something is so."""
-    while not condition():
+    while not condition():  # noqa: ASYNC110 -- what is waited for are others' values, not events
         await asyncio.sleep(0)

@@ -10,9 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from conftest import MakeConfig
-from fake_core import FakeCore, fake_exports
-from loop import run, until
 
 from nbdswap.addresses import TcpAddress, UnixAddress
 from nbdswap.errors import RefusedError
@@ -20,6 +17,9 @@ from nbdswap.exports import default_name, export_infos
 from nbdswap.listeners import Listener, bind_all, close_all
 from nbdswap.nbd import ExportInfo, Negotiator, OptionError
 from nbdswap.server import Limits, Server
+from tests.unit.conftest import MakeConfig
+from tests.unit.fake_core import FakeCore, fake_exports
+from tests.unit.loop import run, until
 
 GO = b"IHAVEOPT" + struct.pack(">II", 7, 4 + 4 + 2) + struct.pack(">I4sH", 4, b"swap", 0)
 LIST = b"IHAVEOPT" + struct.pack(">II", 3, 0)
@@ -41,12 +41,15 @@ class Bench:
             export_infos(config),
             default_name(config),
             limits,
-            lambda export: self.mark(export),
+            self._before_attach,
         )
         self.path = tmp_path / "nbd.sock"
         self.listeners: list[Listener] = bind_all(
             [UnixAddress(self.path), TcpAddress("127.0.0.1", 0)]
         )
+
+    def _before_attach(self, export: ExportInfo) -> None:
+        self.mark(export)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
