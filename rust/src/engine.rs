@@ -114,7 +114,10 @@ impl Fetch {
     pub fn new(page_bytes: usize) -> Box<Fetch> {
         Box::new(Fetch {
             page: PageId(0),
-            place: StorePlace { word: 0, sequence: 0 },
+            place: StorePlace {
+                word: 0,
+                sequence: 0,
+            },
             buffer: vec![0xff; page_bytes].into_boxed_slice(),
             result: Ok(()),
             ticket: Ticket::default(),

@@ -9,6 +9,9 @@
 use crate::engine::{Fetch, StorePlace, Ticket};
 use crate::page::PageId;
 
+/// A fetch on its way. A pointer is moved from hand to hand, and its memory stays where it was made.
+pub type FetchBox = Box<Fetch>;
+
 /// A request that waits for boxes, and how many.
 #[derive(Clone, Copy, Debug)]
 struct Claim {
@@ -19,8 +22,8 @@ struct Claim {
 /// Fetches of one worker: those that are free, and those on their way to the readers.
 #[derive(Debug)]
 pub struct Boxes {
-    free: Vec<Box<Fetch>>,
-    outgoing: Vec<Box<Fetch>>,
+    free: Vec<FetchBox>,
+    outgoing: Vec<FetchBox>,
     claim: Option<Claim>,
     worker: u16,
     last_serial: u64,
@@ -71,7 +74,10 @@ impl Boxes {
         fetch.page = page;
         fetch.place = place;
         fetch.result = Ok(());
-        fetch.ticket = Ticket { worker: self.worker, ..ticket };
+        fetch.ticket = Ticket {
+            worker: self.worker,
+            ..ticket
+        };
         fetch.payload_offset = 0;
         fetch.payload_len = 0;
         self.outgoing.push(fetch);
@@ -92,13 +98,15 @@ impl Boxes {
     }
 
     /// Boxes on their way to the readers; whoever drains it owes them to the readers.
-    pub fn outgoing(&mut self) -> &mut Vec<Box<Fetch>> {
+    pub fn outgoing(&mut self) -> &mut Vec<FetchBox> {
         &mut self.outgoing
     }
 
     /// True once after requests that wait for boxes may try again.
     pub fn take_freed(&mut self) -> bool {
-        let claimable = self.claim.is_none_or(|claim| claim.wanted <= self.free.len());
+        let claimable = self
+            .claim
+            .is_none_or(|claim| claim.wanted <= self.free.len());
         std::mem::take(&mut self.freed) && claimable
     }
 
@@ -112,7 +120,10 @@ impl Boxes {
 mod tests {
     use super::*;
 
-    const PLACE: StorePlace = StorePlace { word: 1, sequence: 1 };
+    const PLACE: StorePlace = StorePlace {
+        word: 1,
+        sequence: 1,
+    };
 
     fn lend(boxes: &mut Boxes) -> Box<Fetch> {
         boxes.lend(PageId(0), PLACE, Ticket::default());

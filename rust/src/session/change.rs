@@ -91,14 +91,19 @@ impl Change {
         let Some(blocked) = self.blocked.take_if(|blocked| blocked.deadline <= now) else {
             return false;
         };
-        let errno = if blocked.stalled_at.is_some() { Errno::NoSpace } else { Errno::Io };
+        let errno = if blocked.stalled_at.is_some() {
+            Errno::NoSpace
+        } else {
+            Errno::Io
+        };
         self.error.get_or_insert(errno);
         true
     }
 
     /// True if it waits for space and none was announced since.
     pub(super) fn stalled(&self, space_epoch: u64) -> bool {
-        self.blocked.is_some_and(|blocked| blocked.stalled_at == Some(space_epoch))
+        self.blocked
+            .is_some_and(|blocked| blocked.stalled_at == Some(space_epoch))
     }
 
     /// Writes `data` to `part` of a page. Err: nothing was done, and what has to come first.
@@ -112,7 +117,8 @@ impl Change {
         let outcome = if part.bytes == yard.area.page_bytes() {
             desk.pages.write(&mut desk.lane, part.page, data)
         } else {
-            desk.pages.patch(&mut desk.lane, part.page, part.start, data)
+            desk.pages
+                .patch(&mut desk.lane, part.page, part.start, data)
         };
         let waits = match outcome {
             Ok(Write::Done(tier)) => {
@@ -120,7 +126,10 @@ impl Change {
                 Ok(())
             }
             Ok(Write::Fetch(at)) => self.lend(desk, yard, (part, at), data),
-            Ok(Write::Stall) => Err(Waits { space: true, ..Waits::default() }),
+            Ok(Write::Stall) => Err(Waits {
+                space: true,
+                ..Waits::default()
+            }),
             Err(error) => {
                 self.error = Some(errno_of(&error));
                 Ok(())
@@ -131,7 +140,10 @@ impl Change {
             Err(waits) => {
                 let deadline = self.deadline().unwrap_or(desk.now + yard.timeout);
                 let stalled_at = waits.space.then_some(desk.space_epoch);
-                self.blocked = Some(Blocked { deadline, stalled_at });
+                self.blocked = Some(Blocked {
+                    deadline,
+                    stalled_at,
+                });
             }
         }
         waits
@@ -157,10 +169,16 @@ impl Change {
             entry.length = self.length;
             entry.begun = self.begun;
             entry.promise = 0;
-            entry.rest = Rest::Change { complete: false, stalled_at: None };
+            entry.rest = Rest::Change {
+                complete: false,
+                stalled_at: None,
+            };
         }
         if !desk.boxes.claim(entry.serial, 1) {
-            return Err(Waits { boxes: true, ..Waits::default() });
+            return Err(Waits {
+                boxes: true,
+                ..Waits::default()
+            });
         }
         entry.deadline = desk.now + yard.timeout;
         entry.outstanding += 1;
@@ -189,19 +207,37 @@ impl Session {
     /// Makes `change` the current request; room for its reply was found.
     pub(super) fn begin_change(&mut self, change: Change, payload: bool) {
         self.promised += REPLY_BYTES_MAX;
-        self.current = if payload { Current::Payload(change) } else { Current::Span(change) };
+        self.current = if payload {
+            Current::Payload(change)
+        } else {
+            Current::Span(change)
+        };
     }
 
     /// Takes payload from the input, a page or part of one at a time.
     pub(super) fn take_payload<P: Pages>(&mut self, desk: &mut Desk<P>) -> Step {
-        let Session { input, current, waiting, area, waits, .. } = self;
-        let Current::Payload(change) = current else { panic!("no payload is due") };
+        let Session {
+            input,
+            current,
+            waiting,
+            area,
+            waits,
+            ..
+        } = self;
+        let Current::Payload(change) = current else {
+            panic!("no payload is due")
+        };
         if change.stalled(desk.space_epoch) {
             waits.space = true;
             return Step::Wait;
         }
         let (connection, timeout) = (self.connection, self.request_timeout);
-        let mut yard = Yard { area, waiting, connection, timeout };
+        let mut yard = Yard {
+            area,
+            waiting,
+            connection,
+            timeout,
+        };
         while change.cursor < change.end && self.budget_pages > 0 {
             let filled = input.filled();
             let bytes = if change.error.is_some() {
@@ -261,13 +297,21 @@ impl Session {
     pub(super) fn resume_change<P: Pages>(&mut self, desk: &mut Desk<P>, place: Place) -> bool {
         let Session { waiting, waits, .. } = self;
         let entry = &mut waiting[place];
-        let Rest::Change { complete, stalled_at } = &mut entry.rest else {
+        let Rest::Change {
+            complete,
+            stalled_at,
+        } = &mut entry.rest
+        else {
             panic!("request {:#x} changes nothing", entry.cookie);
         };
         let mut resumed = false;
         while let Some(mut fetch) = entry.held.pop() {
             let stalled = *stalled_at == Some(desk.space_epoch) && entry.error.is_none();
-            let outcome = if stalled { Ok(Write::Stall) } else { patch(desk, &mut fetch, entry.error) };
+            let outcome = if stalled {
+                Ok(Write::Stall)
+            } else {
+                patch(desk, &mut fetch, entry.error)
+            };
             *stalled_at = None;
             resumed |= !stalled;
             match outcome {
@@ -323,6 +367,12 @@ fn patch<P: Pages>(
     let data = &fetch.payload[..fetch.payload_len as usize];
     let offset = fetch.payload_offset as usize;
     desk.pages
-        .patch_fetched(&mut desk.lane, fetch.page, fetch.place, &mut fetch.buffer, (offset, data))
+        .patch_fetched(
+            &mut desk.lane,
+            fetch.page,
+            fetch.place,
+            &mut fetch.buffer,
+            (offset, data),
+        )
         .map_err(|error| errno_of(&error))
 }

@@ -44,7 +44,11 @@ impl Area {
         assert!(page_bytes.is_power_of_two(), "a page of {page_bytes} bytes");
         let page_shift = page_bytes.ilog2();
         let needed = info.size_bytes.div_ceil(page_bytes as u64);
-        assert!(needed <= u64::from(info.pages), "{needed} pages in {}", info.pages);
+        assert!(
+            needed <= u64::from(info.pages),
+            "{needed} pages in {}",
+            info.pages
+        );
         Area {
             id,
             size_bytes: info.size_bytes,

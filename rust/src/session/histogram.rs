@@ -38,7 +38,10 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Histogram { counts: [const { Counter(AtomicU64::new(0)) }; BUCKETS], sum_ns: Counter::default() }
+        Histogram {
+            counts: [const { Counter(AtomicU64::new(0)) }; BUCKETS],
+            sum_ns: Counter::default(),
+        }
     }
 }
 
@@ -82,7 +85,9 @@ impl Histogram {
         if bucket == BUCKETS - 1 {
             return None;
         }
-        let Some(above) = bucket.checked_sub(1) else { return Some(1000) };
+        let Some(above) = bucket.checked_sub(1) else {
+            return Some(1000);
+        };
         let per_octave = BUCKETS_PER_OCTAVE as usize;
         let base_ns = 1000u64 << (above / per_octave);
         Some(base_ns + base_ns * (above % per_octave + 1) as u64 / per_octave as u64)
@@ -99,11 +104,17 @@ mod tests {
         while ns < 40_000_000_000 {
             let bucket = Histogram::bucket(ns);
             if let Some(bound) = Histogram::bound_ns(bucket) {
-                assert!(ns < bound, "{ns} ns in bucket {bucket} that ends at {bound}");
+                assert!(
+                    ns < bound,
+                    "{ns} ns in bucket {bucket} that ends at {bound}"
+                );
             }
             if bucket > 0 {
                 let below = Histogram::bound_ns(bucket - 1).expect("not the last");
-                assert!(ns >= below, "{ns} ns in bucket {bucket} that starts at {below}");
+                assert!(
+                    ns >= below,
+                    "{ns} ns in bucket {bucket} that starts at {below}"
+                );
             }
             ns = ns * 17 / 16 + 1;
         }

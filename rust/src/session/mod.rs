@@ -150,7 +150,10 @@ impl Session {
 
     /// The connection has place `connection` in its worker: fetches bear it in their tickets.
     pub fn set_connection(&mut self, connection: u32) {
-        assert!(self.waiting.is_empty(), "a connection moves before its first fetch");
+        assert!(
+            self.waiting.is_empty(),
+            "a connection moves before its first fetch"
+        );
         self.connection = connection;
     }
 
@@ -233,7 +236,11 @@ impl Session {
             return;
         };
         let entry = &mut self.waiting[place];
-        assert!(entry.outstanding > 0, "a fetch too many for request {:#x}", entry.cookie);
+        assert!(
+            entry.outstanding > 0,
+            "a fetch too many for request {:#x}",
+            entry.cookie
+        );
         entry.outstanding -= 1;
         entry.held.push(fetch);
         let change = matches!(entry.rest, Rest::Change { .. });
@@ -268,7 +275,11 @@ impl Session {
             Current::Payload(change) | Current::Span(change) => change.deadline(),
             Current::Idle | Current::Stream => None,
         };
-        self.waiting.used().filter_map(|place| self.waiting[place].due()).chain(current).min()
+        self.waiting
+            .used()
+            .filter_map(|place| self.waiting[place].due())
+            .chain(current)
+            .min()
     }
 
     /// Gives up requests whose deadline has passed. Call [`advance`](Self::advance) afterwards.
@@ -280,7 +291,10 @@ impl Session {
             self.waiting.release(place, &mut desk.boxes);
             let entry = &mut self.waiting[place];
             let errno = match entry.rest {
-                Rest::Change { stalled_at: Some(_), .. } => Errno::NoSpace,
+                Rest::Change {
+                    stalled_at: Some(_),
+                    ..
+                } => Errno::NoSpace,
                 _ => Errno::Io,
             };
             entry.error.get_or_insert(errno);
@@ -378,7 +392,9 @@ impl Session {
         self.input.consume(REQUEST_BYTES);
         if refusal.op == Some(Op::Write) && request.length > 0 {
             if request.length > DRAIN_BYTES_MAX {
-                self.end = Some(End::WriteTooLong { bytes: request.length });
+                self.end = Some(End::WriteTooLong {
+                    bytes: request.length,
+                });
                 return Step::Wait;
             }
             let change = Change::new(Op::Write, request, desk.now).refused(refusal.errno);
@@ -386,7 +402,8 @@ impl Session {
             return Step::Done;
         }
         if let Some(op) = refusal.op {
-            desk.shard.answered(self.area.id, op, 0, Some(refusal.errno));
+            desk.shard
+                .answered(self.area.id, op, 0, Some(refusal.errno));
             desk.tally.add(op, None);
         }
         self.reply_error(refusal.op, request.cookie, refusal.errno, None, refusal.why);

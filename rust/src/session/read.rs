@@ -43,13 +43,25 @@ impl Session {
             return Step::Wait;
         }
         let out = &mut self.output.space(bytes)[..bytes];
-        let piece = fill(desk, &self.area, (request.offset, end), &[], &mut out[header..]);
+        let piece = fill(
+            desk,
+            &self.area,
+            (request.offset, end),
+            &[],
+            &mut out[header..],
+        );
         self.budget_pages -= 1 + i64::from(request.length) / self.area.page_bytes() as i64;
         match piece {
             Piece::Whole(tier) => {
                 self.input.consume(REQUEST_BYTES);
                 self.commit(request.cookie, request.offset, request.length, Some(tier));
-                self.answered(desk, Op::Read, Some(tier), desk.now, Ok(request.length.into()));
+                self.answered(
+                    desk,
+                    Op::Read,
+                    Some(tier),
+                    desk.now,
+                    Ok(request.length.into()),
+                );
             }
             Piece::Missing => {
                 if self.waiting.is_full() {
@@ -61,7 +73,13 @@ impl Session {
             }
             Piece::Failed { at, errno } => {
                 self.input.consume(REQUEST_BYTES);
-                self.reply_error(Some(Op::Read), request.cookie, errno, Some(at), "unreadable page");
+                self.reply_error(
+                    Some(Op::Read),
+                    request.cookie,
+                    errno,
+                    Some(at),
+                    "unreadable page",
+                );
                 self.answered(desk, Op::Read, None, desk.now, Err(errno));
             }
         }
@@ -114,7 +132,13 @@ impl Session {
     /// Sends the next piece of a waiting READ, if it can be had. True if the request went on.
     pub(super) fn resume_read<P: Pages>(&mut self, desk: &mut Desk<P>, place: Place) -> bool {
         let entry = &self.waiting[place];
-        let Rest::Read { cursor, end, stream, header_sent } = entry.rest else {
+        let Rest::Read {
+            cursor,
+            end,
+            stream,
+            header_sent,
+        } = entry.rest
+        else {
             panic!("request {:#x} is no read", entry.cookie);
         };
         if let Some(errno) = entry.error {
@@ -127,13 +151,22 @@ impl Session {
         }
         let piece_end = self.area.piece_end(cursor, end);
         let piece_bytes = (piece_end - cursor) as usize;
-        let header = if header_sent && stream { 0 } else { self.data_header_bytes() };
+        let header = if header_sent && stream {
+            0
+        } else {
+            self.data_header_bytes()
+        };
         if !self.promise(place, header + piece_bytes) {
             // Boxes are not claimed by a request that could not use them.
             desk.boxes.withdraw(self.waiting[place].serial);
             return false;
         }
-        let Session { waiting, area, output, .. } = self;
+        let Session {
+            waiting,
+            area,
+            output,
+            ..
+        } = self;
         let entry = &mut waiting[place];
         if entry.boxes_wanted > 0 && !desk.boxes.claim(entry.serial, entry.boxes_wanted) {
             self.waits.boxes = true;
@@ -161,7 +194,13 @@ impl Session {
     ) {
         self.waiting.release(place, &mut desk.boxes);
         let entry = &mut self.waiting[place];
-        let Rest::Read { cursor, end, stream, header_sent } = &mut entry.rest else {
+        let Rest::Read {
+            cursor,
+            end,
+            stream,
+            header_sent,
+        } = &mut entry.rest
+        else {
             panic!("request {:#x} is no read", entry.cookie);
         };
         let (from, bytes, done) = (*cursor, (piece_end - *cursor) as u32, piece_end == *end);
@@ -196,7 +235,12 @@ impl Session {
     fn fail_read<P: Pages>(&mut self, desk: &mut Desk<P>, place: Place, at: u64, errno: Errno) {
         self.waiting.release(place, &mut desk.boxes);
         let entry = &self.waiting[place];
-        let Rest::Read { stream, header_sent, .. } = entry.rest else {
+        let Rest::Read {
+            stream,
+            header_sent,
+            ..
+        } = entry.rest
+        else {
             panic!("request {:#x} is no read", entry.cookie);
         };
         let (cookie, begun) = (entry.cookie, entry.begun);
@@ -239,7 +283,11 @@ impl Session {
         };
         // Fetches of places where a page no longer is are of no use.
         for at in (0..entry.held.len()).rev() {
-            if desk.missing.iter().any(|(page, _)| *page == entry.held[at].page) {
+            if desk
+                .missing
+                .iter()
+                .any(|(page, _)| *page == entry.held[at].page)
+            {
                 desk.boxes.give_back(entry.held.swap_remove(at));
             }
         }
@@ -252,14 +300,24 @@ impl Session {
 
     /// Bytes before the data of a reply's piece.
     fn data_header_bytes(&self) -> usize {
-        if self.negotiated.structured { DATA_CHUNK_BYTES } else { SIMPLE_REPLY_BYTES }
+        if self.negotiated.structured {
+            DATA_CHUNK_BYTES
+        } else {
+            SIMPLE_REPLY_BYTES
+        }
     }
 
     /// Makes a piece output that is the end of its reply and has a header of its own.
     #[inline]
     fn commit(&mut self, cookie: u64, offset: u64, bytes: u32, tier: Option<Tier>) {
         if self.negotiated.structured {
-            self.commit_chunk(cookie, offset, bytes, tier.unwrap_or(Tier::Pool), CHUNK_FLAG_DONE);
+            self.commit_chunk(
+                cookie,
+                offset,
+                bytes,
+                tier.unwrap_or(Tier::Pool),
+                CHUNK_FLAG_DONE,
+            );
             return;
         }
         let total = SIMPLE_REPLY_BYTES + bytes as usize;
@@ -271,7 +329,8 @@ impl Session {
     /// Makes a piece a chunk; one of zeros costs only its length.
     fn commit_chunk(&mut self, cookie: u64, offset: u64, bytes: u32, tier: Tier, flags: u16) {
         if tier == Tier::Zero {
-            self.output.push(&chunk(flags, CHUNK_OFFSET_HOLE, cookie, 12));
+            self.output
+                .push(&chunk(flags, CHUNK_OFFSET_HOLE, cookie, 12));
             self.output.push(&offset.to_be_bytes());
             self.output.push(&bytes.to_be_bytes());
             return;
@@ -316,13 +375,20 @@ fn fill<P: Pages>(
         let (slot, rest) = out.split_at_mut(part.bytes);
         let tier = if let Some(fetch) = usable(desk, held, part.page) {
             if let Err(error) = &fetch.result {
-                return Piece::Failed { at: offset, errno: super::reply::errno_of(error) };
+                return Piece::Failed {
+                    at: offset,
+                    errno: super::reply::errno_of(error),
+                };
             }
             slot.copy_from_slice(&fetch.buffer[part.start..part.start + part.bytes]);
             Tier::Store
         } else {
             let whole = part.bytes == area.page_bytes();
-            let target = if whole { &mut *slot } else { &mut desk.scratch[..] };
+            let target = if whole {
+                &mut *slot
+            } else {
+                &mut desk.scratch[..]
+            };
             match desk.pages.read(&mut desk.lane, part.page, target) {
                 Ok(Read::Ready(tier)) => {
                     if !whole {
@@ -336,7 +402,10 @@ fn fill<P: Pages>(
                     Tier::Store
                 }
                 Err(error) => {
-                    return Piece::Failed { at: offset, errno: super::reply::errno_of(&error) };
+                    return Piece::Failed {
+                        at: offset,
+                        errno: super::reply::errno_of(&error),
+                    };
                 }
             }
         };
@@ -344,13 +413,21 @@ fn fill<P: Pages>(
         offset += part.bytes as u64;
         out = rest;
     }
-    if desk.missing.is_empty() { Piece::Whole(slowest) } else { Piece::Missing }
+    if desk.missing.is_empty() {
+        Piece::Whole(slowest)
+    } else {
+        Piece::Missing
+    }
 }
 
 /// The fetch of `page`, if there is one and the page is still where it was fetched from. The lock was
 /// released for the fetch: a write may have replaced the page, and its place may hold another one now.
 #[inline]
-fn usable<'a, P: Pages>(desk: &Desk<P>, held: &'a [Box<Fetch>], page: crate::page::PageId) -> Option<&'a Fetch> {
+fn usable<'a, P: Pages>(
+    desk: &Desk<P>,
+    held: &'a [Box<Fetch>],
+    page: crate::page::PageId,
+) -> Option<&'a Fetch> {
     let fetch = held.iter().find(|fetch| fetch.page == page)?;
     desk.pages.confirm(page, fetch.place).then_some(fetch)
 }

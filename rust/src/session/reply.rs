@@ -44,10 +44,18 @@ impl Session {
             self.reply_done(cookie, Some(errno));
             return;
         }
-        let kind = if at.is_some() { CHUNK_ERROR_OFFSET } else { CHUNK_ERROR };
+        let kind = if at.is_some() {
+            CHUNK_ERROR_OFFSET
+        } else {
+            CHUNK_ERROR
+        };
         let payload_bytes = 6 + why.len() + if at.is_some() { 8 } else { 0 };
-        assert!(CHUNK_BYTES + payload_bytes <= REPLY_BYTES_MAX, "too many words: {why}");
-        self.output.push(&chunk(CHUNK_FLAG_DONE, kind, cookie, payload_bytes as u32));
+        assert!(
+            CHUNK_BYTES + payload_bytes <= REPLY_BYTES_MAX,
+            "too many words: {why}"
+        );
+        self.output
+            .push(&chunk(CHUNK_FLAG_DONE, kind, cookie, payload_bytes as u32));
         self.output.push(&(errno as u32).to_be_bytes());
         self.output.push(&(why.len() as u16).to_be_bytes());
         self.output.push(why.as_bytes());
@@ -67,7 +75,8 @@ impl Session {
         result: Result<u64, Errno>,
     ) {
         let tier = if result.is_ok() { tier } else { None };
-        desk.shard.answered(self.area.id, op, result.unwrap_or(0), result.err());
+        desk.shard
+            .answered(self.area.id, op, result.unwrap_or(0), result.err());
         if begun == desk.now {
             desk.tally.add(op, tier);
         } else {

@@ -22,7 +22,11 @@ const HEAD_BYTES: usize = CHUNK_BYTES + 4;
 impl Session {
     /// Answers a BLOCK_STATUS.
     pub(super) fn block_status<P: Pages>(&mut self, desk: &mut Desk<P>, request: &Request) -> Step {
-        let extents_max = if request.flags & FLAG_REQ_ONE != 0 { 1 } else { EXTENTS_MAX };
+        let extents_max = if request.flags & FLAG_REQ_ONE != 0 {
+            1
+        } else {
+            EXTENTS_MAX
+        };
         if !self.fits(HEAD_BYTES + EXTENT_BYTES * extents_max) {
             return Step::Wait;
         }
@@ -53,14 +57,29 @@ impl Session {
             cursor += part.bytes as u64;
             pages += 1;
         }
-        put(out, extents - 1, open.expect("a request is at least a byte long"));
+        put(
+            out,
+            extents - 1,
+            open.expect("a request is at least a byte long"),
+        );
         self.budget_pages -= 1 + pages as i64 / LOOKS_PER_PAGE;
         let payload_bytes = 4 + EXTENT_BYTES * extents;
-        let head = chunk(CHUNK_FLAG_DONE, CHUNK_BLOCK_STATUS, request.cookie, payload_bytes as u32);
+        let head = chunk(
+            CHUNK_FLAG_DONE,
+            CHUNK_BLOCK_STATUS,
+            request.cookie,
+            payload_bytes as u32,
+        );
         out[..CHUNK_BYTES].copy_from_slice(&head);
         out[CHUNK_BYTES..HEAD_BYTES].copy_from_slice(&context.to_be_bytes());
         self.output.add(CHUNK_BYTES + payload_bytes);
-        self.answered(desk, Op::BlockStatus, None, desk.now, Ok(request.length.into()));
+        self.answered(
+            desk,
+            Op::BlockStatus,
+            None,
+            desk.now,
+            Ok(request.length.into()),
+        );
         Step::Done
     }
 }

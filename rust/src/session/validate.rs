@@ -56,9 +56,21 @@ pub fn validate(
         CMD_WRITE_ZEROES => Op::WriteZeroes,
         CMD_BLOCK_STATUS => Op::BlockStatus,
         CMD_DISC => return Ok(Accepted::Disconnect),
-        _ => return Err(Refusal { errno: Errno::Invalid, op: None, why: "unknown command" }),
+        _ => {
+            return Err(Refusal {
+                errno: Errno::Invalid,
+                op: None,
+                why: "unknown command",
+            });
+        }
     };
-    let refuse = |errno, why| Err(Refusal { errno, op: Some(op), why });
+    let refuse = |errno, why| {
+        Err(Refusal {
+            errno,
+            op: Some(op),
+            why,
+        })
+    };
     if request.flags & !flags_of(op, negotiated) != 0 {
         return refuse(Errno::Invalid, "flag not valid for this command");
     }

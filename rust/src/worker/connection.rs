@@ -127,7 +127,10 @@ impl Connection {
             }
         }
         self.work(desk);
-        self.deadline = [self.session.deadline(), self.detach_by].into_iter().flatten().min();
+        self.deadline = [self.session.deadline(), self.detach_by]
+            .into_iter()
+            .flatten()
+            .min();
         let replies_owed = self.session.end().is_none_or(End::sends_replies);
         if self.session.end().is_some() && (self.session.output().is_empty() || !replies_owed) {
             self.begin_linger(desk.now);
@@ -210,7 +213,11 @@ impl Connection {
         if output.is_empty() {
             return false;
         }
-        match send(&self.socket, output, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        match send(
+            &self.socket,
+            output,
+            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+        ) {
             Ok(bytes) => {
                 self.session.sent(bytes);
                 return true;
@@ -225,7 +232,9 @@ impl Connection {
         // A client that goes away without a word is no news.
         let end = match errno {
             Errno::PIPE | Errno::CONNRESET => End::EndOfStream,
-            _ => End::Socket { why: format!("{what}: {}", std::io::Error::from(errno)) },
+            _ => End::Socket {
+                why: format!("{what}: {}", std::io::Error::from(errno)),
+            },
         };
         self.session.abandon(desk, end);
     }

@@ -70,12 +70,14 @@ impl Shared {
     /// A connection is closed.
     fn end(&self, number: u64, reason: String) {
         lock(&self.ended).push((number, reason));
-        port::signal(&self.ended_fd);
         let mut open = lock(&self.open);
         *open -= 1;
         if *open == 0 {
             self.all_closed.notify_all();
         }
+        drop(open);
+        // Last: whoever is told of the end finds it in the list and not among the open ones.
+        port::signal(&self.ended_fd);
     }
 }
 
@@ -118,7 +120,9 @@ impl<P: Pages> Workers<P> {
             ("connections_max", options.connections_max),
         ] {
             if found == 0 || found > 1024 {
-                return Err(Error::Config(format!("{what} is {found}, must be 1 to 1024")));
+                return Err(Error::Config(format!(
+                    "{what} is {found}, must be 1 to 1024"
+                )));
             }
         }
         let ended_fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
@@ -161,7 +165,12 @@ impl<P: Pages> Workers<P> {
             self.options,
         )?;
         let (handle, tid) = spawn(format!("nbdswap-w{index}"), move || worker.run())?;
-        Ok(Thread { port, shard, handle: Some(handle), tid })
+        Ok(Thread {
+            port,
+            shard,
+            handle: Some(handle),
+            tid,
+        })
     }
 
     /// Hands a connected socket to a worker; `received` are bytes that came after the handshake.
@@ -182,17 +191,23 @@ impl<P: Pages> Workers<P> {
         {
             let mut open = lock(&self.shared.open);
             if *open == self.options.connections_max {
-                return Err(Error::Config(format!("{open} connections are open, no more may be")));
+                return Err(Error::Config(format!(
+                    "{open} connections are open, no more may be"
+                )));
             }
             *open += 1;
         }
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let timeout = self.options.request_timeout;
-        let mut session =
-            Session::new(&*self.pages, export, negotiated, timeout, Instant::now());
+        let mut session = Session::new(&*self.pages, export, negotiated, timeout, Instant::now());
         session.preload(received);
         let connection = Box::new(Connection::new(number, socket, session));
-        let port = &self.threads.iter().min_by_key(|thread| thread.port.connections()).expect("one").port;
+        let port = &self
+            .threads
+            .iter()
+            .min_by_key(|thread| thread.port.connections())
+            .expect("one")
+            .port;
         port.connection_added();
         self.shared.accepted.fetch_add(1, Ordering::Relaxed);
         port.send(Message::Attach(connection));
@@ -281,7 +296,8 @@ impl<P: Pages> Drop for Workers<P> {
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<(JoinHandle<()>, i32)> {
     let (told, tid) = std::sync::mpsc::sync_channel(1);
     let run = move || {
-        told.send(rustix::thread::gettid().as_raw_nonzero().get()).expect("start waits for it");
+        told.send(rustix::thread::gettid().as_raw_nonzero().get())
+            .expect("start waits for it");
         body();
     };
     let handle = std::thread::Builder::new()

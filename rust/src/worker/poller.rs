@@ -40,7 +40,11 @@ impl Poller {
             Polling::Off => Duration::ZERO,
             Polling::Fixed(us) => Duration::from_micros(us.into()),
         };
-        Poller { polling, window, misses: 0 }
+        Poller {
+            polling,
+            window,
+            misses: 0,
+        }
     }
 
     /// How long to look before the next sleep.
@@ -67,7 +71,11 @@ impl Poller {
         self.misses += 1;
         // One pause ends every burst; only a client that pauses before each request is not worth it.
         if self.misses > 1 {
-            self.window = if self.window > WINDOW_START { self.window / 2 } else { Duration::ZERO };
+            self.window = if self.window > WINDOW_START {
+                self.window / 2
+            } else {
+                Duration::ZERO
+            };
         }
     }
 }

@@ -59,8 +59,13 @@ impl<P: Pages> Worker<P> {
     ) -> Result<Self> {
         let refused = |errno: rustix::io::Errno| Error::io("make an epoll set", 0, errno.into());
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(refused)?;
-        epoll::add(&epoll, port.wake_fd(), EventData::new_u64(NEWS), EventFlags::IN)
-            .map_err(refused)?;
+        epoll::add(
+            &epoll,
+            port.wake_fd(),
+            EventData::new_u64(NEWS),
+            EventFlags::IN,
+        )
+        .map_err(refused)?;
         Ok(Worker {
             desk,
             port,
@@ -117,7 +122,10 @@ impl<P: Pages> Worker<P> {
         let boxes = self.desk.boxes.take_freed();
         if space || boxes {
             for (slot, connection) in self.slots.iter().enumerate() {
-                if connection.as_ref().is_some_and(|connection| connection.waits(boxes, space)) {
+                if connection
+                    .as_ref()
+                    .is_some_and(|connection| connection.waits(boxes, space))
+                {
                     self.backlog.push_new(slot as u32);
                 }
             }
@@ -161,16 +169,26 @@ impl<P: Pages> Worker<P> {
 
     /// Serves connections whose deadline has passed.
     fn serve_overdue(&mut self) {
-        if self.deadline.is_none_or(|deadline| deadline > self.desk.now) {
+        if self
+            .deadline
+            .is_none_or(|deadline| deadline > self.desk.now)
+        {
             return;
         }
         for slot in 0..self.slots.len() as u32 {
-            let due = self.slots[slot as usize].as_ref().and_then(|connection| connection.deadline);
+            let due = self.slots[slot as usize]
+                .as_ref()
+                .and_then(|connection| connection.deadline);
             if due.is_some_and(|due| due <= self.desk.now) {
                 self.serve(slot, false, false);
             }
         }
-        self.deadline = self.slots.iter().flatten().filter_map(|connection| connection.deadline).min();
+        self.deadline = self
+            .slots
+            .iter()
+            .flatten()
+            .filter_map(|connection| connection.deadline)
+            .min();
     }
 
     /// Serves one connection; true if it sent us something.
@@ -186,7 +204,10 @@ impl<P: Pages> Worker<P> {
             let message = message_of(&*panic);
             // What a session holds is plain data; giving it back cannot fail the same way again.
             connection.fail(desk, message);
-            Served { received: false, closed: true }
+            Served {
+                received: false,
+                closed: true,
+            }
         });
         desk.tally.settle(&desk.shard, began.elapsed());
         self.queue.push(desk.boxes.outgoing());
@@ -277,7 +298,9 @@ impl<P: Pages> Worker<P> {
         self.desk.shard.sleeps.add(1);
         self.hot = [None; HOT_MAX];
         let began = Instant::now();
-        let timeout = self.deadline.map(|deadline| deadline.saturating_duration_since(began));
+        let timeout = self
+            .deadline
+            .map(|deadline| deadline.saturating_duration_since(began));
         self.wait(timeout);
     }
 
@@ -285,10 +308,12 @@ impl<P: Pages> Worker<P> {
     fn wait(&mut self, timeout: Option<Duration>) -> bool {
         let asleep = timeout != Some(Duration::ZERO);
         let began = asleep.then(Instant::now);
-        let timeout = timeout.map(|timeout| {
-            Timespec::try_from(timeout).expect("deadlines are less than ages away")
-        });
-        let none = Event { flags: EventFlags::empty(), data: EventData::new_u64(NEWS) };
+        let timeout = timeout
+            .map(|timeout| Timespec::try_from(timeout).expect("deadlines are less than ages away"));
+        let none = Event {
+            flags: EventFlags::empty(),
+            data: EventData::new_u64(NEWS),
+        };
         let mut events = [none; EVENTS];
         // Interrupted by a signal is as good as nothing.
         let count = epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()).unwrap_or(0);
@@ -325,5 +350,7 @@ impl PushNew for Vec<u32> {
 fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let owned = panic.downcast_ref::<String>().map(String::as_str);
-    text.or(owned).unwrap_or("a panic without a message").to_string()
+    text.or(owned)
+        .unwrap_or("a panic without a message")
+        .to_string()
 }
