@@ -110,6 +110,11 @@ impl Boxes {
         std::mem::take(&mut self.freed) && claimable
     }
 
+    /// True if [`take_freed`](Self::take_freed) is worth asking.
+    pub fn has_freed(&self) -> bool {
+        self.freed
+    }
+
     /// How many boxes are free.
     pub fn free_count(&self) -> usize {
         self.free.len()

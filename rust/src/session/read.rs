@@ -210,8 +210,6 @@ impl Session {
         *cursor = piece_end;
         *header_sent = true;
         entry.tier = entry.tier.max(Some(tier));
-        // A request that sends is not stuck: the deadline is for the next piece.
-        entry.deadline = desk.now + self.request_timeout;
         self.promised -= entry.promise - REPLY_BYTES_MAX;
         entry.promise = REPLY_BYTES_MAX;
         if headless {
@@ -265,6 +263,10 @@ impl Session {
     fn lend_missing<P: Pages>(&mut self, desk: &mut Desk<P>, place: Place) {
         let entry = &mut self.waiting[place];
         let wanted = desk.missing.len();
+        if entry.due().is_none() {
+            // It begins to wait now; one that waited already does not get more time.
+            entry.deadline = desk.now + self.request_timeout;
+        }
         if !desk.boxes.claim(entry.serial, wanted) {
             // A request that waits for boxes holds none: two that each held a part would wait forever.
             let wanted = wanted + entry.held.len();

@@ -4,7 +4,8 @@
 //! within microseconds of a reply is served much faster by a worker that is still looking. One that takes longer
 //! would only have CPU time burnt for it. The window follows what happens, as the kernel's own halt polling does: it
 //! grows when a sleep turns out to have been so short that polling would have caught its
-//! end, and goes to zero when it does not.
+//! end, and goes to zero when it does not. A rule that also stopped looking where other threads wanted the CPU was
+//! tried on a machine with more threads than CPUs: it answered a third fewer requests.
 //! Locking: none, it belongs to one worker.
 
 use std::time::Duration;

@@ -151,7 +151,10 @@ impl<P: Pages> Worker<P> {
         let slot = fetch.ticket.connection;
         match &mut self.slots[slot as usize] {
             Some(connection) => {
-                connection.fetched(&mut self.desk, fetch);
+                let desk = &mut self.desk;
+                guarded(connection, desk, |connection, desk| {
+                    connection.fetched(desk, fetch)
+                });
                 self.backlog.push_new(slot);
             }
             None => self.desk.boxes.give_back(fetch),
@@ -199,15 +202,12 @@ impl<P: Pages> Worker<P> {
         let began = Instant::now();
         let desk = &mut self.desk;
         desk.now = began;
-        let served = catch_unwind(AssertUnwindSafe(|| connection.serve(desk, readable, gone)));
-        let served = served.unwrap_or_else(|panic| {
-            let message = message_of(&*panic);
-            // What a session holds is plain data; giving it back cannot fail the same way again.
-            connection.fail(desk, message);
-            Served {
-                received: false,
-                closed: true,
-            }
+        let served = guarded(connection, desk, |connection, desk| {
+            connection.serve(desk, readable, gone)
+        });
+        let served = served.unwrap_or(Served {
+            received: false,
+            closed: true,
         });
         desk.tally.settle(&desk.shard, began.elapsed());
         self.queue.push(desk.boxes.outgoing());
@@ -254,7 +254,8 @@ impl<P: Pages> Worker<P> {
         let began = Instant::now();
         let mut looks = 0;
         loop {
-            if self.port.has_news(self.desk.space_epoch) || self.look_once() {
+            if self.port.has_news(self.desk.space_epoch) || self.look_once() || self.has_leftovers()
+            {
                 self.poller.hit();
                 self.desk.shard.poll_hits.add(1);
                 return true;
@@ -290,9 +291,14 @@ impl<P: Pages> Worker<P> {
         found
     }
 
+    /// True if serving one connection left work for another, or for itself.
+    fn has_leftovers(&self) -> bool {
+        !self.backlog.is_empty() || self.desk.boxes.has_freed()
+    }
+
     /// Sleeps until something comes or is due.
     fn sleep(&mut self) {
-        if !self.port.fall_asleep(self.desk.space_epoch) {
+        if self.has_leftovers() || !self.port.fall_asleep(self.desk.space_epoch) {
             return;
         }
         self.desk.shard.sleeps.add(1);
@@ -343,6 +349,22 @@ impl PushNew for Vec<u32> {
     fn push_new(&mut self, slot: u32) {
         if !self.contains(&slot) {
             self.push(slot);
+        }
+    }
+}
+
+/// Does something with a connection; a panic in it ends that connection and no other.
+fn guarded<P: Pages, T>(
+    connection: &mut Connection,
+    desk: &mut Desk<P>,
+    act: impl FnOnce(&mut Connection, &mut Desk<P>) -> T,
+) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(|| act(connection, desk))) {
+        Ok(done) => Some(done),
+        Err(panic) => {
+            // What a session holds is plain data: giving it back cannot fail the same way again.
+            connection.fail(desk, message_of(&*panic));
+            None
         }
     }
 }

@@ -267,6 +267,30 @@ fn a_hung_store_is_eio_at_the_deadline_and_late_fetches_are_ignored() {
 }
 
 #[test]
+fn a_client_may_take_its_time_to_read_a_long_reply() {
+    let (mut client, data) = stored(Client::simple(), 400);
+    let bytes = client.request(CMD_READ, 0, 0, 400 * PAGE as u32);
+    client.session.input().unwrap()[..28].copy_from_slice(&bytes);
+    client.session.received(28);
+    // Until the send buffer is full, of which nothing is sent.
+    loop {
+        while client.session.advance(&mut client.desk) == Progress::More {}
+        client.lent.append(client.desk.boxes.outgoing());
+        let Some(mut fetch) = client.lent.pop() else {
+            break;
+        };
+        client.pages.fetch_one(&mut fetch);
+        client.session.fetched(&mut client.desk, fetch);
+    }
+    assert!(client.session.waits().output);
+    client.pass(10 * TIMEOUT);
+    client.fetch_all();
+    let replies = client.take_replies();
+    assert!(replies[0].data == data);
+    client.check_at_rest();
+}
+
+#[test]
 fn pages_in_memory_are_served_while_the_store_hangs() {
     let (mut client, _) = stored(Client::simple(), 100);
     for page in 0..100 {
