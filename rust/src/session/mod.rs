@@ -22,6 +22,8 @@ mod export;
 mod histogram;
 pub mod metrics;
 mod pages;
+mod payload;
+mod piece;
 mod read;
 mod reply;
 mod slab;

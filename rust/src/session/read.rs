@@ -8,26 +8,13 @@
 
 use super::desk::Desk;
 use super::end::End;
-use super::export::Area;
 use super::metrics::Op;
 use super::pages::Pages;
+use super::piece::{Piece, fill};
 use super::slab::{Place, Rest};
 use super::{Current, REPLY_BYTES_MAX, Session, Step};
-use crate::engine::{Fetch, Read, Ticket, Tier};
+use crate::engine::{Ticket, Tier};
 use crate::wire::*;
-
-/// How much header comes before the data of a chunk: with the offset.
-const DATA_CHUNK_BYTES: usize = CHUNK_BYTES + 8;
-
-/// What became of a piece.
-enum Piece {
-    /// All of it is there; this is the slowest tier it came from.
-    Whole(Tier),
-    /// Pages in `desk.missing` are in the store.
-    Missing,
-    /// The page at this offset cannot be read.
-    Failed { at: u64, errno: Errno },
-}
 
 impl Session {
     /// Answers a READ from memory, or lets it wait for the store.
@@ -299,137 +286,4 @@ impl Session {
         entry.outstanding = wanted;
         self.waiting.set_ready(place, false);
     }
-
-    /// Bytes before the data of a reply's piece.
-    fn data_header_bytes(&self) -> usize {
-        if self.negotiated.structured {
-            DATA_CHUNK_BYTES
-        } else {
-            SIMPLE_REPLY_BYTES
-        }
-    }
-
-    /// Makes a piece output that is the end of its reply and has a header of its own.
-    #[inline]
-    fn commit(&mut self, cookie: u64, offset: u64, bytes: u32, tier: Option<Tier>) {
-        if self.negotiated.structured {
-            self.commit_chunk(
-                cookie,
-                offset,
-                bytes,
-                tier.unwrap_or(Tier::Pool),
-                CHUNK_FLAG_DONE,
-            );
-            return;
-        }
-        let total = SIMPLE_REPLY_BYTES + bytes as usize;
-        let out = self.output.space(total);
-        out[..SIMPLE_REPLY_BYTES].copy_from_slice(&simple_reply(cookie, None));
-        self.output.add(total);
-    }
-
-    /// Makes a piece a chunk; one of zeros costs only its length.
-    fn commit_chunk(&mut self, cookie: u64, offset: u64, bytes: u32, tier: Tier, flags: u16) {
-        if tier == Tier::Zero {
-            self.output
-                .push(&chunk(flags, CHUNK_OFFSET_HOLE, cookie, 12));
-            self.output.push(&offset.to_be_bytes());
-            self.output.push(&bytes.to_be_bytes());
-            return;
-        }
-        let total = DATA_CHUNK_BYTES + bytes as usize;
-        let out = self.output.space(total);
-        out[..CHUNK_BYTES].copy_from_slice(&chunk(flags, CHUNK_OFFSET_DATA, cookie, bytes + 8));
-        out[CHUNK_BYTES..DATA_CHUNK_BYTES].copy_from_slice(&offset.to_be_bytes());
-        self.output.add(total);
-    }
-
-    /// Makes the first piece of a stream output, under a header for `total` bytes.
-    fn commit_stream(&mut self, cookie: u64, offset: u64, total: u32, bytes: u32) {
-        let header = self.data_header_bytes();
-        let out = self.output.space(header + bytes as usize);
-        if self.negotiated.structured {
-            let head = chunk(CHUNK_FLAG_DONE, CHUNK_OFFSET_DATA, cookie, total + 8);
-            out[..CHUNK_BYTES].copy_from_slice(&head);
-            out[CHUNK_BYTES..DATA_CHUNK_BYTES].copy_from_slice(&offset.to_be_bytes());
-        } else {
-            out[..SIMPLE_REPLY_BYTES].copy_from_slice(&simple_reply(cookie, None));
-        }
-        self.output.add(header + bytes as usize);
-    }
-}
-
-/// Fills `out` with the bytes `from..to` of the export. `held` are fetches of its pages that came back.
-#[inline]
-fn fill<P: Pages>(
-    desk: &mut Desk<P>,
-    area: &Area,
-    (from, to): (u64, u64),
-    held: &[Box<Fetch>],
-    out: &mut [u8],
-) -> Piece {
-    desk.missing.clear();
-    let mut slowest = Tier::Zero;
-    let mut offset = from;
-    let mut out = out;
-    while offset < to {
-        let part = area.part(offset, to);
-        let (slot, rest) = out.split_at_mut(part.bytes);
-        let tier = if let Some(fetch) = usable(desk, held, part.page) {
-            if let Err(error) = &fetch.result {
-                return Piece::Failed {
-                    at: offset,
-                    errno: super::reply::errno_of(error),
-                };
-            }
-            slot.copy_from_slice(&fetch.buffer[part.start..part.start + part.bytes]);
-            Tier::Store
-        } else {
-            let whole = part.bytes == area.page_bytes();
-            let target = if whole {
-                &mut *slot
-            } else {
-                &mut desk.scratch[..]
-            };
-            match desk.pages.read(&mut desk.lane, part.page, target) {
-                Ok(Read::Ready(tier)) => {
-                    if !whole {
-                        let bytes = &desk.scratch[part.start..part.start + part.bytes];
-                        slot.copy_from_slice(bytes);
-                    }
-                    tier
-                }
-                Ok(Read::Fetch(place)) => {
-                    desk.missing.push((part.page, place));
-                    Tier::Store
-                }
-                Err(error) => {
-                    return Piece::Failed {
-                        at: offset,
-                        errno: super::reply::errno_of(&error),
-                    };
-                }
-            }
-        };
-        slowest = slowest.max(tier);
-        offset += part.bytes as u64;
-        out = rest;
-    }
-    if desk.missing.is_empty() {
-        Piece::Whole(slowest)
-    } else {
-        Piece::Missing
-    }
-}
-
-/// The fetch of `page`, if there is one and the page is still where it was fetched from. The lock was
-/// released for the fetch: a write may have replaced the page, and its place may hold another one now.
-#[inline]
-fn usable<'a, P: Pages>(
-    desk: &Desk<P>,
-    held: &'a [Box<Fetch>],
-    page: crate::page::PageId,
-) -> Option<&'a Fetch> {
-    let fetch = held.iter().find(|fetch| fetch.page == page)?;
-    desk.pages.confirm(page, fetch.place).then_some(fetch)
 }

@@ -3,6 +3,7 @@
 //! Locking: none, it belongs to one worker.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -259,4 +260,28 @@ impl Connection {
         }
         false
     }
+}
+
+/// Does something with a connection; a panic in it ends that connection and no other.
+pub(super) fn guarded<P: Pages, T>(
+    connection: &mut Connection,
+    desk: &mut Desk<P>,
+    act: impl FnOnce(&mut Connection, &mut Desk<P>) -> T,
+) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(|| act(connection, desk))) {
+        Ok(done) => Some(done),
+        Err(panic) => {
+            // What a session holds is plain data: giving it back cannot fail the same way again.
+            connection.fail(desk, message_of(&*panic));
+            None
+        }
+    }
+}
+
+fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let owned = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(owned)
+        .unwrap_or("a panic without a message")
+        .to_string()
 }

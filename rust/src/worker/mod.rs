@@ -7,10 +7,12 @@
 //! Locking: workers are reached through their [`Port`], which is lock-free; the readers' queue and the list of ended
 //! connections have a mutex each, held for a push or a pop, never two at a time.
 
+mod backlog;
 mod connection;
 mod poller;
 mod port;
 mod readers;
+mod shared;
 mod thread;
 
 #[cfg(test)]
@@ -18,11 +20,9 @@ mod tests;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-use rustix::event::{EventfdFlags, eventfd};
 
 pub use poller::Polling;
 
@@ -34,6 +34,7 @@ use crate::session::{Desk, INPUT_BYTES, Negotiated, Pages, Session};
 use connection::Connection;
 use port::{Message, Port};
 use readers::Readers;
+use shared::{Shared, lock};
 use thread::Worker;
 
 /// Fetches that one worker may have in flight.
@@ -54,31 +55,6 @@ pub struct WorkersOptions {
     pub request_timeout: Duration,
     /// Most connections, of all workers.
     pub connections_max: usize,
-}
-
-/// What workers share with whoever started them.
-#[derive(Debug)]
-struct Shared {
-    ended: Mutex<Vec<(u64, String)>>,
-    ended_fd: OwnedFd,
-    open: Mutex<usize>,
-    all_closed: Condvar,
-    accepted: AtomicU64,
-}
-
-impl Shared {
-    /// A connection is closed.
-    fn end(&self, number: u64, reason: String) {
-        lock(&self.ended).push((number, reason));
-        let mut open = lock(&self.open);
-        *open -= 1;
-        if *open == 0 {
-            self.all_closed.notify_all();
-        }
-        drop(open);
-        // Last: whoever is told of the end finds it in the list and not among the open ones.
-        port::signal(&self.ended_fd);
-    }
 }
 
 /// What one worker did, in total.
@@ -125,15 +101,7 @@ impl<P: Pages> Workers<P> {
                 )));
             }
         }
-        let ended_fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|errno| Error::io("make an eventfd", 0, errno.into()))?;
-        let shared = Arc::new(Shared {
-            ended: Mutex::new(Vec::with_capacity(options.connections_max)),
-            ended_fd,
-            open: Mutex::new(0),
-            all_closed: Condvar::new(),
-            accepted: AtomicU64::new(0),
-        });
+        let shared = Arc::new(Shared::new(options.connections_max)?);
         let ports: Vec<Arc<Port>> = (0..options.workers)
             .map(|_| Port::new(BOXES + 2 * options.connections_max).map(Arc::new))
             .collect::<Result<_>>()?;
@@ -306,9 +274,4 @@ fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<(JoinHand
         .map_err(|source| Error::io("start a thread", 0, source))?;
     let tid = tid.recv().expect("a thread begins by sending its number");
     Ok((handle, tid))
-}
-
-/// Locks a mutex whose holders only push, pop and count: a panic leaves nothing half done.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

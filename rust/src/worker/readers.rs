@@ -7,7 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::port::{Message, Port};
-use super::{lock, spawn};
+use super::shared::lock;
+use super::spawn;
 use crate::error::Result;
 use crate::session::Pages;
 use crate::session::boxes::FetchBox;

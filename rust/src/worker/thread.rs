@@ -3,14 +3,14 @@
 //! Locking: none. The worker owns all it touches but its port and the readers' queue.
 
 use std::os::fd::OwnedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
-use super::connection::{Connection, Served};
+use super::backlog::Backlog;
+use super::connection::{Connection, Served, guarded};
 use super::poller::Poller;
 use super::port::{Message, Port};
 use super::readers::FetchQueue;
@@ -39,8 +39,8 @@ pub(super) struct Worker<P: Pages> {
     epoll: OwnedFd,
     slots: Vec<Option<Box<Connection>>>,
     /// Slots of connections with work that needs no event, and the same list while it is gone through.
-    backlog: Vec<u32>,
-    turn: Vec<u32>,
+    backlog: Backlog,
+    turn: Backlog,
     /// The last connections that sent something.
     hot: [Option<u32>; HOT_MAX],
     hits: u32,
@@ -73,8 +73,8 @@ impl<P: Pages> Worker<P> {
             shared,
             epoll,
             slots: (0..options.connections_max).map(|_| None).collect(),
-            backlog: Vec::with_capacity(options.connections_max),
-            turn: Vec::with_capacity(options.connections_max),
+            backlog: Backlog::new(options.connections_max),
+            turn: Backlog::new(options.connections_max),
             hot: [None; HOT_MAX],
             hits: 0,
             poller: Poller::new(options.polling),
@@ -110,7 +110,7 @@ impl<P: Pages> Worker<P> {
                     for slot in 0..self.slots.len() as u32 {
                         if let Some(connection) = &mut self.slots[slot as usize] {
                             connection.detach(by);
-                            self.backlog.push_new(slot);
+                            self.backlog.add(slot);
                         }
                     }
                 }
@@ -126,7 +126,7 @@ impl<P: Pages> Worker<P> {
                     .as_ref()
                     .is_some_and(|connection| connection.waits(boxes, space))
                 {
-                    self.backlog.push_new(slot as u32);
+                    self.backlog.add(slot as u32);
                 }
             }
         }
@@ -141,7 +141,7 @@ impl<P: Pages> Worker<P> {
         let added = added.map(|()| connection.interest = Some(EventFlags::RDHUP));
         self.slots[slot as usize] = Some(connection);
         match added {
-            Ok(()) => self.backlog.push_new(slot),
+            Ok(()) => self.backlog.add(slot),
             // Not a socket, or no memory in the kernel: nothing that this connection can do.
             Err(_) => self.close(slot),
         }
@@ -155,7 +155,7 @@ impl<P: Pages> Worker<P> {
                 guarded(connection, desk, |connection, desk| {
                     connection.fetched(desk, fetch)
                 });
-                self.backlog.push_new(slot);
+                self.backlog.add(slot);
             }
             None => self.desk.boxes.give_back(fetch),
         }
@@ -164,10 +164,9 @@ impl<P: Pages> Worker<P> {
     /// Gives every connection that has work left its turn.
     fn serve_backlog(&mut self) {
         std::mem::swap(&mut self.backlog, &mut self.turn);
-        for at in 0..self.turn.len() {
-            self.serve(self.turn[at], false, false);
+        while let Some(slot) = self.turn.next() {
+            self.serve(slot, false, false);
         }
-        self.turn.clear();
     }
 
     /// Serves connections whose deadline has passed.
@@ -216,7 +215,7 @@ impl<P: Pages> Worker<P> {
             return served.received;
         }
         if connection.more {
-            self.backlog.push_new(slot);
+            self.backlog.add(slot);
         }
         connection.update_interest(&self.epoll, slot);
         if let Some(deadline) = connection.deadline {
@@ -338,41 +337,4 @@ impl<P: Pages> Worker<P> {
         }
         count > 0
     }
-}
-
-/// A list of slots without doubles.
-trait PushNew {
-    fn push_new(&mut self, slot: u32);
-}
-
-impl PushNew for Vec<u32> {
-    fn push_new(&mut self, slot: u32) {
-        if !self.contains(&slot) {
-            self.push(slot);
-        }
-    }
-}
-
-/// Does something with a connection; a panic in it ends that connection and no other.
-fn guarded<P: Pages, T>(
-    connection: &mut Connection,
-    desk: &mut Desk<P>,
-    act: impl FnOnce(&mut Connection, &mut Desk<P>) -> T,
-) -> Option<T> {
-    match catch_unwind(AssertUnwindSafe(|| act(connection, desk))) {
-        Ok(done) => Some(done),
-        Err(panic) => {
-            // What a session holds is plain data: giving it back cannot fail the same way again.
-            connection.fail(desk, message_of(&*panic));
-            None
-        }
-    }
-}
-
-fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let owned = panic.downcast_ref::<String>().map(String::as_str);
-    text.or(owned)
-        .unwrap_or("a panic without a message")
-        .to_string()
 }
