@@ -1,7 +1,8 @@
 //! In steady state a request asks the system for no memory: the client may be swapping because this
 //! very host has none left.
 //!
-//! This counts allocations of all threads of the process, so it is a test binary of its own with one test.
+//! This counts allocations of all threads of the process, so it is a test binary of its own with
+//! one test.
 
 #![cfg(feature = "testing")]
 #![allow(unsafe_code)]

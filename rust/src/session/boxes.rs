@@ -1,15 +1,17 @@
 //! The fixed number of fetches that one worker may have in flight, and who gets the next ones.
 //!
-//! A fetch is a box with room for a page. It is lent to a reader thread and comes back through the worker, so there
-//! are never more than were made at start: when none is left, requests wait. A request takes all the boxes that
-//! it needs or none, so requests never wait for each other's boxes; the first that finds too
-//! few claims the next ones, so a large request is not passed over forever by small ones.
+//! A fetch is a box with room for a page. It is lent to a reader thread and comes back through the
+//! worker, so there are never more than were made at start: when none is left, requests wait. A
+//! request takes all the boxes that it needs or none, so requests never wait for each other's
+//! boxes; the first that finds too few claims the next ones, so a large request is not passed over
+//! forever by small ones.
 //! Locking: none, it belongs to one worker.
 
 use crate::engine::{Fetch, StorePlace, Ticket};
 use crate::page::PageId;
 
-/// A fetch on its way. A pointer is moved from hand to hand, and its memory stays where it was made.
+/// A fetch on its way. A pointer is moved from hand to hand, and its memory stays where it was
+/// made.
 pub type FetchBox = Box<Fetch>;
 
 /// A request that waits for boxes, and how many.

@@ -3,8 +3,8 @@
 //! Part of a page goes over what the page holds; if that is in the store, the bytes wait in the
 //! fetch's own payload, and the client's next request is looked at meanwhile.
 //!
-//! When the pool is full and write-back is under way, the connection stops here until space is announced or the
-//! request's deadline passes.
+//! When the pool is full and write-back is under way, the connection stops here until space is
+//! announced or the request's deadline passes.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,8 @@ pub(super) struct Change {
 #[derive(Clone, Copy, Debug)]
 struct Blocked {
     deadline: Instant,
-    /// Times that space had been announced when the pool was found full; None if it is not for space.
+    /// Times that space had been announced when the pool was found full; None if it is not for
+    /// space.
     stalled_at: Option<u64>,
 }
 

@@ -88,8 +88,8 @@ impl Area {
         start..end.max(start)
     }
 
-    /// End of the piece that starts at `offset`: at a page's start unless it is the last of a read to
-    /// `end`, so no piece touches more pages than [`Area::piece_pages`].
+    /// End of the piece that starts at `offset`: at a page's start unless it is the last of a read
+    /// to `end`, so no piece touches more pages than [`Area::piece_pages`].
     pub fn piece_end(&self, offset: u64, end: u64) -> u64 {
         end.min((offset & !(self.page_bytes() as u64 - 1)) + PIECE_BYTES)
     }

@@ -1,4 +1,5 @@
-//! Pages for tests of sessions and workers: plain memory, stored, stalled or broken when a test says so.
+//! Pages for tests of sessions and workers: plain memory, stored, stalled or broken when a test
+//! says so.
 //!
 //! Locking: one mutex a page, one for the gate that holds up fetches.
 

@@ -29,7 +29,8 @@ const OCTAVES: u32 = 24;
 /// One more for everything below 1 us, one for everything above.
 pub const BUCKETS: usize = (OCTAVES * BUCKETS_PER_OCTAVE) as usize + 2;
 
-/// How long requests took. Each doubling of the time is divided evenly in four, so a quantile is known within a quarter.
+/// How long requests took. Each doubling of the time is divided evenly in four, so a quantile is
+/// known within a quarter.
 #[derive(Debug)]
 pub struct Histogram {
     counts: [Counter; BUCKETS],

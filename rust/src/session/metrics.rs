@@ -1,7 +1,8 @@
 //! What workers count: requests, bytes and errors of each export, and how long requests took.
 //!
-//! Each worker writes a shard of its own and nobody else does, so counting is a load and a store; whoever takes a
-//! snapshot reads all shards and adds them up. Everything has a fixed size: counting never allocates.
+//! Each worker writes a shard of its own and nobody else does, so counting is a load and a store;
+//! whoever takes a snapshot reads all shards and adds them up. Everything has a fixed size:
+//! counting never allocates.
 //! Not here: what pages are and where they live, the engine counts that.
 
 use std::time::Duration;
@@ -121,7 +122,8 @@ impl Shard {
 
 /// Requests that were answered as soon as they were seen, until the time is known that they took.
 ///
-/// Reading the clock once for all requests of a receive is cheaper, and truer: their replies leave together.
+/// Reading the clock once for all requests of a receive is cheaper, and truer: their replies leave
+/// together.
 #[derive(Debug, Default)]
 pub struct Tally {
     counts: [[u32; TIERS]; OPS],

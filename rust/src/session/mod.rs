@@ -2,13 +2,14 @@
 //!
 //! Whoever owns the socket receives into [`Session::input`], calls [`Session::advance`] and sends
 //! [`Session::output`]. A hit is answered while it is parsed: its page is decompressed into the
-//! send buffer, no memory is allocated and nothing is remembered. Requests that need the store become entries of a
-//! [`slab`], go on when their fetches come back, and do not hold up those behind them.
+//! send buffer, no memory is allocated and nothing is remembered. Requests that need the store
+//! become entries of a [`slab`], go on when their fetches come back, and do not hold up those
+//! behind them.
 //!
-//! Backpressure: both buffers are fixed. While a reply would not fit, requests stay unparsed in the input, and
-//! when that is full they stay in the socket. Every waiting request has bytes of the send buffer promised to it, so
-//! what comes back from the store can always be sent on, and a client that does not read its
-//! replies keeps nothing that others need.
+//! Backpressure: both buffers are fixed. While a reply would not fit, requests stay unparsed in the
+//! input, and when that is full they stay in the socket. Every waiting request has bytes of the
+//! send buffer promised to it, so what comes back from the store can always be sent on, and a
+//! client that does not read its replies keeps nothing that others need.
 //!
 //! Not here: sockets, threads, polling (`worker`); pages (`engine`, behind [`Pages`]).
 //! Locking: none. A session belongs to one worker.
@@ -257,8 +258,9 @@ impl Session {
         }
     }
 
-    /// The client is gone: what waits is dropped. A write that was not answered must not land later, when
-    /// the client may have sent it again, and a newer one after it, on another connection.
+    /// The client is gone: what waits is dropped. A write that was not answered must not land
+    /// later, when the client may have sent it again, and a newer one after it, on another
+    /// connection.
     pub fn abandon<P: Pages>(&mut self, desk: &mut Desk<P>, end: End) {
         for place in self.waiting.used() {
             self.waiting.release(place, &mut desk.boxes);
@@ -412,8 +414,8 @@ impl Session {
         Step::Done
     }
 
-    /// Nothing to do: what was acknowledged is in the pool or the store, where every connection sees it
-    /// and where it survives this process.
+    /// Nothing to do: what was acknowledged is in the pool or the store, where every connection
+    /// sees it and where it survives this process.
     fn flush<P: Pages>(&mut self, desk: &mut Desk<P>, request: &Request) -> Step {
         self.input.consume(REQUEST_BYTES);
         self.reply_done(request.cookie, None);
@@ -429,7 +431,8 @@ impl Session {
         fits
     }
 
-    /// Keeps room for the next part of a waiting request's reply: `bytes` in all. False if there is none yet.
+    /// Keeps room for the next part of a waiting request's reply: `bytes` in all. False if there is
+    /// none yet.
     fn promise(&mut self, place: Place, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.waiting[place].promise);
         if more > 0 && !self.fits(more) {

@@ -20,7 +20,8 @@ pub(super) enum Piece {
     Failed { at: u64, errno: Errno },
 }
 
-/// Fills `out` with the bytes `from..to` of the export. `held` are fetches of its pages that came back.
+/// Fills `out` with the bytes `from..to` of the export. `held` are fetches of its pages that came
+/// back.
 #[inline]
 pub(super) fn fill<P: Pages>(
     desk: &mut Desk<P>,
@@ -83,8 +84,9 @@ pub(super) fn fill<P: Pages>(
     }
 }
 
-/// The fetch of `page`, if there is one and the page is still where it was fetched from. The lock was
-/// released for the fetch: a write may have replaced the page, and its place may hold another one now.
+/// The fetch of `page`, if there is one and the page is still where it was fetched from. The lock
+/// was released for the fetch: a write may have replaced the page, and its place may hold another
+/// one now.
 #[inline]
 fn usable<'a, P: Pages>(desk: &Desk<P>, held: &'a [Box<Fetch>], page: PageId) -> Option<&'a Fetch> {
     let fetch = held.iter().find(|fetch| fetch.page == page)?;

@@ -4,7 +4,8 @@
 //! part of the output only when all of it is there; until then an error can still be told.
 //!
 //! Simple replies of more than one piece, and structured ones that must not be fragmented, have one
-//! header for all data: from then on nothing else may be sent in between, and an error ends the connection.
+//! header for all data: from then on nothing else may be sent in between, and an error ends the
+//! connection.
 
 use super::desk::Desk;
 use super::end::End;
@@ -132,7 +133,8 @@ impl Session {
             self.fail_read(desk, place, cursor, errno);
             return true;
         }
-        // Once its header is out a stream keeps all others waiting, so those that wait already go first.
+        // Once its header is out a stream keeps all others waiting, so those that wait already go
+        // first.
         if stream && !header_sent && self.waiting.len() > 1 {
             return false;
         }
@@ -255,7 +257,8 @@ impl Session {
             entry.deadline = desk.now + self.request_timeout;
         }
         if !desk.boxes.claim(entry.serial, wanted) {
-            // A request that waits for boxes holds none: two that each held a part would wait forever.
+            // A request that waits for boxes holds none: two that each held a part would wait
+            // forever.
             let wanted = wanted + entry.held.len();
             self.waiting.release(place, &mut desk.boxes);
             let entry = &mut self.waiting[place];

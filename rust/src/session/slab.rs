@@ -64,8 +64,8 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// When it fails, if it waits for the store, for boxes or for space. One that waits for its client, to send
-    /// payload or to read replies, may take any time.
+    /// When it fails, if it waits for the store, for boxes or for space. One that waits for its
+    /// client, to send payload or to read replies, may take any time.
     pub fn due(&self) -> Option<Instant> {
         let waits = self.outstanding > 0 || self.boxes_wanted > 0 || !self.held.is_empty();
         waits.then_some(self.deadline)

@@ -9,7 +9,8 @@ use crate::wire::*;
 
 /// Largest READ and WRITE that is carried out. Also what negotiation advertises.
 pub const PAYLOAD_BYTES_MAX: u32 = 64 << 20;
-/// Largest WRITE that is refused politely, by reading its payload away; beyond, the client is cut off.
+/// Largest WRITE that is refused politely, by reading its payload away; beyond, the client is cut
+/// off.
 pub const DRAIN_BYTES_MAX: u32 = 128 << 20;
 
 /// What negotiation agreed on for a connection.

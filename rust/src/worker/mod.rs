@@ -1,11 +1,12 @@
 //! Threads that serve connections: each waits for many sockets and answers what comes in.
 //!
 //! A worker owns its connections, its lane of the engine and its fetches; nothing on the page path
-//! is shared with other workers. Disk reads are done by reader threads, to which boxed fetches are lent.
+//! is shared with other workers. Disk reads are done by reader threads, to which boxed fetches are
+//! lent.
 //!
 //! Not here: the protocol (`session`), pages (`engine`), listening and negotiation (Python).
-//! Locking: workers are reached through their [`Port`], which is lock-free; the readers' queue and the list of ended
-//! connections have a mutex each, held for a push or a pop, never two at a time.
+//! Locking: workers are reached through their [`Port`], which is lock-free; the readers' queue and
+//! the list of ended connections have a mutex each, held for a push or a pop, never two at a time.
 
 mod backlog;
 mod connection;

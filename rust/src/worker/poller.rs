@@ -1,11 +1,12 @@
 //! How long a worker looks for work before it sleeps.
 //!
-//! Waking a sleeping CPU costs more than answering a request, so a client that sends its next request
-//! within microseconds of a reply is served much faster by a worker that is still looking. One that takes longer
-//! would only have CPU time burnt for it. The window follows what happens, as the kernel's own halt polling does: it
-//! grows when a sleep turns out to have been so short that polling would have caught its
-//! end, and goes to zero when it does not. A rule that also stopped looking where other threads wanted the CPU was
-//! tried on a machine with more threads than CPUs: it answered a third fewer requests.
+//! Waking a sleeping CPU costs more than answering a request, so a client that sends its next
+//! request within microseconds of a reply is served much faster by a worker that is still looking.
+//! One that takes longer would only have CPU time burnt for it. The window follows what happens, as
+//! the kernel's own halt polling does: it grows when a sleep turns out to have been so short that
+//! polling would have caught its end, and goes to zero when it does not. A rule that also stopped
+//! looking where other threads wanted the CPU was tried on a machine with more threads than CPUs:
+//! it answered a third fewer requests.
 //! Locking: none, it belongs to one worker.
 
 use std::time::Duration;
@@ -70,7 +71,8 @@ impl Poller {
             return;
         }
         self.misses += 1;
-        // One pause ends every burst; only a client that pauses before each request is not worth it.
+        // One pause ends every burst; only a client that pauses before each request is not worth
+        // it.
         if self.misses > 1 {
             self.window = if self.window > WINDOW_START {
                 self.window / 2

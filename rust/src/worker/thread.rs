@@ -38,7 +38,8 @@ pub(super) struct Worker<P: Pages> {
     shared: Arc<Shared>,
     epoll: OwnedFd,
     slots: Vec<Option<Box<Connection>>>,
-    /// Slots of connections with work that needs no event, and the same list while it is gone through.
+    /// Slots of connections with work that needs no event, and the same list while it is gone
+    /// through.
     backlog: Backlog,
     turn: Backlog,
     /// The last connections that sent something.

@@ -124,17 +124,7 @@ fn every_request_is_answered_once_whatever_happens() {
                 client.fetch_all();
                 client.run();
             }
-            match random.below(12) {
-                0 => client.pages.set_fullness(Fullness::Stalled),
-                1 | 2 => {
-                    client.pages.set_fullness(Fullness::Free);
-                    client.desk.space_epoch += 1;
-                    client.run();
-                }
-                3 => client.pass(TIMEOUT / 3),
-                4 => client.pages.set_fetches_fail(random.below(2) == 0),
-                _ => client.pages.put_in_store(random.below(64) as u32),
-            }
+            something_happens(&mut client, &mut random);
             while !client.lent.is_empty() && random.below(3) > 0 {
                 let at = random.below(client.lent.len() as u64) as usize;
                 client.fetch(at);
@@ -164,5 +154,19 @@ fn every_request_is_answered_once_whatever_happens() {
         answered.extend(client.take_replies().iter().map(|reply| reply.cookie));
         assert_eq!(answered.len(), asked, "seed {seed}");
         client.check_at_rest();
+    }
+}
+
+fn something_happens(client: &mut Client, random: &mut Random) {
+    match random.below(12) {
+        0 => client.pages.set_fullness(Fullness::Stalled),
+        1 | 2 => {
+            client.pages.set_fullness(Fullness::Free);
+            client.desk.space_epoch += 1;
+            client.run();
+        }
+        3 => client.pass(TIMEOUT / 3),
+        4 => client.pages.set_fetches_fail(random.below(2) == 0),
+        _ => client.pages.put_in_store(random.below(64) as u32),
     }
 }

@@ -219,7 +219,8 @@ impl Client {
         replies
     }
 
-    /// The chunks that came, and simple replies to other commands as chunks of kind `u16::MAX` with the error.
+    /// The chunks that came, and simple replies to other commands as chunks of kind `u16::MAX` with
+    /// the error.
     pub fn take_chunks(&mut self) -> Vec<Chunk> {
         let bytes = std::mem::take(&mut self.replies);
         let mut rest = &bytes[..];

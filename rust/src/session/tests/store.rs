@@ -1,4 +1,5 @@
-//! Requests that wait: for the store, for boxes, for space; and what happens when they wait in vain.
+//! Requests that wait: for the store, for boxes, for space; and what happens when they wait in
+//! vain.
 
 use super::*;
 use crate::session::End;

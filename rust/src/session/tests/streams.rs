@@ -3,8 +3,8 @@
 use super::*;
 use crate::session::{INPUT_BYTES, OUTPUT_BYTES};
 
-/// A script with every kind of request, and its bytes. The chunks of a long structured read may come
-/// between later replies, so there all reads but the last are short: then the order is one.
+/// A script with every kind of request, and its bytes. The chunks of a long structured read may
+/// come between later replies, so there all reads but the last are short: then the order is one.
 fn script(client: &mut Client) -> Vec<u8> {
     let long = if client.structured { 100_000 } else { 200_000 };
     let mut bytes = Vec::new();
