@@ -3,7 +3,7 @@
 //! Whoever owns the socket receives into [`Session::input`], calls [`Session::advance`] and sends
 //! [`Session::output`]. A hit is answered while it is parsed: its page is decompressed into the
 //! send buffer, no memory is allocated and nothing is remembered. Requests that need the store
-//! become entries of a [`slab`], go on when their fetches come back, and do not hold up those
+//! become entries of a slab, go on when their fetches come back, and do not hold up those
 //! behind them.
 //!
 //! Backpressure: both buffers are fixed. While a reply would not fit, requests stay unparsed in the

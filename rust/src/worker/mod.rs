@@ -5,7 +5,7 @@
 //! lent.
 //!
 //! Not here: the protocol (`session`), pages (`engine`), listening and negotiation (Python).
-//! Locking: workers are reached through their [`Port`], which is lock-free; the readers' queue and
+//! Locking: workers are reached through their ports, which are lock-free; the readers' queue and
 //! the list of ended connections have a mutex each, held for a push or a pop, never two at a time.
 
 mod backlog;

@@ -14,7 +14,7 @@ use std::time::Duration;
 /// The setting: whether workers look for work before they sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Polling {
-    /// As long as it pays, at most [`WINDOW_MAX`].
+    /// As long as it pays, at most 50 us.
     Auto,
     /// Never.
     Off,
@@ -23,7 +23,7 @@ pub enum Polling {
 }
 
 /// Longest time that is spent looking.
-pub const WINDOW_MAX: Duration = Duration::from_micros(50);
+const WINDOW_MAX: Duration = Duration::from_micros(50);
 /// First step from zero.
 const WINDOW_START: Duration = Duration::from_micros(10);
 
