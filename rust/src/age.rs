@@ -43,7 +43,10 @@ impl Clock {
     /// A clock for a pool of `pool_bytes_max`.
     pub fn new(pool_bytes_max: u64) -> Clock {
         let epoch_writes = (pool_bytes_max / OBJECT_BYTES_GUESS / EPOCHS_PER_POOL).max(1);
-        Clock { writes: AtomicU64::new(0), epoch_shift: epoch_writes.ilog2() }
+        Clock {
+            writes: AtomicU64::new(0),
+            epoch_shift: epoch_writes.ilog2(),
+        }
     }
 
     /// Writes in an epoch: threads may count up to so many of their own before they advance the clock.
@@ -64,7 +67,11 @@ impl Clock {
 
 /// Age of an object: how soon it should leave; [`AGE_READ`] is first.
 pub fn age(stamp: u16, now: u16, is_read: bool) -> u16 {
-    if is_read { AGE_READ } else { now.wrapping_sub(stamp).min(AGE_READ - 1) }
+    if is_read {
+        AGE_READ
+    } else {
+        now.wrapping_sub(stamp).min(AGE_READ - 1)
+    }
 }
 
 /// Bytes of the pool by age.
@@ -74,7 +81,9 @@ pub struct Census {
 
 impl Default for Census {
     fn default() -> Self {
-        Census { bytes: Box::new([0; CENSUS_AGES]) }
+        Census {
+            bytes: Box::new([0; CENSUS_AGES]),
+        }
     }
 }
 

@@ -51,7 +51,12 @@ impl Background {
                 }
             }
         })?;
-        Ok(Background { engine, is_stopping, thread_id, thread: Some(thread) })
+        Ok(Background {
+            engine,
+            is_stopping,
+            thread_id,
+            thread: Some(thread),
+        })
     }
 
     /// The kernel's number of the thread, 0 until it runs.

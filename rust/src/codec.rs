@@ -63,7 +63,9 @@ impl CodecChoice {
             "lz4" => (CodecId::Lz4, 1..=65537),
             "zstd" => (CodecId::Zstd, -7..=19),
             other => {
-                return Err(Error::Config(format!("codec is {other}, wanted lz4, zstd or none")));
+                return Err(Error::Config(format!(
+                    "codec is {other}, wanted lz4, zstd or none"
+                )));
             }
         };
         if !levels.contains(&level) {
@@ -89,9 +91,13 @@ impl Compressor {
         let zstd = (choice.id == CodecId::Zstd).then(|| zstd_compressor(choice.level));
         // Room for the worst case of both libraries: with less, LZ4 takes a slower path that counts
         // what is left of the output at every step.
-        let bound = lzzzz::lz4::max_compressed_size(page_bytes)
-            .max(zstd_safe::compress_bound(page_bytes));
-        let mut made = Compressor { choice, zstd, object: vec![0; bound].into_boxed_slice() };
+        let bound =
+            lzzzz::lz4::max_compressed_size(page_bytes).max(zstd_safe::compress_bound(page_bytes));
+        let mut made = Compressor {
+            choice,
+            zstd,
+            object: vec![0; bound].into_boxed_slice(),
+        };
         // Contexts of the C libraries allocate at first use; do it before a client is waiting.
         made.compress(&vec![1; page_bytes], page_bytes);
         made
@@ -130,7 +136,9 @@ fn zstd_compressor(level: i32) -> CCtx<'static> {
         CParameter::ChecksumFlag(false),
         CParameter::DictIdFlag(false),
     ] {
-        context.set_parameter(parameter).expect("a parameter in its range");
+        context
+            .set_parameter(parameter)
+            .expect("a parameter in its range");
     }
     context
 }
@@ -184,8 +192,14 @@ mod tests {
 
     fn choices() -> impl Strategy<Value = CodecChoice> {
         prop_oneof![
-            (1..100).prop_map(|level| CodecChoice { id: CodecId::Lz4, level }),
-            (-7..=9).prop_map(|level| CodecChoice { id: CodecId::Zstd, level }),
+            (1..100).prop_map(|level| CodecChoice {
+                id: CodecId::Lz4,
+                level
+            }),
+            (-7..=9).prop_map(|level| CodecChoice {
+                id: CodecId::Zstd,
+                level
+            }),
         ]
     }
 
@@ -235,14 +249,18 @@ mod tests {
         let mut state = 1u64;
         let page: Vec<u8> = (0..4096)
             .map(|_| {
-                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                state = state
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
                 (state >> 56) as u8
             })
             .collect();
         for id in [CodecId::Lz4, CodecId::Zstd, CodecId::None] {
-            assert!(Compressor::new(CodecChoice { id, level: 1 }, 4096)
-                .compress(&page, 4095)
-                .is_none());
+            assert!(
+                Compressor::new(CodecChoice { id, level: 1 }, 4096)
+                    .compress(&page, 4095)
+                    .is_none()
+            );
         }
     }
 
@@ -250,6 +268,11 @@ mod tests {
     fn a_level_out_of_range_is_named() {
         let error = CodecChoice::parse("zstd", 23).unwrap_err().to_string();
         assert_eq!(error, "codec level is 23, wanted -7 to 19 for zstd");
-        assert!(CodecChoice::parse("lzma", 1).unwrap_err().to_string().contains("wanted lz4"));
+        assert!(
+            CodecChoice::parse("lzma", 1)
+                .unwrap_err()
+                .to_string()
+                .contains("wanted lz4")
+        );
     }
 }

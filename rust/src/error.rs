@@ -60,7 +60,12 @@ impl fmt::Display for Error {
             Error::PoolFull => write!(f, "the pool is full"),
             Error::StoreFull => write!(f, "the backing file is full"),
             Error::Lost => write!(f, "the page was lost with an older generation of the state"),
-            Error::Corrupt { what, at, wanted, found } => {
+            Error::Corrupt {
+                what,
+                at,
+                wanted,
+                found,
+            } => {
                 write!(f, "{what} at byte {at} is {found:#x}, wanted {wanted:#x}")
             }
             Error::Io { what, at, source } => write!(f, "{what} at byte {at}: {source}"),

@@ -56,8 +56,14 @@ pub enum Tier {
 
 impl Tier {
     /// All tiers, in the order of their numbers.
-    pub const ALL: [Tier; 6] =
-        [Tier::Zero, Tier::Same, Tier::Pool, Tier::Raw, Tier::Store, Tier::Lost];
+    pub const ALL: [Tier; 6] = [
+        Tier::Zero,
+        Tier::Same,
+        Tier::Pool,
+        Tier::Raw,
+        Tier::Store,
+        Tier::Lost,
+    ];
 
     /// The name in metrics and status.
     pub fn name(self) -> &'static str {
@@ -76,8 +82,15 @@ impl Tier {
         Some(match word.place() {
             Place::Unwritten | Place::Hole => return None,
             Place::Same(0) => Tier::Zero,
-            Place::Same(_) | Place::Pool(ObjectAt { codec: CodecId::Repeat, .. }) => Tier::Same,
-            Place::Pool(ObjectAt { codec: CodecId::None, .. }) => Tier::Raw,
+            Place::Same(_)
+            | Place::Pool(ObjectAt {
+                codec: CodecId::Repeat,
+                ..
+            }) => Tier::Same,
+            Place::Pool(ObjectAt {
+                codec: CodecId::None,
+                ..
+            }) => Tier::Raw,
             Place::Pool(_) => Tier::Pool,
             Place::Store(_) => Tier::Store,
             Place::Lost => Tier::Lost,
@@ -162,6 +175,11 @@ mod tests {
         assert_eq!(sum(Tier::Pool), 0);
         assert_eq!(sum(Tier::Zero), 1);
         let lz4 = CodecId::Lz4 as usize;
-        assert_eq!(first.codec_pages[lz4].get().wrapping_add(second.codec_pages[lz4].get()), 0);
+        assert_eq!(
+            first.codec_pages[lz4]
+                .get()
+                .wrapping_add(second.codec_pages[lz4].get()),
+            0
+        );
     }
 }

@@ -113,9 +113,17 @@ impl Word {
             KIND_POOL | KIND_STORE => {
                 let codec = CodecId::from_bits((self.0 >> CODEC_SHIFT & 0b111) as u8)?;
                 if kind == KIND_POOL {
-                    Place::Pool(ObjectAt { codec, bytes, at: Handle(location) })
+                    Place::Pool(ObjectAt {
+                        codec,
+                        bytes,
+                        at: Handle(location),
+                    })
                 } else {
-                    Place::Store(ObjectAt { codec, bytes, at: Location(location) })
+                    Place::Store(ObjectAt {
+                        codec,
+                        bytes,
+                        at: Location(location),
+                    })
                 }
             }
             _ => return None,
@@ -155,7 +163,11 @@ impl Word {
 
     /// The same word with or without the moving mark.
     pub fn with_moving(self, moving: bool) -> Word {
-        Word(if moving { self.0 | MOVING } else { self.0 & !MOVING })
+        Word(if moving {
+            self.0 | MOVING
+        } else {
+            self.0 & !MOVING
+        })
     }
 
     /// The same word without marks: what identifies the bytes.
@@ -185,7 +197,9 @@ impl Table {
     pub fn new(words: SharedWords) -> Table {
         let chunks = words.words().len().div_ceil(CHUNK_WORDS);
         let table = Table {
-            touched: (0..chunks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            touched: (0..chunks.div_ceil(64))
+                .map(|_| AtomicU64::new(0))
+                .collect(),
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             words,
         };
@@ -204,7 +218,11 @@ impl Table {
 
     /// Bytes of shared memory that the used part of the table takes.
     pub fn resident_bytes(&self) -> u64 {
-        let chunks: u32 = self.touched.iter().map(|b| b.load(Ordering::Relaxed).count_ones()).sum();
+        let chunks: u32 = self
+            .touched
+            .iter()
+            .map(|b| b.load(Ordering::Relaxed).count_ones())
+            .sum();
         u64::from(chunks) * (CHUNK_WORDS * 8) as u64
     }
 
@@ -220,7 +238,11 @@ impl Table {
         let stripe = self.stripes[page.0 as usize % STRIPES]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        PageGuard { table: self, page, _stripe: stripe }
+        PageGuard {
+            table: self,
+            page,
+            _stripe: stripe,
+        }
     }
 
     /// The word of a page, without a lock: a hint that may be old by the time it is looked at.
@@ -248,7 +270,8 @@ impl Table {
         let chunk = page.0 as usize / CHUNK_WORDS;
         if !self.is_touched(chunk) {
             let start = chunk * CHUNK_WORDS;
-            self.words.reserve(start..(start + CHUNK_WORDS).min(self.pages()))?;
+            self.words
+                .reserve(start..(start + CHUNK_WORDS).min(self.pages()))?;
             self.touch(chunk);
         }
         Ok(())
@@ -277,7 +300,11 @@ impl PageGuard<'_> {
     /// Publishes a new word; the bytes that it points to are whole, and the word was reserved.
     pub fn publish(&self, word: Word) {
         let index = self.page.0 as usize;
-        debug_assert!(self.table.is_touched(index / CHUNK_WORDS), "{} reserved", self.page);
+        debug_assert!(
+            self.table.is_touched(index / CHUNK_WORDS),
+            "{} reserved",
+            self.page
+        );
         self.table.words.words()[index].store(word.0, Ordering::Release);
     }
 }
@@ -294,11 +321,13 @@ mod tests {
             Just(Place::Hole),
             Just(Place::Lost),
             any::<u32>().prop_map(Place::Same),
-            object.clone().prop_map(|(c, bytes, at)| Place::Pool(ObjectAt {
-                codec: CodecId::from_bits(c).unwrap(),
-                bytes,
-                at: Handle(at)
-            })),
+            object
+                .clone()
+                .prop_map(|(c, bytes, at)| Place::Pool(ObjectAt {
+                    codec: CodecId::from_bits(c).unwrap(),
+                    bytes,
+                    at: Handle(at)
+                })),
             object.prop_map(|(c, bytes, at)| Place::Store(ObjectAt {
                 codec: CodecId::from_bits(c).unwrap(),
                 bytes,
@@ -323,7 +352,11 @@ mod tests {
 
     #[test]
     fn marks_do_not_change_the_place() {
-        let place = Place::Pool(ObjectAt { codec: CodecId::Lz4, bytes: 77, at: Handle(1 << 39) });
+        let place = Place::Pool(ObjectAt {
+            codec: CodecId::Lz4,
+            bytes: 77,
+            at: Handle(1 << 39),
+        });
         let word = Word::of(place);
         let marked = word.with_read().with_moving(true);
         assert!(marked.is_read() && marked.is_moving() && !word.is_read() && !word.is_moving());

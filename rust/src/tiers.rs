@@ -65,7 +65,16 @@ impl Tiers {
         page_bytes: usize,
     ) -> Tiers {
         let pressure = AtomicU8::new(Pressure::Calm as u8);
-        Tiers { table, pool, store, clock, marks, first_pages, page_bytes, pressure }
+        Tiers {
+            table,
+            pool,
+            store,
+            clock,
+            marks,
+            first_pages,
+            page_bytes,
+            pressure,
+        }
     }
 
     /// The number of the export that a page belongs to.
@@ -80,7 +89,8 @@ impl Tiers {
         match old.place() {
             Place::Pool(object) => self.pool.free(object.at, object.bytes),
             Place::Store(object) => {
-                self.store_of_a_stored_page().release(object.at, object.bytes as u32);
+                self.store_of_a_stored_page()
+                    .release(object.at, object.bytes as u32);
             }
             Place::Unwritten | Place::Hole | Place::Same(_) | Place::Lost => {}
         }
@@ -89,7 +99,9 @@ impl Tiers {
 
     /// The store; a page that is there proves that there is one.
     pub fn store_of_a_stored_page(&self) -> &Store {
-        self.store.as_ref().expect("a page is in the store, so there is one")
+        self.store
+            .as_ref()
+            .expect("a page is in the store, so there is one")
     }
 
     /// Do the pool's blocks hold so much that write-back should start?
@@ -136,7 +148,11 @@ impl Tiers {
             }
         }
         let stats = self.pool.stats();
-        assert_eq!((stats.objects, stats.object_bytes), (objects, bytes), "pool against table");
+        assert_eq!(
+            (stats.objects, stats.object_bytes),
+            (objects, bytes),
+            "pool against table"
+        );
         if let Some(store) = &self.store {
             store.check();
             assert_eq!(store.stats().live_bytes, live_bytes, "store against table");

@@ -193,8 +193,8 @@ mod tests {
 
     /// A request as the specification prints it, written out by hand.
     const RAW: [u8; REQUEST_BYTES] = [
-        0x25, 0x60, 0x95, 0x13, 0, 1, 0, 6, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 1, 0, 0, 0x10, 0, 0, 0,
-        2, 0,
+        0x25, 0x60, 0x95, 0x13, 0, 1, 0, 6, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 1, 0, 0, 0x10, 0, 0,
+        0, 2, 0,
     ];
 
     #[test]
@@ -225,7 +225,9 @@ mod tests {
         );
         assert_eq!(
             chunk(CHUNK_FLAG_DONE, CHUNK_ERROR, 9, 6),
-            [0x66, 0x8e, 0x33, 0xef, 0, 1, 0x80, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 6]
+            [
+                0x66, 0x8e, 0x33, 0xef, 0, 1, 0x80, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 6
+            ]
         );
     }
 

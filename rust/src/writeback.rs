@@ -207,8 +207,16 @@ impl Writeback {
         block_bytes: u64,
     ) -> bool {
         self.moved.clear();
-        let sparse = if store.is_low() { store.victim(CLEAN_LIVE_PERCENT) } else { None };
-        let reason = if sparse.is_some() { Reason::Cleaning } else { Reason::WriteBack };
+        let sparse = if store.is_low() {
+            store.victim(CLEAN_LIVE_PERCENT)
+        } else {
+            None
+        };
+        let reason = if sparse.is_some() {
+            Reason::Cleaning
+        } else {
+            Reason::WriteBack
+        };
         if store.begin(batch, reason).is_err() {
             return false;
         }
@@ -262,16 +270,18 @@ impl Writeback {
         let (victims, now) = (&mut self.victims, tiers.clock.stamp());
         let mut found_bytes = 0;
         while found_bytes < bytes {
-            let at_end = tiers.pool.sweep(&mut self.sweep, SWEEP_FRAMES, &mut |resident| {
-                let Some((word, object)) = current(tiers, resident) else {
-                    return;
-                };
-                let is_old = age(resident.tag.stamp, now, word.is_read()) >= threshold;
-                if is_old && victims.len() < victims.capacity() {
-                    victims.push((PageId(resident.tag.owner), resident.handle));
-                    found_bytes += object.bytes as u64;
-                }
-            });
+            let at_end = tiers
+                .pool
+                .sweep(&mut self.sweep, SWEEP_FRAMES, &mut |resident| {
+                    let Some((word, object)) = current(tiers, resident) else {
+                        return;
+                    };
+                    let is_old = age(resident.tag.stamp, now, word.is_read()) >= threshold;
+                    if is_old && victims.len() < victims.capacity() {
+                        victims.push((PageId(resident.tag.owner), resident.handle));
+                        found_bytes += object.bytes as u64;
+                    }
+                });
             if at_end {
                 self.threshold = None;
                 break;
@@ -290,7 +300,10 @@ impl Writeback {
             if let Place::Pool(object) = word.place()
                 && object.at == handle
             {
-                let bytes = context.tiers.pool.load(handle, object.bytes, &mut self.scratch);
+                let bytes = context
+                    .tiers
+                    .pool
+                    .load(handle, object.bytes, &mut self.scratch);
                 let Some(to) = batch.push(page.0, object.codec as u8, bytes) else {
                     return;
                 };
@@ -335,7 +348,11 @@ impl Writeback {
                 place => unreachable!("a batch of objects has {place:?}"),
             };
             store.retain(moved.to, bytes as u32);
-            let place = Place::Store(ObjectAt { codec, bytes, at: moved.to });
+            let place = Place::Store(ObjectAt {
+                codec,
+                bytes,
+                at: moved.to,
+            });
             context.tiers.replace(&guard, Word::of(place), context.lane);
         }
         store.seal(batch);
@@ -375,7 +392,11 @@ impl Writeback {
                 Ok(object) => {
                     let to = batch.push(record.page, record.codec, object);
                     let to = to.expect("what lives in one segment fits into another");
-                    moved.push(Moved { page: PageId(record.page), word: word_of(record), to });
+                    moved.push(Moved {
+                        page: PageId(record.page),
+                        word: word_of(record),
+                        to,
+                    });
                 }
                 Err(Error::Corrupt { .. }) => lose(context, record),
                 Err(_) => is_readable = false,
@@ -390,7 +411,11 @@ impl Writeback {
 /// The word of a page that is where the record is.
 fn word_of(record: &RecordRef) -> Word {
     let codec = CodecId::from_bits(record.codec).expect("we wrote it");
-    Word::of(Place::Store(ObjectAt { codec, bytes: record.bytes as usize, at: record.location }))
+    Word::of(Place::Store(ObjectAt {
+        codec,
+        bytes: record.bytes as usize,
+        at: record.location,
+    }))
 }
 
 /// Is the record where its page is?
@@ -402,7 +427,9 @@ fn is_current(tiers: &Tiers, record: &RecordRef) -> bool {
 fn lose(context: &Context<'_>, record: &RecordRef) {
     let guard = context.tiers.table.lock(PageId(record.page));
     if is_current(context.tiers, record) {
-        context.tiers.replace(&guard, Word::of(Place::Lost), context.lane);
+        context
+            .tiers
+            .replace(&guard, Word::of(Place::Lost), context.lane);
     }
 }
 
@@ -426,9 +453,15 @@ fn relocate(context: &Context<'_>, scratch: &mut [u8], resident: Resident) -> bo
     let Ok(at) = tiers.pool.alloc(object.bytes, resident.tag) else {
         return false;
     };
-    tiers.pool.store(at, tiers.pool.load(object.at, object.bytes, scratch));
+    tiers
+        .pool
+        .store(at, tiers.pool.load(object.at, object.bytes, scratch));
     let moved = Word::of(Place::Pool(ObjectAt { at, ..object }));
-    let moved = if word.is_read() { moved.with_read() } else { moved };
+    let moved = if word.is_read() {
+        moved.with_read()
+    } else {
+        moved
+    };
     tiers.replace(&guard, moved, context.lane);
     true
 }

@@ -63,7 +63,10 @@ impl Fetch {
     pub fn new(page_bytes: usize) -> Box<Fetch> {
         Box::new(Fetch {
             page: PageId(0),
-            place: StorePlace { word: Word::default(), sequence: 0 },
+            place: StorePlace {
+                word: Word::default(),
+                sequence: 0,
+            },
             buffer: vec![0xff; page_bytes].into_boxed_slice(),
             result: Ok(()),
             ticket: Ticket::default(),
@@ -95,7 +98,11 @@ impl Engine {
     /// the result of each. Blocks for the device; call it on a reader thread.
     pub fn fetch(&self, reader: &mut ReaderLane, batch: &mut [Box<Fetch>]) {
         assert!(batch.len() <= FETCH_BATCH_MAX, "{} fetches", batch.len());
-        let ReaderLane { buffer, decompressor, records } = reader;
+        let ReaderLane {
+            buffer,
+            decompressor,
+            records,
+        } = reader;
         records.clear();
         records.extend(batch.iter().map(|fetch| fetch.place.record(fetch.page)));
         let store = self.tiers.store_of_a_stored_page();

@@ -146,7 +146,10 @@ impl Engine {
     /// Equipment for one more thread.
     pub fn lane(&self) -> Lane {
         let stats = Arc::new(LaneStats::new(self.exports.len()));
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&stats));
+        self.lanes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::clone(&stats));
         Lane::new(self, stats)
     }
 
@@ -178,7 +181,10 @@ impl Engine {
                 Tier::Same
             }
             Place::Pool(object) => {
-                let bytes = self.tiers.pool.load(object.at, object.bytes, &mut lane.object);
+                let bytes = self
+                    .tiers
+                    .pool
+                    .load(object.at, object.bytes, &mut lane.object);
                 if !lane.decompressor.decompress(object.codec, bytes, out) {
                     lane.stats.decompress_fail.add(1);
                     return Err(Error::Corrupt {
@@ -191,7 +197,9 @@ impl Engine {
                 Tier::of(word).expect("it is in the pool")
             }
             Place::Store(_) => {
-                return Ok(Read::Fetch(self.store_place(word).expect("it is in the store")));
+                return Ok(Read::Fetch(
+                    self.store_place(word).expect("it is in the store"),
+                ));
             }
         };
         Ok(Read::Ready(tier))
@@ -225,14 +233,16 @@ impl Engine {
         self.tiers.table.reserve(page)?;
         let guard = self.tiers.table.lock(page);
         let mut whole = std::mem::take(&mut lane.page);
-        let result = self.load(lane, &guard, &mut whole).and_then(|read| match read {
-            Read::Fetch(place) => Ok(Write::Fetch(place)),
-            Read::Ready(_) => {
-                whole[offset..offset + data.len()].copy_from_slice(data);
-                let shrunk = self.shrink(&mut lane.compressor, &lane.stats, &whole);
-                self.place(&guard, &lane.stats, &shrunk)
-            }
-        });
+        let result = self
+            .load(lane, &guard, &mut whole)
+            .and_then(|read| match read {
+                Read::Fetch(place) => Ok(Write::Fetch(place)),
+                Read::Ready(_) => {
+                    whole[offset..offset + data.len()].copy_from_slice(data);
+                    let shrunk = self.shrink(&mut lane.compressor, &lane.stats, &whole);
+                    self.place(&guard, &lane.stats, &shrunk)
+                }
+            });
         drop(guard);
         lane.page = whole;
         lane.tick(self);
@@ -270,7 +280,8 @@ impl Engine {
     pub fn zero(&self, lane: &mut Lane, page: PageId) -> Result<()> {
         self.tiers.table.reserve(page)?;
         let guard = self.tiers.table.lock(page);
-        self.tiers.replace(&guard, Word::of(Place::Same(0)), &lane.stats);
+        self.tiers
+            .replace(&guard, Word::of(Place::Same(0)), &lane.stats);
         Ok(())
     }
 
@@ -322,7 +333,10 @@ impl Engine {
 
     /// One bounded piece of background work. Only one thread does it at a time.
     pub fn step(&self) -> Work {
-        let mut writeback = self.writeback.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writeback = self
+            .writeback
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let context = Context {
             tiers: &self.tiers,
             lane: &self.writeback_lane,
@@ -376,11 +390,18 @@ impl Engine {
         let place = match *shrunk {
             Shrunk::Pattern(pattern) => Place::Same(pattern),
             Shrunk::Object(codec, object) => {
-                let tag = Tag { owner: guard.page().0, stamp: self.tiers.clock.stamp() };
+                let tag = Tag {
+                    owner: guard.page().0,
+                    stamp: self.tiers.clock.stamp(),
+                };
                 match self.tiers.pool.alloc(object.len(), tag) {
                     Ok(at) => {
                         self.tiers.pool.store(at, object);
-                        Place::Pool(ObjectAt { codec, bytes: object.len(), at })
+                        Place::Pool(ObjectAt {
+                            codec,
+                            bytes: object.len(),
+                            at,
+                        })
                     }
                     Err(AllocError::TooLarge) => panic!("an object of {} bytes", object.len()),
                     Err(AllocError::Full) => return self.no_place(stats),

@@ -185,7 +185,10 @@ impl Engine {
 fn validate(options: &EngineOptions) -> Result<()> {
     let wrong = |what: String| Err(Error::Config(what));
     if !PAGE_BYTES_ALLOWED.contains(&options.page_bytes) {
-        return wrong(format!("page size is {}, wanted 4096, 16384 or 65536", options.page_bytes));
+        return wrong(format!(
+            "page size is {}, wanted 4096, 16384 or 65536",
+            options.page_bytes
+        ));
     }
     if options.frame_bytes < options.page_bytes {
         return wrong(format!(
@@ -195,11 +198,15 @@ fn validate(options: &EngineOptions) -> Result<()> {
     }
     let (low, high) = (options.low_mark_percent, options.high_mark_percent);
     if low >= high || high > 100 {
-        return wrong(format!("marks are {low} and {high} per cent, wanted low < high <= 100"));
+        return wrong(format!(
+            "marks are {low} and {high} per cent, wanted low < high <= 100"
+        ));
     }
     if options.exports.is_empty() || options.exports.len() > EXPORTS_MAX {
         let found = options.exports.len();
-        return wrong(format!("there are {found} exports, wanted 1 to {EXPORTS_MAX}"));
+        return wrong(format!(
+            "there are {found} exports, wanted 1 to {EXPORTS_MAX}"
+        ));
     }
     Ok(())
 }
@@ -319,13 +326,21 @@ fn open_pool(options: &EngineOptions, report: &mut OpenReport) -> Result<OpenedP
     if report.adopted {
         match Arena::open(arena.clone()) {
             Ok(arena) => {
-                return Ok(OpenedPool { zpool: zpool::in_arena(arena)?, is_adopted: true });
+                return Ok(OpenedPool {
+                    zpool: zpool::in_arena(arena)?,
+                    is_adopted: true,
+                });
             }
-            Err(error) => report.warnings.push(format!("the pool could not be adopted: {error}")),
+            Err(error) => report
+                .warnings
+                .push(format!("the pool could not be adopted: {error}")),
         }
     }
     let zpool = zpool::in_arena(Arena::create(arena)?)?;
-    Ok(OpenedPool { zpool, is_adopted: false })
+    Ok(OpenedPool {
+        zpool,
+        is_adopted: false,
+    })
 }
 
 fn holds_stored_pages(table: &Table) -> bool {
@@ -384,16 +399,13 @@ fn adopt(tiers: &Tiers, has_pool: bool, lane: &LaneStats, report: &mut OpenRepor
 }
 
 /// The word of a page after adoption, without marks.
-fn claim(
-    tiers: &Tiers,
-    has_pool: bool,
-    buffer: &mut ReadBuffer,
-    page: PageId,
-    old: Word,
-) -> Word {
+fn claim(tiers: &Tiers, has_pool: bool, buffer: &mut ReadBuffer, page: PageId, old: Word) -> Word {
     let is_held = match old.checked_place() {
         Some(Place::Pool(ObjectAt { bytes, at, .. })) => {
-            let tag = Tag { owner: page.0, stamp: 0 };
+            let tag = Tag {
+                owner: page.0,
+                stamp: 0,
+            };
             has_pool && bytes <= tiers.page_bytes && tiers.pool.adopt(at, bytes, tag).is_ok()
         }
         Some(Place::Store(ObjectAt { bytes, at, .. })) => {
@@ -403,11 +415,18 @@ fn claim(
         Some(_) => true,
         None => false,
     };
-    if is_held { old.unmarked() } else { Word::of(Place::Lost) }
+    if is_held {
+        old.unmarked()
+    } else {
+        Word::of(Place::Lost)
+    }
 }
 
 /// The largest object that takes less of the pool than the page itself.
 fn accept_bytes_max(pool: &dyn Zpool, page_bytes: usize) -> usize {
     let whole = pool.slot_bytes(page_bytes);
-    (1..page_bytes).rev().find(|&bytes| pool.slot_bytes(bytes) < whole).unwrap_or(0)
+    (1..page_bytes)
+        .rev()
+        .find(|&bytes| pool.slot_bytes(bytes) < whole)
+        .unwrap_or(0)
 }

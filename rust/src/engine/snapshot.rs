@@ -81,16 +81,26 @@ pub struct Snapshot<'a> {
 impl Engine {
     /// Sums all counters.
     pub fn snapshot(&self) -> Snapshot<'_> {
-        let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let lanes = self
+            .lanes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let sum = |of: &dyn Fn(&LaneStats) -> u64| {
-            lanes.iter().fold(0u64, |sum, lane| sum.wrapping_add(of(lane)))
+            lanes
+                .iter()
+                .fold(0u64, |sum, lane| sum.wrapping_add(of(lane)))
         };
-        let exports = self.exports.iter().enumerate().map(|(index, export)| ExportSnapshot {
-            name: export.name.clone(),
-            size_bytes: export.size_bytes,
-            pages: Tier::ALL.map(|tier| sum(&|lane| lane.pages(index, tier))),
-            pages_total: u64::from(export.pages),
-        });
+        let exports = self
+            .exports
+            .iter()
+            .enumerate()
+            .map(|(index, export)| ExportSnapshot {
+                name: export.name.clone(),
+                size_bytes: export.size_bytes,
+                pages: Tier::ALL.map(|tier| sum(&|lane| lane.pages(index, tier))),
+                pages_total: u64::from(export.pages),
+            });
         let codec_pages = CodecId::ALL.map(|id| sum(&|lane| lane.codec_pages[id as usize].get()));
         let arena = self.tiers.pool.arena();
         let mut classes = Vec::new();

@@ -80,18 +80,28 @@ struct Core {
 impl Core {
     #[staticmethod]
     #[pyo3(signature = (**arguments))]
-    fn open(
-        py: Python<'_>,
-        arguments: Option<Bound<'_, PyDict>>,
-    ) -> PyResult<(Core, ReportView)> {
-        let arguments: OpenArguments =
-            arguments.unwrap_or_else(|| PyDict::new(py)).into_any().extract()?;
+    fn open(py: Python<'_>, arguments: Option<Bound<'_, PyDict>>) -> PyResult<(Core, ReportView)> {
+        let arguments: OpenArguments = arguments
+            .unwrap_or_else(|| PyDict::new(py))
+            .into_any()
+            .extract()?;
         let (options, store_path) = (arguments.workers(), arguments.store_path());
         let opened = py.detach(|| Engine::open(arguments.engine()?));
         let (engine, report) = opened.map_err(to_python)?;
         let engine = Arc::new(engine);
-        let running = Running { engine, workers: None, background: None, options, store_path };
-        Ok((Core { running: Mutex::new(Some(running)) }, report.into()))
+        let running = Running {
+            engine,
+            workers: None,
+            background: None,
+            options,
+            store_path,
+        };
+        Ok((
+            Core {
+                running: Mutex::new(Some(running)),
+            },
+            report.into(),
+        ))
     }
 
     fn start(&self) -> PyResult<()> {
@@ -137,8 +147,12 @@ impl Core {
         let Some(id) = engine.export_named(export) else {
             return Err(ConfigError::new_err(format!("there is no export {export}")));
         };
-        let negotiated = Negotiated { structured, base_allocation: base_allocation_id };
-        py.detach(|| workers.attach(socket, id, negotiated, received)).map_err(to_python)
+        let negotiated = Negotiated {
+            structured,
+            base_allocation: base_allocation_id,
+        };
+        py.detach(|| workers.attach(socket, id, negotiated, received))
+            .map_err(to_python)
     }
 
     #[getter]
@@ -163,7 +177,11 @@ impl Core {
     #[pyo3(signature = (*, forget))]
     fn close(&self, py: Python<'_>, forget: bool) {
         py.detach(|| {
-            let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let running = self
+                .running
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
             if let Some(running) = running {
                 // The background thread holds the workers too: it goes first.
                 drop(running.background);
@@ -178,7 +196,12 @@ impl Core {
 
 impl Core {
     fn with<T>(&self, work: impl FnOnce(&mut Running) -> PyResult<T>) -> PyResult<T> {
-        match self.running.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        match self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_mut()
+        {
             Some(running) => work(running),
             None => Err(PyRuntimeError::new_err("the core is closed")),
         }
@@ -188,7 +211,9 @@ impl Core {
 impl Running {
     fn workers(&self) -> PyResult<Arc<Workers<Engine>>> {
         let workers = self.workers.as_ref();
-        workers.cloned().ok_or_else(|| PyRuntimeError::new_err("the core was not started"))
+        workers
+            .cloned()
+            .ok_or_else(|| PyRuntimeError::new_err("the core was not started"))
     }
 }
 
@@ -205,5 +230,8 @@ fn to_python(error: Error) -> PyErr {
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Core>()?;
     module.add("ConfigError", module.py().get_type::<ConfigError>())?;
-    module.add("ForeignFileError", module.py().get_type::<ForeignFileError>())
+    module.add(
+        "ForeignFileError",
+        module.py().get_type::<ForeignFileError>(),
+    )
 }

@@ -63,7 +63,9 @@ pub(super) struct OpenArguments {
 
 impl OpenArguments {
     pub(super) fn store_path(&self) -> Option<String> {
-        self.store.as_ref().map(|store| store.path.display().to_string())
+        self.store
+            .as_ref()
+            .map(|store| store.path.display().to_string())
     }
 
     pub(super) fn workers(&self) -> WorkersOptions {
@@ -85,7 +87,11 @@ impl OpenArguments {
             instance: self.instance,
             memory_dir: self.memory_dir,
             adopt: self.adopt,
-            exports: self.exports.into_iter().map(ExportSpec::into_options).collect(),
+            exports: self
+                .exports
+                .into_iter()
+                .map(ExportSpec::into_options)
+                .collect(),
             page_bytes: self.page_bytes,
             zpool: self.zpool,
             frame_bytes: self.frame_bytes,

@@ -136,7 +136,9 @@ pub(super) fn view(running: &Running) -> CoreView {
             .collect(),
         pool: pool_view(&snapshot, &snapshot.pool),
         store: store_view(&snapshot, running.store_path.as_deref()),
-        table: TableView { bytes_resident: snapshot.table_bytes },
+        table: TableView {
+            bytes_resident: snapshot.table_bytes,
+        },
         fixed_bytes: workers.map_or(0, Workers::buffer_bytes),
         connections: ConnectionsView {
             open,
@@ -145,7 +147,10 @@ pub(super) fn view(running: &Running) -> CoreView {
         },
         workers: workers.map_or_else(Vec::new, worker_views),
         latency: workers.map_or_else(Vec::new, |workers| {
-            sum_latency(workers.shards()).into_iter().map(latency_view).collect()
+            sum_latency(workers.shards())
+                .into_iter()
+                .map(latency_view)
+                .collect()
         }),
     }
 }
@@ -155,21 +160,34 @@ fn export_view(
     export: &ExportSnapshot,
     workers: Option<&Workers<Engine>>,
 ) -> ExportView {
-    let mut pages: Names<u64> = Tier::ALL.iter().map(|tier| tier.name()).zip(export.pages).collect();
+    let mut pages: Names<u64> = Tier::ALL
+        .iter()
+        .map(|tier| tier.name())
+        .zip(export.pages)
+        .collect();
     let written: u64 = export.pages.iter().sum();
     pages.insert("unwritten", export.pages_total.saturating_sub(written));
     let sums = |op| workers.map_or_else(Default::default, |w| sum_op(w.shards(), id, op));
     let errors = |op| {
         let names = Errno::ALL.iter().map(|errno| errno.name());
-        names.zip(sums(op).errors).filter(|(_, count)| *count > 0).collect()
+        names
+            .zip(sums(op).errors)
+            .filter(|(_, count)| *count > 0)
+            .collect()
     };
     ExportView {
         name: export.name.clone(),
         size_bytes: export.size_bytes,
         pages_total: export.pages_total,
         pages,
-        requests: Op::ALL.iter().map(|&op| (op.name(), sums(op).requests)).collect(),
-        bytes: Op::ALL.iter().map(|&op| (op.name(), sums(op).bytes)).collect(),
+        requests: Op::ALL
+            .iter()
+            .map(|&op| (op.name(), sums(op).requests))
+            .collect(),
+        bytes: Op::ALL
+            .iter()
+            .map(|&op| (op.name(), sums(op).bytes))
+            .collect(),
         errors: Op::ALL.iter().map(|&op| (op.name(), errors(op))).collect(),
     }
 }
@@ -187,7 +205,11 @@ fn pool_view(snapshot: &Snapshot<'_>, pool: &PoolSnapshot) -> PoolView {
         compressed_bytes: pool.stats.object_bytes,
         logical_bytes: pool.logical_bytes,
         objects: pool.stats.objects,
-        codec_pages: CodecId::ALL.iter().map(|id| id.name()).zip(pool.codec_pages).collect(),
+        codec_pages: CodecId::ALL
+            .iter()
+            .map(|id| id.name())
+            .zip(pool.codec_pages)
+            .collect(),
         pages_compacted: snapshot.writeback.pages_compacted.get(),
         high_mark_hits: snapshot.writeback.high_mark_hits.get(),
         is_stuck: pool.is_stuck,

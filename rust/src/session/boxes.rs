@@ -1,13 +1,18 @@
 //! The fixed number of fetches that one worker may have in flight, and who gets the next ones.
 //!
-//! A fetch is a box with room for a page. It is lent to a reader thread and comes back through the worker, so there
-//! are never more than were made at start: when none is left, requests wait. A request takes all the boxes that
-//! it needs or none, so requests never wait for each other's boxes; the first that finds too
-//! few claims the next ones, so a large request is not passed over forever by small ones.
+//! A fetch is a box with room for a page. It is lent to a reader thread and comes back through the
+//! worker, so there are never more than were made at start: when none is left, requests wait. A
+//! request takes all the boxes that it needs or none, so requests never wait for each other's
+//! boxes; the first that finds too few claims the next ones, so a large request is not passed over
+//! forever by small ones.
 //! Locking: none, it belongs to one worker.
 
 use crate::engine::{Fetch, StorePlace, Ticket};
 use crate::page::PageId;
+
+/// A fetch on its way. A pointer is moved from hand to hand, and its memory stays where it was
+/// made.
+pub type FetchBox = Box<Fetch>;
 
 /// A request that waits for boxes, and how many.
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +24,8 @@ struct Claim {
 /// Fetches of one worker: those that are free, and those on their way to the readers.
 #[derive(Debug)]
 pub struct Boxes {
-    free: Vec<Box<Fetch>>,
-    outgoing: Vec<Box<Fetch>>,
+    free: Vec<FetchBox>,
+    outgoing: Vec<FetchBox>,
     claim: Option<Claim>,
     worker: u16,
     last_serial: u64,
@@ -71,7 +76,10 @@ impl Boxes {
         fetch.page = page;
         fetch.place = place;
         fetch.result = Ok(());
-        fetch.ticket = Ticket { worker: self.worker, ..ticket };
+        fetch.ticket = Ticket {
+            worker: self.worker,
+            ..ticket
+        };
         fetch.payload_offset = 0;
         fetch.payload_len = 0;
         self.outgoing.push(fetch);
@@ -92,14 +100,21 @@ impl Boxes {
     }
 
     /// Boxes on their way to the readers; whoever drains it owes them to the readers.
-    pub fn outgoing(&mut self) -> &mut Vec<Box<Fetch>> {
+    pub fn outgoing(&mut self) -> &mut Vec<FetchBox> {
         &mut self.outgoing
     }
 
     /// True once after requests that wait for boxes may try again.
     pub fn take_freed(&mut self) -> bool {
-        let claimable = self.claim.is_none_or(|claim| claim.wanted <= self.free.len());
+        let claimable = self
+            .claim
+            .is_none_or(|claim| claim.wanted <= self.free.len());
         std::mem::take(&mut self.freed) && claimable
+    }
+
+    /// True if [`take_freed`](Self::take_freed) is worth asking.
+    pub fn has_freed(&self) -> bool {
+        self.freed
     }
 
     /// How many boxes are free.
@@ -113,7 +128,10 @@ mod tests {
     use super::*;
     use crate::table::Word;
 
-    const PLACE: StorePlace = StorePlace { word: Word::from_bits(1), sequence: 1 };
+    const PLACE: StorePlace = StorePlace {
+        word: Word::from_bits(1),
+        sequence: 1,
+    };
 
     fn lend(boxes: &mut Boxes) -> Box<Fetch> {
         boxes.lend(PageId(0), PLACE, Ticket::default());

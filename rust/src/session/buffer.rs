@@ -15,7 +15,11 @@ pub struct Buffer {
 impl Buffer {
     /// A buffer of `bytes`. The memory is touched here, so that using it asks the system for none.
     pub fn new(bytes: usize) -> Self {
-        Buffer { memory: vec![0xff; bytes].into_boxed_slice(), head: 0, tail: 0 }
+        Buffer {
+            memory: vec![0xff; bytes].into_boxed_slice(),
+            head: 0,
+            tail: 0,
+        }
     }
 
     /// The bytes that wait, oldest first.
@@ -30,12 +34,6 @@ impl Buffer {
         self.tail - self.head
     }
 
-    /// True if no byte waits.
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.head == self.tail
-    }
-
     /// How many bytes can still be added.
     #[inline]
     pub fn room(&self) -> usize {
@@ -46,7 +44,11 @@ impl Buffer {
     /// front only if that makes the difference. Follow it with [`add`](Self::add).
     #[inline]
     pub fn space(&mut self, bytes: usize) -> &mut [u8] {
-        assert!(bytes <= self.room(), "{bytes} bytes of {} free", self.room());
+        assert!(
+            bytes <= self.room(),
+            "{bytes} bytes of {} free",
+            self.room()
+        );
         if self.memory.len() - self.tail < bytes {
             self.memory.copy_within(self.head..self.tail, 0);
             self.tail -= self.head;
@@ -58,7 +60,10 @@ impl Buffer {
     /// Declares the first `bytes` of the free memory filled.
     #[inline]
     pub fn add(&mut self, bytes: usize) {
-        assert!(bytes <= self.memory.len() - self.tail, "{bytes} bytes added beyond the end");
+        assert!(
+            bytes <= self.memory.len() - self.tail,
+            "{bytes} bytes added beyond the end"
+        );
         self.tail += bytes;
     }
 
@@ -72,7 +77,11 @@ impl Buffer {
     /// Forgets the oldest `bytes`.
     #[inline]
     pub fn consume(&mut self, bytes: usize) {
-        assert!(bytes <= self.len(), "{bytes} bytes consumed of {}", self.len());
+        assert!(
+            bytes <= self.len(),
+            "{bytes} bytes consumed of {}",
+            self.len()
+        );
         self.head += bytes;
         if self.head == self.tail {
             // Starting again at the front keeps the bytes that are used in the CPU's cache.

@@ -43,7 +43,10 @@ pub enum End {
 impl End {
     /// True if replies that are not sent yet are still owed to the client.
     pub fn sends_replies(&self) -> bool {
-        matches!(self, End::Disconnected | End::Detached | End::BadMagic { .. } | End::WriteTooLong { .. })
+        matches!(
+            self,
+            End::Disconnected | End::Detached | End::BadMagic { .. } | End::WriteTooLong { .. }
+        )
     }
 }
 
@@ -59,10 +62,17 @@ impl fmt::Display for End {
                 crate::wire::REQUEST_MAGIC
             ),
             End::WriteTooLong { bytes } => {
-                write!(f, "a write of {bytes} bytes, at most {} are read away", super::DRAIN_BYTES_MAX)
+                write!(
+                    f,
+                    "a write of {bytes} bytes, at most {} are read away",
+                    super::DRAIN_BYTES_MAX
+                )
             }
             End::ReadFailed { offset } => {
-                write!(f, "byte {offset} could not be read after its reply had begun")
+                write!(
+                    f,
+                    "byte {offset} could not be read after its reply had begun"
+                )
             }
             End::Socket { why } => f.write_str(why),
             End::Bug { message } => write!(f, "bug in the server: {message}"),

@@ -44,7 +44,11 @@ impl Area {
         assert!(page_bytes.is_power_of_two(), "a page of {page_bytes} bytes");
         let page_shift = page_bytes.ilog2();
         let needed = info.size_bytes.div_ceil(page_bytes as u64);
-        assert!(needed <= u64::from(info.pages), "{needed} pages in {}", info.pages);
+        assert!(
+            needed <= u64::from(info.pages),
+            "{needed} pages in {}",
+            info.pages
+        );
         Area {
             id,
             size_bytes: info.size_bytes,
@@ -84,8 +88,8 @@ impl Area {
         start..end.max(start)
     }
 
-    /// End of the piece that starts at `offset`: at a page's start unless it is the last of a read to
-    /// `end`, so no piece touches more pages than [`Area::piece_pages`].
+    /// End of the piece that starts at `offset`: at a page's start unless it is the last of a read
+    /// to `end`, so no piece touches more pages than [`Area::piece_pages`].
     pub fn piece_end(&self, offset: u64, end: u64) -> u64 {
         end.min((offset & !(self.page_bytes() as u64 - 1)) + PIECE_BYTES)
     }

@@ -1,4 +1,5 @@
-//! Pages for tests of sessions and workers: plain memory, stored, stalled or broken when a test says so.
+//! Pages for tests of sessions and workers: plain memory, stored, stalled or broken when a test
+//! says so.
 //!
 //! Locking: one mutex a page, one for the gate that holds up fetches.
 
@@ -121,7 +122,11 @@ impl FakePages {
     /// The bytes of a page, wherever it is.
     pub fn bytes(&self, page: u32) -> Vec<u8> {
         let cell = self.cell(PageId(page));
-        if cell.bytes.is_empty() { vec![0; self.page_bytes] } else { cell.bytes.clone() }
+        if cell.bytes.is_empty() {
+            vec![0; self.page_bytes]
+        } else {
+            cell.bytes.clone()
+        }
     }
 
     /// Does one fetch, without gate.
@@ -130,7 +135,12 @@ impl FakePages {
         let here = cell.state == State::Stored(fetch.place.sequence);
         fetch.result = if self.fetches_fail.load(SeqCst) || !here {
             fetch.buffer.fill(0xbd);
-            Err(Error::Corrupt { what: "record checksum", at: fetch.place.word.bits(), wanted: 1, found: 2 })
+            Err(Error::Corrupt {
+                what: "record checksum",
+                at: fetch.place.word.bits(),
+                wanted: 1,
+                found: 2,
+            })
         } else {
             fetch.buffer.copy_from_slice(&cell.bytes);
             Ok(())
@@ -193,9 +203,10 @@ impl Pages for FakePages {
                 out.copy_from_slice(&cell.bytes);
                 Ok(Read::Ready(Tier::Pool))
             }
-            State::Stored(sequence) => {
-                Ok(Read::Fetch(StorePlace { word: Word::from_bits(u64::from(page.0)), sequence }))
-            }
+            State::Stored(sequence) => Ok(Read::Fetch(StorePlace {
+                word: Word::from_bits(u64::from(page.0)),
+                sequence,
+            })),
             State::Lost => Err(Error::Lost),
             State::Trap => panic!("a trap in {page}"),
         }
@@ -210,9 +221,10 @@ impl Pages for FakePages {
         assert!(data.len() < self.page_bytes, "a patch is of a part");
         let mut cell = self.cell(page);
         match cell.state {
-            State::Stored(sequence) => {
-                Ok(Write::Fetch(StorePlace { word: Word::from_bits(u64::from(page.0)), sequence }))
-            }
+            State::Stored(sequence) => Ok(Write::Fetch(StorePlace {
+                word: Word::from_bits(u64::from(page.0)),
+                sequence,
+            })),
             State::Lost => Err(Error::Lost),
             State::Hole | State::Zero => {
                 self.touch(&mut cell);
@@ -245,7 +257,11 @@ impl Pages for FakePages {
     }
 
     fn discard(&self, (): &mut (), pages: Range<u32>) {
-        assert!(pages.len() <= super::span::SLICE_PAGES as usize, "{} pages", pages.len());
+        assert!(
+            pages.len() <= super::span::SLICE_PAGES as usize,
+            "{} pages",
+            pages.len()
+        );
         for page in pages {
             let mut cell = self.cell(PageId(page));
             cell.bytes.fill(0);
@@ -270,7 +286,11 @@ impl Pages for FakePages {
 
     fn fetch(&self, (): &mut (), batch: &mut [Box<Fetch>]) {
         let closed = lock(&self.gate_closed);
-        drop(self.gate.wait_while(closed, |closed| *closed).unwrap_or_else(PoisonError::into_inner));
+        drop(
+            self.gate
+                .wait_while(closed, |closed| *closed)
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         for fetch in batch {
             self.fetch_one(fetch);
         }

@@ -29,7 +29,8 @@ const OCTAVES: u32 = 24;
 /// One more for everything below 1 us, one for everything above.
 pub const BUCKETS: usize = (OCTAVES * BUCKETS_PER_OCTAVE) as usize + 2;
 
-/// How long requests took. Each doubling of the time is divided evenly in four, so a quantile is known within a quarter.
+/// How long requests took. Each doubling of the time is divided evenly in four, so a quantile is
+/// known within a quarter.
 #[derive(Debug)]
 pub struct Histogram {
     counts: [Counter; BUCKETS],
@@ -38,7 +39,10 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Histogram { counts: [const { Counter(AtomicU64::new(0)) }; BUCKETS], sum_ns: Counter::default() }
+        Histogram {
+            counts: [const { Counter(AtomicU64::new(0)) }; BUCKETS],
+            sum_ns: Counter::default(),
+        }
     }
 }
 
@@ -82,7 +86,9 @@ impl Histogram {
         if bucket == BUCKETS - 1 {
             return None;
         }
-        let Some(above) = bucket.checked_sub(1) else { return Some(1000) };
+        let Some(above) = bucket.checked_sub(1) else {
+            return Some(1000);
+        };
         let per_octave = BUCKETS_PER_OCTAVE as usize;
         let base_ns = 1000u64 << (above / per_octave);
         Some(base_ns + base_ns * (above % per_octave + 1) as u64 / per_octave as u64)
@@ -99,11 +105,17 @@ mod tests {
         while ns < 40_000_000_000 {
             let bucket = Histogram::bucket(ns);
             if let Some(bound) = Histogram::bound_ns(bucket) {
-                assert!(ns < bound, "{ns} ns in bucket {bucket} that ends at {bound}");
+                assert!(
+                    ns < bound,
+                    "{ns} ns in bucket {bucket} that ends at {bound}"
+                );
             }
             if bucket > 0 {
                 let below = Histogram::bound_ns(bucket - 1).expect("not the last");
-                assert!(ns >= below, "{ns} ns in bucket {bucket} that starts at {below}");
+                assert!(
+                    ns >= below,
+                    "{ns} ns in bucket {bucket} that starts at {below}"
+                );
             }
             ns = ns * 17 / 16 + 1;
         }

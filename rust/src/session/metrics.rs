@@ -1,7 +1,8 @@
 //! What workers count: requests, bytes and errors of each export, and how long requests took.
 //!
-//! Each worker writes a shard of its own and nobody else does, so counting is a load and a store; whoever takes a
-//! snapshot reads all shards and adds them up. Everything has a fixed size: counting never allocates.
+//! Each worker writes a shard of its own and nobody else does, so counting is a load and a store;
+//! whoever takes a snapshot reads all shards and adds them up. Everything has a fixed size:
+//! counting never allocates.
 //! Not here: what pages are and where they live, the engine counts that.
 
 use std::time::Duration;
@@ -121,7 +122,8 @@ impl Shard {
 
 /// Requests that were answered as soon as they were seen, until the time is known that they took.
 ///
-/// Reading the clock once for all requests of a receive is cheaper, and truer: their replies leave together.
+/// Reading the clock once for all requests of a receive is cheaper, and truer: their replies leave
+/// together.
 #[derive(Debug, Default)]
 pub struct Tally {
     counts: [[u32; TIERS]; OPS],
@@ -176,11 +178,7 @@ pub struct LatencySnapshot {
 }
 
 /// Sum over `shards` of what was counted for `export` and `op`.
-pub fn sum_op<'a>(
-    shards: impl Iterator<Item = &'a Shard>,
-    export: ExportId,
-    op: Op,
-) -> OpSnapshot {
+pub fn sum_op<'a>(shards: impl Iterator<Item = &'a Shard>, export: ExportId, op: Op) -> OpSnapshot {
     let mut sum = OpSnapshot::default();
     for shard in shards {
         let counts = &shard.exports[usize::from(export.0)][op as usize];
@@ -198,7 +196,12 @@ pub fn sum_latency<'a>(shards: impl Iterator<Item = &'a Shard> + Clone) -> Vec<L
     let mut snapshots = Vec::new();
     for op in Op::ALL {
         for (index, tier) in TIER_NAMES.into_iter().enumerate() {
-            let mut sum = LatencySnapshot { op, tier, counts: [0; BUCKETS], sum_ns: 0 };
+            let mut sum = LatencySnapshot {
+                op,
+                tier,
+                counts: [0; BUCKETS],
+                sum_ns: 0,
+            };
             for shard in shards.clone() {
                 let histogram = &shard.latency[op as usize][index];
                 sum.sum_ns += histogram.sum_ns();
@@ -225,8 +228,18 @@ mod tests {
         shards[1].answered(ExportId(1), Op::Read, 512, None);
         shards[1].answered(ExportId(1), Op::Read, 0, Some(Errno::Io));
         let sum = sum_op(shards.iter(), ExportId(1), Op::Read);
-        assert_eq!(sum, OpSnapshot { requests: 3, bytes: 4608, errors: [0, 1, 0, 0] });
-        assert_eq!(sum_op(shards.iter(), ExportId(0), Op::Read), OpSnapshot::default());
+        assert_eq!(
+            sum,
+            OpSnapshot {
+                requests: 3,
+                bytes: 4608,
+                errors: [0, 1, 0, 0]
+            }
+        );
+        assert_eq!(
+            sum_op(shards.iter(), ExportId(0), Op::Read),
+            OpSnapshot::default()
+        );
     }
 
     #[test]

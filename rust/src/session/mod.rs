@@ -2,13 +2,14 @@
 //!
 //! Whoever owns the socket receives into [`Session::input`], calls [`Session::advance`] and sends
 //! [`Session::output`]. A hit is answered while it is parsed: its page is decompressed into the
-//! send buffer, no memory is allocated and nothing is remembered. Requests that need the store become entries of a
-//! [`slab`], go on when their fetches come back, and do not hold up those behind them.
+//! send buffer, no memory is allocated and nothing is remembered. Requests that need the store
+//! become entries of a slab, go on when their fetches come back, and do not hold up those
+//! behind them.
 //!
-//! Backpressure: both buffers are fixed. While a reply would not fit, requests stay unparsed in the input, and
-//! when that is full they stay in the socket. Every waiting request has bytes of the send buffer promised to it, so
-//! what comes back from the store can always be sent on, and a client that does not read its
-//! replies keeps nothing that others need.
+//! Backpressure: both buffers are fixed. While a reply would not fit, requests stay unparsed in the
+//! input, and when that is full they stay in the socket. Every waiting request has bytes of the
+//! send buffer promised to it, so what comes back from the store can always be sent on, and a
+//! client that does not read its replies keeps nothing that others need.
 //!
 //! Not here: sockets, threads, polling (`worker`); pages (`engine`, behind [`Pages`]).
 //! Locking: none. A session belongs to one worker.
@@ -22,6 +23,8 @@ mod export;
 mod histogram;
 pub mod metrics;
 mod pages;
+mod payload;
+mod piece;
 mod read;
 mod reply;
 mod slab;
@@ -150,7 +153,10 @@ impl Session {
 
     /// The connection has place `connection` in its worker: fetches bear it in their tickets.
     pub fn set_connection(&mut self, connection: u32) {
-        assert!(self.waiting.is_empty(), "a connection moves before its first fetch");
+        assert!(
+            self.waiting.is_empty(),
+            "a connection moves before its first fetch"
+        );
         self.connection = connection;
     }
 
@@ -233,7 +239,11 @@ impl Session {
             return;
         };
         let entry = &mut self.waiting[place];
-        assert!(entry.outstanding > 0, "a fetch too many for request {:#x}", entry.cookie);
+        assert!(
+            entry.outstanding > 0,
+            "a fetch too many for request {:#x}",
+            entry.cookie
+        );
         entry.outstanding -= 1;
         entry.held.push(fetch);
         let change = matches!(entry.rest, Rest::Change { .. });
@@ -248,8 +258,9 @@ impl Session {
         }
     }
 
-    /// The client is gone: what waits is dropped. A write that was not answered must not land later, when
-    /// the client may have sent it again, and a newer one after it, on another connection.
+    /// The client is gone: what waits is dropped. A write that was not answered must not land
+    /// later, when the client may have sent it again, and a newer one after it, on another
+    /// connection.
     pub fn abandon<P: Pages>(&mut self, desk: &mut Desk<P>, end: End) {
         for place in self.waiting.used() {
             self.waiting.release(place, &mut desk.boxes);
@@ -268,7 +279,11 @@ impl Session {
             Current::Payload(change) | Current::Span(change) => change.deadline(),
             Current::Idle | Current::Stream => None,
         };
-        self.waiting.used().filter_map(|place| self.waiting[place].due()).chain(current).min()
+        self.waiting
+            .used()
+            .filter_map(|place| self.waiting[place].due())
+            .chain(current)
+            .min()
     }
 
     /// Gives up requests whose deadline has passed. Call [`advance`](Self::advance) afterwards.
@@ -280,7 +295,10 @@ impl Session {
             self.waiting.release(place, &mut desk.boxes);
             let entry = &mut self.waiting[place];
             let errno = match entry.rest {
-                Rest::Change { stalled_at: Some(_), .. } => Errno::NoSpace,
+                Rest::Change {
+                    stalled_at: Some(_),
+                    ..
+                } => Errno::NoSpace,
                 _ => Errno::Io,
             };
             entry.error.get_or_insert(errno);
@@ -378,7 +396,9 @@ impl Session {
         self.input.consume(REQUEST_BYTES);
         if refusal.op == Some(Op::Write) && request.length > 0 {
             if request.length > DRAIN_BYTES_MAX {
-                self.end = Some(End::WriteTooLong { bytes: request.length });
+                self.end = Some(End::WriteTooLong {
+                    bytes: request.length,
+                });
                 return Step::Wait;
             }
             let change = Change::new(Op::Write, request, desk.now).refused(refusal.errno);
@@ -386,15 +406,16 @@ impl Session {
             return Step::Done;
         }
         if let Some(op) = refusal.op {
-            desk.shard.answered(self.area.id, op, 0, Some(refusal.errno));
+            desk.shard
+                .answered(self.area.id, op, 0, Some(refusal.errno));
             desk.tally.add(op, None);
         }
         self.reply_error(refusal.op, request.cookie, refusal.errno, None, refusal.why);
         Step::Done
     }
 
-    /// Nothing to do: what was acknowledged is in the pool or the store, where every connection sees it
-    /// and where it survives this process.
+    /// Nothing to do: what was acknowledged is in the pool or the store, where every connection
+    /// sees it and where it survives this process.
     fn flush<P: Pages>(&mut self, desk: &mut Desk<P>, request: &Request) -> Step {
         self.input.consume(REQUEST_BYTES);
         self.reply_done(request.cookie, None);
@@ -410,7 +431,8 @@ impl Session {
         fits
     }
 
-    /// Keeps room for the next part of a waiting request's reply: `bytes` in all. False if there is none yet.
+    /// Keeps room for the next part of a waiting request's reply: `bytes` in all. False if there is
+    /// none yet.
     fn promise(&mut self, place: Place, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.waiting[place].promise);
         if more > 0 && !self.fits(more) {

@@ -49,8 +49,8 @@ pub trait Pages: Send + Sync + 'static {
         data: &[u8],
     ) -> Result<Write>;
 
-    /// As [`patch`](Self::patch), with `base` the page as fetched from `place`. If the page is no longer
-    /// at `place`, the base is ignored and the result may be another `Fetch`.
+    /// As [`patch`](Self::patch), with `base` the page as fetched from `place`. If the page is no
+    /// longer at `place`, the base is ignored and the result may be another `Fetch`.
     fn patch_fetched(
         &self,
         lane: &mut Self::Lane,
@@ -73,7 +73,8 @@ pub trait Pages: Send + Sync + 'static {
     /// What BLOCK_STATUS says of a page.
     fn page_state(&self, page: PageId) -> PageState;
 
-    /// Reads a batch of stored pages, waiting for the disk; sets each `result`. Reader threads only.
+    /// Reads a batch of stored pages, waiting for the disk; sets each `result`. Reader threads
+    /// only.
     fn fetch(&self, reader: &mut Self::ReaderLane, batch: &mut [Box<Fetch>]);
 }
 

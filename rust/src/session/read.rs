@@ -4,30 +4,18 @@
 //! part of the output only when all of it is there; until then an error can still be told.
 //!
 //! Simple replies of more than one piece, and structured ones that must not be fragmented, have one
-//! header for all data: from then on nothing else may be sent in between, and an error ends the connection.
+//! header for all data: from then on nothing else may be sent in between, and an error ends the
+//! connection.
 
 use super::desk::Desk;
 use super::end::End;
-use super::export::Area;
 use super::metrics::Op;
 use super::pages::Pages;
+use super::piece::{Piece, fill};
 use super::slab::{Place, Rest};
 use super::{Current, REPLY_BYTES_MAX, Session, Step};
-use crate::engine::{Fetch, Read, Ticket, Tier};
+use crate::engine::{Ticket, Tier};
 use crate::wire::*;
-
-/// How much header comes before the data of a chunk: with the offset.
-const DATA_CHUNK_BYTES: usize = CHUNK_BYTES + 8;
-
-/// What became of a piece.
-enum Piece {
-    /// All of it is there; this is the slowest tier it came from.
-    Whole(Tier),
-    /// Pages in `desk.missing` are in the store.
-    Missing,
-    /// The page at this offset cannot be read.
-    Failed { at: u64, errno: Errno },
-}
 
 impl Session {
     /// Answers a READ from memory, or lets it wait for the store.
@@ -43,13 +31,25 @@ impl Session {
             return Step::Wait;
         }
         let out = &mut self.output.space(bytes)[..bytes];
-        let piece = fill(desk, &self.area, (request.offset, end), &[], &mut out[header..]);
+        let piece = fill(
+            desk,
+            &self.area,
+            (request.offset, end),
+            &[],
+            &mut out[header..],
+        );
         self.budget_pages -= 1 + i64::from(request.length) / self.area.page_bytes() as i64;
         match piece {
             Piece::Whole(tier) => {
                 self.input.consume(REQUEST_BYTES);
                 self.commit(request.cookie, request.offset, request.length, Some(tier));
-                self.answered(desk, Op::Read, Some(tier), desk.now, Ok(request.length.into()));
+                self.answered(
+                    desk,
+                    Op::Read,
+                    Some(tier),
+                    desk.now,
+                    Ok(request.length.into()),
+                );
             }
             Piece::Missing => {
                 if self.waiting.is_full() {
@@ -61,7 +61,13 @@ impl Session {
             }
             Piece::Failed { at, errno } => {
                 self.input.consume(REQUEST_BYTES);
-                self.reply_error(Some(Op::Read), request.cookie, errno, Some(at), "unreadable page");
+                self.reply_error(
+                    Some(Op::Read),
+                    request.cookie,
+                    errno,
+                    Some(at),
+                    "unreadable page",
+                );
                 self.answered(desk, Op::Read, None, desk.now, Err(errno));
             }
         }
@@ -114,26 +120,42 @@ impl Session {
     /// Sends the next piece of a waiting READ, if it can be had. True if the request went on.
     pub(super) fn resume_read<P: Pages>(&mut self, desk: &mut Desk<P>, place: Place) -> bool {
         let entry = &self.waiting[place];
-        let Rest::Read { cursor, end, stream, header_sent } = entry.rest else {
+        let Rest::Read {
+            cursor,
+            end,
+            stream,
+            header_sent,
+        } = entry.rest
+        else {
             panic!("request {:#x} is no read", entry.cookie);
         };
         if let Some(errno) = entry.error {
             self.fail_read(desk, place, cursor, errno);
             return true;
         }
-        // Once its header is out a stream keeps all others waiting, so those that wait already go first.
+        // Once its header is out a stream keeps all others waiting, so those that wait already go
+        // first.
         if stream && !header_sent && self.waiting.len() > 1 {
             return false;
         }
         let piece_end = self.area.piece_end(cursor, end);
         let piece_bytes = (piece_end - cursor) as usize;
-        let header = if header_sent && stream { 0 } else { self.data_header_bytes() };
+        let header = if header_sent && stream {
+            0
+        } else {
+            self.data_header_bytes()
+        };
         if !self.promise(place, header + piece_bytes) {
             // Boxes are not claimed by a request that could not use them.
             desk.boxes.withdraw(self.waiting[place].serial);
             return false;
         }
-        let Session { waiting, area, output, .. } = self;
+        let Session {
+            waiting,
+            area,
+            output,
+            ..
+        } = self;
         let entry = &mut waiting[place];
         if entry.boxes_wanted > 0 && !desk.boxes.claim(entry.serial, entry.boxes_wanted) {
             self.waits.boxes = true;
@@ -161,7 +183,13 @@ impl Session {
     ) {
         self.waiting.release(place, &mut desk.boxes);
         let entry = &mut self.waiting[place];
-        let Rest::Read { cursor, end, stream, header_sent } = &mut entry.rest else {
+        let Rest::Read {
+            cursor,
+            end,
+            stream,
+            header_sent,
+        } = &mut entry.rest
+        else {
             panic!("request {:#x} is no read", entry.cookie);
         };
         let (from, bytes, done) = (*cursor, (piece_end - *cursor) as u32, piece_end == *end);
@@ -171,8 +199,6 @@ impl Session {
         *cursor = piece_end;
         *header_sent = true;
         entry.tier = entry.tier.max(Some(tier));
-        // A request that sends is not stuck: the deadline is for the next piece.
-        entry.deadline = desk.now + self.request_timeout;
         self.promised -= entry.promise - REPLY_BYTES_MAX;
         entry.promise = REPLY_BYTES_MAX;
         if headless {
@@ -196,7 +222,12 @@ impl Session {
     fn fail_read<P: Pages>(&mut self, desk: &mut Desk<P>, place: Place, at: u64, errno: Errno) {
         self.waiting.release(place, &mut desk.boxes);
         let entry = &self.waiting[place];
-        let Rest::Read { stream, header_sent, .. } = entry.rest else {
+        let Rest::Read {
+            stream,
+            header_sent,
+            ..
+        } = entry.rest
+        else {
             panic!("request {:#x} is no read", entry.cookie);
         };
         let (cookie, begun) = (entry.cookie, entry.begun);
@@ -221,8 +252,13 @@ impl Session {
     fn lend_missing<P: Pages>(&mut self, desk: &mut Desk<P>, place: Place) {
         let entry = &mut self.waiting[place];
         let wanted = desk.missing.len();
+        if entry.due().is_none() {
+            // It begins to wait now; one that waited already does not get more time.
+            entry.deadline = desk.now + self.request_timeout;
+        }
         if !desk.boxes.claim(entry.serial, wanted) {
-            // A request that waits for boxes holds none: two that each held a part would wait forever.
+            // A request that waits for boxes holds none: two that each held a part would wait
+            // forever.
             let wanted = wanted + entry.held.len();
             self.waiting.release(place, &mut desk.boxes);
             let entry = &mut self.waiting[place];
@@ -239,7 +275,11 @@ impl Session {
         };
         // Fetches of places where a page no longer is are of no use.
         for at in (0..entry.held.len()).rev() {
-            if desk.missing.iter().any(|(page, _)| *page == entry.held[at].page) {
+            if desk
+                .missing
+                .iter()
+                .any(|(page, _)| *page == entry.held[at].page)
+            {
                 desk.boxes.give_back(entry.held.swap_remove(at));
             }
         }
@@ -249,108 +289,4 @@ impl Session {
         entry.outstanding = wanted;
         self.waiting.set_ready(place, false);
     }
-
-    /// Bytes before the data of a reply's piece.
-    fn data_header_bytes(&self) -> usize {
-        if self.negotiated.structured { DATA_CHUNK_BYTES } else { SIMPLE_REPLY_BYTES }
-    }
-
-    /// Makes a piece output that is the end of its reply and has a header of its own.
-    #[inline]
-    fn commit(&mut self, cookie: u64, offset: u64, bytes: u32, tier: Option<Tier>) {
-        if self.negotiated.structured {
-            self.commit_chunk(cookie, offset, bytes, tier.unwrap_or(Tier::Pool), CHUNK_FLAG_DONE);
-            return;
-        }
-        let total = SIMPLE_REPLY_BYTES + bytes as usize;
-        let out = self.output.space(total);
-        out[..SIMPLE_REPLY_BYTES].copy_from_slice(&simple_reply(cookie, None));
-        self.output.add(total);
-    }
-
-    /// Makes a piece a chunk; one of zeros costs only its length.
-    fn commit_chunk(&mut self, cookie: u64, offset: u64, bytes: u32, tier: Tier, flags: u16) {
-        if tier == Tier::Zero {
-            self.output.push(&chunk(flags, CHUNK_OFFSET_HOLE, cookie, 12));
-            self.output.push(&offset.to_be_bytes());
-            self.output.push(&bytes.to_be_bytes());
-            return;
-        }
-        let total = DATA_CHUNK_BYTES + bytes as usize;
-        let out = self.output.space(total);
-        out[..CHUNK_BYTES].copy_from_slice(&chunk(flags, CHUNK_OFFSET_DATA, cookie, bytes + 8));
-        out[CHUNK_BYTES..DATA_CHUNK_BYTES].copy_from_slice(&offset.to_be_bytes());
-        self.output.add(total);
-    }
-
-    /// Makes the first piece of a stream output, under a header for `total` bytes.
-    fn commit_stream(&mut self, cookie: u64, offset: u64, total: u32, bytes: u32) {
-        let header = self.data_header_bytes();
-        let out = self.output.space(header + bytes as usize);
-        if self.negotiated.structured {
-            let head = chunk(CHUNK_FLAG_DONE, CHUNK_OFFSET_DATA, cookie, total + 8);
-            out[..CHUNK_BYTES].copy_from_slice(&head);
-            out[CHUNK_BYTES..DATA_CHUNK_BYTES].copy_from_slice(&offset.to_be_bytes());
-        } else {
-            out[..SIMPLE_REPLY_BYTES].copy_from_slice(&simple_reply(cookie, None));
-        }
-        self.output.add(header + bytes as usize);
-    }
-}
-
-/// Fills `out` with the bytes `from..to` of the export. `held` are fetches of its pages that came back.
-#[inline]
-fn fill<P: Pages>(
-    desk: &mut Desk<P>,
-    area: &Area,
-    (from, to): (u64, u64),
-    held: &[Box<Fetch>],
-    out: &mut [u8],
-) -> Piece {
-    desk.missing.clear();
-    let mut slowest = Tier::Zero;
-    let mut offset = from;
-    let mut out = out;
-    while offset < to {
-        let part = area.part(offset, to);
-        let (slot, rest) = out.split_at_mut(part.bytes);
-        let tier = if let Some(fetch) = usable(desk, held, part.page) {
-            if let Err(error) = &fetch.result {
-                return Piece::Failed { at: offset, errno: super::reply::errno_of(error) };
-            }
-            slot.copy_from_slice(&fetch.buffer[part.start..part.start + part.bytes]);
-            Tier::Store
-        } else {
-            let whole = part.bytes == area.page_bytes();
-            let target = if whole { &mut *slot } else { &mut desk.scratch[..] };
-            match desk.pages.read(&mut desk.lane, part.page, target) {
-                Ok(Read::Ready(tier)) => {
-                    if !whole {
-                        let bytes = &desk.scratch[part.start..part.start + part.bytes];
-                        slot.copy_from_slice(bytes);
-                    }
-                    tier
-                }
-                Ok(Read::Fetch(place)) => {
-                    desk.missing.push((part.page, place));
-                    Tier::Store
-                }
-                Err(error) => {
-                    return Piece::Failed { at: offset, errno: super::reply::errno_of(&error) };
-                }
-            }
-        };
-        slowest = slowest.max(tier);
-        offset += part.bytes as u64;
-        out = rest;
-    }
-    if desk.missing.is_empty() { Piece::Whole(slowest) } else { Piece::Missing }
-}
-
-/// The fetch of `page`, if there is one and the page is still where it was fetched from. The lock was
-/// released for the fetch: a write may have replaced the page, and its place may hold another one now.
-#[inline]
-fn usable<'a, P: Pages>(desk: &Desk<P>, held: &'a [Box<Fetch>], page: crate::page::PageId) -> Option<&'a Fetch> {
-    let fetch = held.iter().find(|fetch| fetch.page == page)?;
-    desk.pages.confirm(page, fetch.place).then_some(fetch)
 }

@@ -7,7 +7,7 @@
 use std::ops::{Index, IndexMut};
 use std::time::Instant;
 
-use super::boxes::Boxes;
+use super::boxes::{Boxes, FetchBox};
 use super::metrics::Op;
 use crate::engine::{Fetch, Tier};
 use crate::wire::Errno;
@@ -56,7 +56,7 @@ pub struct Waiting {
     /// Fetches that are with the readers.
     pub outstanding: usize,
     /// Fetches that came back and are needed until the whole piece is there.
-    pub held: Vec<Box<Fetch>>,
+    pub held: Vec<FetchBox>,
     /// Boxes that it waits for; 0 if it does not.
     pub boxes_wanted: usize,
     pub error: Option<Errno>,
@@ -64,12 +64,11 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// When it fails. A write whose fetches are all done waits for its client only, which may take
-    /// any time.
+    /// When it fails, if it waits for the store, for boxes or for space. One that waits for its
+    /// client, to send payload or to read replies, may take any time.
     pub fn due(&self) -> Option<Instant> {
-        let idle = self.outstanding == 0 && self.held.is_empty();
-        let open = matches!(self.rest, Rest::Change { complete: false, .. });
-        (!(idle && open)).then_some(self.deadline)
+        let waits = self.outstanding > 0 || self.boxes_wanted > 0 || !self.held.is_empty();
+        waits.then_some(self.deadline)
     }
 }
 
@@ -91,7 +90,10 @@ impl Slab {
             length: 0,
             begun: now,
             deadline: now,
-            rest: Rest::Change { complete: false, stalled_at: None },
+            rest: Rest::Change {
+                complete: false,
+                stalled_at: None,
+            },
             promise: 0,
             outstanding: 0,
             held: Vec::with_capacity(held_max),
@@ -99,7 +101,11 @@ impl Slab {
             error: None,
             tier: None,
         };
-        Slab { entries: (0..WAITING_MAX).map(|_| idle()).collect(), used: 0, ready: 0 }
+        Slab {
+            entries: (0..WAITING_MAX).map(|_| idle()).collect(),
+            used: 0,
+            ready: 0,
+        }
     }
 
     /// How many requests wait.
@@ -133,7 +139,11 @@ impl Slab {
 
     /// The request is answered.
     pub fn free(&mut self, place: Place) {
-        assert!(self.used & bit(place) != 0, "place {} is free already", place.0);
+        assert!(
+            self.used & bit(place) != 0,
+            "place {} is free already",
+            place.0
+        );
         self.used &= !bit(place);
         self.ready &= !bit(place);
         self[place].serial = 0;

@@ -35,7 +35,9 @@ impl Session {
 
     /// Does the next slice of the current span.
     pub(super) fn next_slice<P: Pages>(&mut self, desk: &mut Desk<P>) -> Step {
-        let Current::Span(change) = &self.current else { panic!("no span is under way") };
+        let Current::Span(change) = &self.current else {
+            panic!("no span is under way")
+        };
         if change.cursor == change.end || change.error.is_some() {
             self.finish_change(desk);
             return Step::Done;
@@ -53,13 +55,17 @@ impl Session {
     }
 
     fn skip_to_end(&mut self) {
-        let Current::Span(change) = &mut self.current else { panic!("no span is under way") };
+        let Current::Span(change) = &mut self.current else {
+            panic!("no span is under way")
+        };
         change.cursor = change.end;
     }
 
     /// Discards whole pages; a page of which a part is to stay is left alone.
     fn discard_slice<P: Pages>(&mut self, desk: &mut Desk<P>) {
-        let Current::Span(change) = &mut self.current else { panic!("no span is under way") };
+        let Current::Span(change) = &mut self.current else {
+            panic!("no span is under way")
+        };
         let pages = self.area.whole_pages(change.cursor, change.end);
         if pages.is_empty() {
             change.cursor = change.end;
@@ -69,13 +75,25 @@ impl Session {
         desk.pages.discard(&mut desk.lane, pages.start..slice_end);
         self.budget_pages -= 1 + i64::from(slice_end - pages.start) / DISCARDS_PER_PAGE;
         let done = slice_end == pages.end;
-        change.cursor = if done { change.end } else { self.area.offset_of(PageId(slice_end)) };
+        change.cursor = if done {
+            change.end
+        } else {
+            self.area.offset_of(PageId(slice_end))
+        };
     }
 
     /// Zeros part of a page by writing it, whole pages by the shortest way.
     fn zero_slice<P: Pages>(&mut self, desk: &mut Desk<P>) -> Step {
-        let Session { current, waiting, area, waits, .. } = self;
-        let Current::Span(change) = current else { panic!("no span is under way") };
+        let Session {
+            current,
+            waiting,
+            area,
+            waits,
+            ..
+        } = self;
+        let Current::Span(change) = current else {
+            panic!("no span is under way")
+        };
         if change.stalled(desk.space_epoch) {
             waits.space = true;
             return Step::Wait;
@@ -84,7 +102,12 @@ impl Session {
         self.budget_pages -= 1;
         if part.bytes < area.page_bytes() {
             let (connection, timeout) = (self.connection, self.request_timeout);
-            let mut yard = Yard { area, waiting, connection, timeout };
+            let mut yard = Yard {
+                area,
+                waiting,
+                connection,
+                timeout,
+            };
             if let Err(needed) = change.apply(desk, &mut yard, part, &ZEROS[..part.bytes]) {
                 waits.space |= needed.space;
                 waits.boxes |= needed.boxes;

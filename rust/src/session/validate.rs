@@ -9,7 +9,8 @@ use crate::wire::*;
 
 /// Largest READ and WRITE that is carried out. Also what negotiation advertises.
 pub const PAYLOAD_BYTES_MAX: u32 = 64 << 20;
-/// Largest WRITE that is refused politely, by reading its payload away; beyond, the client is cut off.
+/// Largest WRITE that is refused politely, by reading its payload away; beyond, the client is cut
+/// off.
 pub const DRAIN_BYTES_MAX: u32 = 128 << 20;
 
 /// What negotiation agreed on for a connection.
@@ -56,9 +57,21 @@ pub fn validate(
         CMD_WRITE_ZEROES => Op::WriteZeroes,
         CMD_BLOCK_STATUS => Op::BlockStatus,
         CMD_DISC => return Ok(Accepted::Disconnect),
-        _ => return Err(Refusal { errno: Errno::Invalid, op: None, why: "unknown command" }),
+        _ => {
+            return Err(Refusal {
+                errno: Errno::Invalid,
+                op: None,
+                why: "unknown command",
+            });
+        }
     };
-    let refuse = |errno, why| Err(Refusal { errno, op: Some(op), why });
+    let refuse = |errno, why| {
+        Err(Refusal {
+            errno,
+            op: Some(op),
+            why,
+        })
+    };
     if request.flags & !flags_of(op, negotiated) != 0 {
         return refuse(Errno::Invalid, "flag not valid for this command");
     }

@@ -3,6 +3,7 @@
 //! Locking: none, it belongs to one worker.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -127,7 +128,10 @@ impl Connection {
             }
         }
         self.work(desk);
-        self.deadline = [self.session.deadline(), self.detach_by].into_iter().flatten().min();
+        self.deadline = [self.session.deadline(), self.detach_by]
+            .into_iter()
+            .flatten()
+            .min();
         let replies_owed = self.session.end().is_none_or(End::sends_replies);
         if self.session.end().is_some() && (self.session.output().is_empty() || !replies_owed) {
             self.begin_linger(desk.now);
@@ -210,7 +214,11 @@ impl Connection {
         if output.is_empty() {
             return false;
         }
-        match send(&self.socket, output, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        match send(
+            &self.socket,
+            output,
+            SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+        ) {
             Ok(bytes) => {
                 self.session.sent(bytes);
                 return true;
@@ -225,7 +233,9 @@ impl Connection {
         // A client that goes away without a word is no news.
         let end = match errno {
             Errno::PIPE | Errno::CONNRESET => End::EndOfStream,
-            _ => End::Socket { why: format!("{what}: {}", std::io::Error::from(errno)) },
+            _ => End::Socket {
+                why: format!("{what}: {}", std::io::Error::from(errno)),
+            },
         };
         self.session.abandon(desk, end);
     }
@@ -250,4 +260,28 @@ impl Connection {
         }
         false
     }
+}
+
+/// Does something with a connection; a panic in it ends that connection and no other.
+pub(super) fn guarded<P: Pages, T>(
+    connection: &mut Connection,
+    desk: &mut Desk<P>,
+    act: impl FnOnce(&mut Connection, &mut Desk<P>) -> T,
+) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(|| act(connection, desk))) {
+        Ok(done) => Some(done),
+        Err(panic) => {
+            // What a session holds is plain data: giving it back cannot fail the same way again.
+            connection.fail(desk, message_of(&*panic));
+            None
+        }
+    }
+}
+
+fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let owned = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(owned)
+        .unwrap_or("a panic without a message")
+        .to_string()
 }

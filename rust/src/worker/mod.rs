@@ -1,16 +1,19 @@
 //! Threads that serve connections: each waits for many sockets and answers what comes in.
 //!
 //! A worker owns its connections, its lane of the engine and its fetches; nothing on the page path
-//! is shared with other workers. Disk reads are done by reader threads, to which boxed fetches are lent.
+//! is shared with other workers. Disk reads are done by reader threads, to which boxed fetches are
+//! lent.
 //!
 //! Not here: the protocol (`session`), pages (`engine`), listening and negotiation (Python).
-//! Locking: workers are reached through their [`Port`], which is lock-free; the readers' queue and the list of ended
-//! connections have a mutex each, held for a push or a pop, never two at a time.
+//! Locking: workers are reached through their ports, which are lock-free; the readers' queue and
+//! the list of ended connections have a mutex each, held for a push or a pop, never two at a time.
 
+mod backlog;
 mod connection;
 mod poller;
 mod port;
 mod readers;
+mod shared;
 mod thread;
 
 #[cfg(test)]
@@ -18,11 +21,9 @@ mod tests;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-use rustix::event::{EventfdFlags, eventfd};
 
 pub use poller::Polling;
 
@@ -34,6 +35,7 @@ use crate::session::{Desk, INPUT_BYTES, Negotiated, OUTPUT_BYTES, Pages, Session
 use connection::Connection;
 use port::{Message, Port};
 use readers::Readers;
+use shared::{Shared, lock};
 use thread::Worker;
 
 /// Fetches that one worker may have in flight.
@@ -54,29 +56,6 @@ pub struct WorkersOptions {
     pub request_timeout: Duration,
     /// Most connections, of all workers.
     pub connections_max: usize,
-}
-
-/// What workers share with whoever started them.
-#[derive(Debug)]
-struct Shared {
-    ended: Mutex<Vec<(u64, String)>>,
-    ended_fd: OwnedFd,
-    open: Mutex<usize>,
-    all_closed: Condvar,
-    accepted: AtomicU64,
-}
-
-impl Shared {
-    /// A connection is closed.
-    fn end(&self, number: u64, reason: String) {
-        lock(&self.ended).push((number, reason));
-        port::signal(&self.ended_fd);
-        let mut open = lock(&self.open);
-        *open -= 1;
-        if *open == 0 {
-            self.all_closed.notify_all();
-        }
-    }
 }
 
 /// What one worker did, in total.
@@ -118,18 +97,12 @@ impl<P: Pages> Workers<P> {
             ("connections_max", options.connections_max),
         ] {
             if found == 0 || found > 1024 {
-                return Err(Error::Config(format!("{what} is {found}, must be 1 to 1024")));
+                return Err(Error::Config(format!(
+                    "{what} is {found}, must be 1 to 1024"
+                )));
             }
         }
-        let ended_fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|errno| Error::io("make an eventfd", 0, errno.into()))?;
-        let shared = Arc::new(Shared {
-            ended: Mutex::new(Vec::with_capacity(options.connections_max)),
-            ended_fd,
-            open: Mutex::new(0),
-            all_closed: Condvar::new(),
-            accepted: AtomicU64::new(0),
-        });
+        let shared = Arc::new(Shared::new(options.connections_max)?);
         let ports: Vec<Arc<Port>> = (0..options.workers)
             .map(|_| Port::new(BOXES + 2 * options.connections_max).map(Arc::new))
             .collect::<Result<_>>()?;
@@ -161,7 +134,12 @@ impl<P: Pages> Workers<P> {
             self.options,
         )?;
         let (handle, tid) = spawn(format!("nbdswap-w{index}"), move || worker.run())?;
-        Ok(Thread { port, shard, handle: Some(handle), tid })
+        Ok(Thread {
+            port,
+            shard,
+            handle: Some(handle),
+            tid,
+        })
     }
 
     /// Hands a connected socket to a worker; `received` are bytes that came after the handshake.
@@ -182,17 +160,23 @@ impl<P: Pages> Workers<P> {
         {
             let mut open = lock(&self.shared.open);
             if *open == self.options.connections_max {
-                return Err(Error::Config(format!("{open} connections are open, no more may be")));
+                return Err(Error::Config(format!(
+                    "{open} connections are open, no more may be"
+                )));
             }
             *open += 1;
         }
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let timeout = self.options.request_timeout;
-        let mut session =
-            Session::new(&*self.pages, export, negotiated, timeout, Instant::now());
+        let mut session = Session::new(&*self.pages, export, negotiated, timeout, Instant::now());
         session.preload(received);
         let connection = Box::new(Connection::new(number, socket, session));
-        let port = &self.threads.iter().min_by_key(|thread| thread.port.connections()).expect("one").port;
+        let port = &self
+            .threads
+            .iter()
+            .min_by_key(|thread| thread.port.connections())
+            .expect("one")
+            .port;
         port.connection_added();
         self.shared.accepted.fetch_add(1, Ordering::Relaxed);
         port.send(Message::Attach(connection));
@@ -288,7 +272,8 @@ impl<P: Pages> Drop for Workers<P> {
 fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<(JoinHandle<()>, i32)> {
     let (told, tid) = std::sync::mpsc::sync_channel(1);
     let run = move || {
-        told.send(rustix::thread::gettid().as_raw_nonzero().get()).expect("start waits for it");
+        told.send(rustix::thread::gettid().as_raw_nonzero().get())
+            .expect("start waits for it");
         body();
     };
     let handle = std::thread::Builder::new()
@@ -297,9 +282,4 @@ fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<(JoinHand
         .map_err(|source| Error::io("start a thread", 0, source))?;
     let tid = tid.recv().expect("a thread begins by sending its number");
     Ok((handle, tid))
-}
-
-/// Locks a mutex whose holders only push, pop and count: a panic leaves nothing half done.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,10 +1,12 @@
 //! How long a worker looks for work before it sleeps.
 //!
-//! Waking a sleeping CPU costs more than answering a request, so a client that sends its next request
-//! within microseconds of a reply is served much faster by a worker that is still looking. One that takes longer
-//! would only have CPU time burnt for it. The window follows what happens, as the kernel's own halt polling does: it
-//! grows when a sleep turns out to have been so short that polling would have caught its
-//! end, and goes to zero when it does not.
+//! Waking a sleeping CPU costs more than answering a request, so a client that sends its next
+//! request within microseconds of a reply is served much faster by a worker that is still looking.
+//! One that takes longer would only have CPU time burnt for it. The window follows what happens, as
+//! the kernel's own halt polling does: it grows when a sleep turns out to have been so short that
+//! polling would have caught its end, and goes to zero when it does not. A rule that also stopped
+//! looking where other threads wanted the CPU was tried on a machine with more threads than CPUs:
+//! it answered a third fewer requests.
 //! Locking: none, it belongs to one worker.
 
 use std::time::Duration;
@@ -12,7 +14,7 @@ use std::time::Duration;
 /// The setting: whether workers look for work before they sleep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Polling {
-    /// As long as it pays, at most [`WINDOW_MAX`].
+    /// As long as it pays, at most 50 us.
     Auto,
     /// Never.
     Off,
@@ -21,7 +23,7 @@ pub enum Polling {
 }
 
 /// Longest time that is spent looking.
-pub const WINDOW_MAX: Duration = Duration::from_micros(50);
+const WINDOW_MAX: Duration = Duration::from_micros(50);
 /// First step from zero.
 const WINDOW_START: Duration = Duration::from_micros(10);
 
@@ -40,7 +42,11 @@ impl Poller {
             Polling::Off => Duration::ZERO,
             Polling::Fixed(us) => Duration::from_micros(us.into()),
         };
-        Poller { polling, window, misses: 0 }
+        Poller {
+            polling,
+            window,
+            misses: 0,
+        }
     }
 
     /// How long to look before the next sleep.
@@ -65,9 +71,14 @@ impl Poller {
             return;
         }
         self.misses += 1;
-        // One pause ends every burst; only a client that pauses before each request is not worth it.
+        // One pause ends every burst; only a client that pauses before each request is not worth
+        // it.
         if self.misses > 1 {
-            self.window = if self.window > WINDOW_START { self.window / 2 } else { Duration::ZERO };
+            self.window = if self.window > WINDOW_START {
+                self.window / 2
+            } else {
+                Duration::ZERO
+            };
         }
     }
 }

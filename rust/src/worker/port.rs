@@ -1,8 +1,9 @@
 //! How other threads reach a worker: a bounded queue, a few flags, and an eventfd that is only
 //! written while the worker sleeps.
 //!
-//! Locking: none. The order of `sleeping` and the queue is what makes a message never be slept through: a sender
-//! pushes, then looks whether the worker sleeps; the worker says that it sleeps, then looks into the queue.
+//! Locking: none. The order of `sleeping` and the queue is what makes a message never be slept
+//! through: a sender pushes, then looks whether the worker sleeps; the worker says that it sleeps,
+//! then looks into the queue.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};

@@ -7,10 +7,11 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::port::{Message, Port};
-use super::{lock, spawn};
-use crate::engine::Fetch;
+use super::shared::lock;
+use super::spawn;
 use crate::error::Result;
 use crate::session::Pages;
+use crate::session::boxes::FetchBox;
 
 /// Most fetches that a reader takes at a time; neighbours among them become one read of the disk.
 const BATCH: usize = 32;
@@ -25,18 +26,21 @@ pub(super) struct FetchQueue {
 
 #[derive(Debug)]
 struct State {
-    fetches: VecDeque<Box<Fetch>>,
+    fetches: VecDeque<FetchBox>,
     stopped: bool,
 }
 
 impl FetchQueue {
     /// Hands fetches to the readers. There is room: the queue is as large as all workers' boxes.
-    pub(super) fn push(&self, fetches: &mut Vec<Box<Fetch>>) {
+    pub(super) fn push(&self, fetches: &mut Vec<FetchBox>) {
         if fetches.is_empty() {
             return;
         }
         let mut state = lock(&self.state);
-        assert!(state.fetches.len() + fetches.len() <= state.fetches.capacity(), "too many boxes");
+        assert!(
+            state.fetches.len() + fetches.len() <= state.fetches.capacity(),
+            "too many boxes"
+        );
         let several = fetches.len() > 1;
         state.fetches.extend(fetches.drain(..));
         drop(state);
@@ -48,10 +52,12 @@ impl FetchQueue {
     }
 
     /// Takes a reader's share of what waits, in order, into `batch`; false when it is to end.
-    fn pop(&self, batch: &mut Vec<Box<Fetch>>) -> bool {
+    fn pop(&self, batch: &mut Vec<FetchBox>) -> bool {
         let mut state = self
             .filled
-            .wait_while(lock(&self.state), |state| state.fetches.is_empty() && !state.stopped)
+            .wait_while(lock(&self.state), |state| {
+                state.fetches.is_empty() && !state.stopped
+            })
             .unwrap_or_else(PoisonError::into_inner);
         if state.stopped {
             return false;
@@ -78,17 +84,25 @@ impl Readers {
         fetches: usize,
         ports: &[Arc<Port>],
     ) -> Result<Self> {
-        let state = State { fetches: VecDeque::with_capacity(fetches), stopped: false };
+        let state = State {
+            fetches: VecDeque::with_capacity(fetches),
+            stopped: false,
+        };
         let queue = Arc::new(FetchQueue {
             state: Mutex::new(state),
             filled: Condvar::new(),
             readers: count,
         });
-        let mut readers = Readers { queue: queue.clone(), threads: Vec::with_capacity(count) };
+        let mut readers = Readers {
+            queue: queue.clone(),
+            threads: Vec::with_capacity(count),
+        };
         for index in 0..count {
             let (pages, queue, ports) = (pages.clone(), queue.clone(), ports.to_vec());
             let read = move || run(&*pages, &queue, &ports);
-            readers.threads.push(spawn(format!("nbdswap-r{index}"), read)?);
+            readers
+                .threads
+                .push(spawn(format!("nbdswap-r{index}"), read)?);
         }
         Ok(readers)
     }

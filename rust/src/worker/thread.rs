@@ -3,14 +3,14 @@
 //! Locking: none. The worker owns all it touches but its port and the readers' queue.
 
 use std::os::fd::OwnedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
-use super::connection::{Connection, Served};
+use super::backlog::Backlog;
+use super::connection::{Connection, Served, guarded};
 use super::poller::Poller;
 use super::port::{Message, Port};
 use super::readers::FetchQueue;
@@ -38,9 +38,10 @@ pub(super) struct Worker<P: Pages> {
     shared: Arc<Shared>,
     epoll: OwnedFd,
     slots: Vec<Option<Box<Connection>>>,
-    /// Slots of connections with work that needs no event, and the same list while it is gone through.
-    backlog: Vec<u32>,
-    turn: Vec<u32>,
+    /// Slots of connections with work that needs no event, and the same list while it is gone
+    /// through.
+    backlog: Backlog,
+    turn: Backlog,
     /// The last connections that sent something.
     hot: [Option<u32>; HOT_MAX],
     hits: u32,
@@ -59,8 +60,13 @@ impl<P: Pages> Worker<P> {
     ) -> Result<Self> {
         let refused = |errno: rustix::io::Errno| Error::io("make an epoll set", 0, errno.into());
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(refused)?;
-        epoll::add(&epoll, port.wake_fd(), EventData::new_u64(NEWS), EventFlags::IN)
-            .map_err(refused)?;
+        epoll::add(
+            &epoll,
+            port.wake_fd(),
+            EventData::new_u64(NEWS),
+            EventFlags::IN,
+        )
+        .map_err(refused)?;
         Ok(Worker {
             desk,
             port,
@@ -68,8 +74,8 @@ impl<P: Pages> Worker<P> {
             shared,
             epoll,
             slots: (0..options.connections_max).map(|_| None).collect(),
-            backlog: Vec::with_capacity(options.connections_max),
-            turn: Vec::with_capacity(options.connections_max),
+            backlog: Backlog::new(options.connections_max),
+            turn: Backlog::new(options.connections_max),
             hot: [None; HOT_MAX],
             hits: 0,
             poller: Poller::new(options.polling),
@@ -105,7 +111,7 @@ impl<P: Pages> Worker<P> {
                     for slot in 0..self.slots.len() as u32 {
                         if let Some(connection) = &mut self.slots[slot as usize] {
                             connection.detach(by);
-                            self.backlog.push_new(slot);
+                            self.backlog.add(slot);
                         }
                     }
                 }
@@ -117,8 +123,11 @@ impl<P: Pages> Worker<P> {
         let boxes = self.desk.boxes.take_freed();
         if space || boxes {
             for (slot, connection) in self.slots.iter().enumerate() {
-                if connection.as_ref().is_some_and(|connection| connection.waits(boxes, space)) {
-                    self.backlog.push_new(slot as u32);
+                if connection
+                    .as_ref()
+                    .is_some_and(|connection| connection.waits(boxes, space))
+                {
+                    self.backlog.add(slot as u32);
                 }
             }
         }
@@ -133,7 +142,7 @@ impl<P: Pages> Worker<P> {
         let added = added.map(|()| connection.interest = Some(EventFlags::RDHUP));
         self.slots[slot as usize] = Some(connection);
         match added {
-            Ok(()) => self.backlog.push_new(slot),
+            Ok(()) => self.backlog.add(slot),
             // Not a socket, or no memory in the kernel: nothing that this connection can do.
             Err(_) => self.close(slot),
         }
@@ -143,8 +152,11 @@ impl<P: Pages> Worker<P> {
         let slot = fetch.ticket.connection;
         match &mut self.slots[slot as usize] {
             Some(connection) => {
-                connection.fetched(&mut self.desk, fetch);
-                self.backlog.push_new(slot);
+                let desk = &mut self.desk;
+                guarded(connection, desk, |connection, desk| {
+                    connection.fetched(desk, fetch)
+                });
+                self.backlog.add(slot);
             }
             None => self.desk.boxes.give_back(fetch),
         }
@@ -153,24 +165,33 @@ impl<P: Pages> Worker<P> {
     /// Gives every connection that has work left its turn.
     fn serve_backlog(&mut self) {
         std::mem::swap(&mut self.backlog, &mut self.turn);
-        for at in 0..self.turn.len() {
-            self.serve(self.turn[at], false, false);
+        while let Some(slot) = self.turn.next() {
+            self.serve(slot, false, false);
         }
-        self.turn.clear();
     }
 
     /// Serves connections whose deadline has passed.
     fn serve_overdue(&mut self) {
-        if self.deadline.is_none_or(|deadline| deadline > self.desk.now) {
+        if self
+            .deadline
+            .is_none_or(|deadline| deadline > self.desk.now)
+        {
             return;
         }
         for slot in 0..self.slots.len() as u32 {
-            let due = self.slots[slot as usize].as_ref().and_then(|connection| connection.deadline);
+            let due = self.slots[slot as usize]
+                .as_ref()
+                .and_then(|connection| connection.deadline);
             if due.is_some_and(|due| due <= self.desk.now) {
                 self.serve(slot, false, false);
             }
         }
-        self.deadline = self.slots.iter().flatten().filter_map(|connection| connection.deadline).min();
+        self.deadline = self
+            .slots
+            .iter()
+            .flatten()
+            .filter_map(|connection| connection.deadline)
+            .min();
     }
 
     /// Serves one connection; true if it sent us something.
@@ -181,12 +202,12 @@ impl<P: Pages> Worker<P> {
         let began = Instant::now();
         let desk = &mut self.desk;
         desk.now = began;
-        let served = catch_unwind(AssertUnwindSafe(|| connection.serve(desk, readable, gone)));
-        let served = served.unwrap_or_else(|panic| {
-            let message = message_of(&*panic);
-            // What a session holds is plain data; giving it back cannot fail the same way again.
-            connection.fail(desk, message);
-            Served { received: false, closed: true }
+        let served = guarded(connection, desk, |connection, desk| {
+            connection.serve(desk, readable, gone)
+        });
+        let served = served.unwrap_or(Served {
+            received: false,
+            closed: true,
         });
         desk.tally.settle(&desk.shard, began.elapsed());
         self.queue.push(desk.boxes.outgoing());
@@ -195,7 +216,7 @@ impl<P: Pages> Worker<P> {
             return served.received;
         }
         if connection.more {
-            self.backlog.push_new(slot);
+            self.backlog.add(slot);
         }
         connection.update_interest(&self.epoll, slot);
         if let Some(deadline) = connection.deadline {
@@ -233,7 +254,8 @@ impl<P: Pages> Worker<P> {
         let began = Instant::now();
         let mut looks = 0;
         loop {
-            if self.port.has_news(self.desk.space_epoch) || self.look_once() {
+            if self.port.has_news(self.desk.space_epoch) || self.look_once() || self.has_leftovers()
+            {
                 self.poller.hit();
                 self.desk.shard.poll_hits.add(1);
                 return true;
@@ -269,15 +291,22 @@ impl<P: Pages> Worker<P> {
         found
     }
 
+    /// True if serving one connection left work for another, or for itself.
+    fn has_leftovers(&self) -> bool {
+        !self.backlog.is_empty() || self.desk.boxes.has_freed()
+    }
+
     /// Sleeps until something comes or is due.
     fn sleep(&mut self) {
-        if !self.port.fall_asleep(self.desk.space_epoch) {
+        if self.has_leftovers() || !self.port.fall_asleep(self.desk.space_epoch) {
             return;
         }
         self.desk.shard.sleeps.add(1);
         self.hot = [None; HOT_MAX];
         let began = Instant::now();
-        let timeout = self.deadline.map(|deadline| deadline.saturating_duration_since(began));
+        let timeout = self
+            .deadline
+            .map(|deadline| deadline.saturating_duration_since(began));
         self.wait(timeout);
     }
 
@@ -285,10 +314,12 @@ impl<P: Pages> Worker<P> {
     fn wait(&mut self, timeout: Option<Duration>) -> bool {
         let asleep = timeout != Some(Duration::ZERO);
         let began = asleep.then(Instant::now);
-        let timeout = timeout.map(|timeout| {
-            Timespec::try_from(timeout).expect("deadlines are less than ages away")
-        });
-        let none = Event { flags: EventFlags::empty(), data: EventData::new_u64(NEWS) };
+        let timeout = timeout
+            .map(|timeout| Timespec::try_from(timeout).expect("deadlines are less than ages away"));
+        let none = Event {
+            flags: EventFlags::empty(),
+            data: EventData::new_u64(NEWS),
+        };
         let mut events = [none; EVENTS];
         // Interrupted by a signal is as good as nothing.
         let count = epoll::wait(&self.epoll, &mut events[..], timeout.as_ref()).unwrap_or(0);
@@ -307,23 +338,4 @@ impl<P: Pages> Worker<P> {
         }
         count > 0
     }
-}
-
-/// A list of slots without doubles.
-trait PushNew {
-    fn push_new(&mut self, slot: u32);
-}
-
-impl PushNew for Vec<u32> {
-    fn push_new(&mut self, slot: u32) {
-        if !self.contains(&slot) {
-            self.push(slot);
-        }
-    }
-}
-
-fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let owned = panic.downcast_ref::<String>().map(String::as_str);
-    text.or(owned).unwrap_or("a panic without a message").to_string()
 }

@@ -182,7 +182,9 @@ pub fn name(name: &str) -> error::Result<&'static str> {
     match name {
         "zblock" => Ok("zblock"),
         "zsmalloc" => Ok("zsmalloc"),
-        other => Err(Error::Config(format!("zpool is {other}, wanted zblock or zsmalloc"))),
+        other => Err(Error::Config(format!(
+            "zpool is {other}, wanted zblock or zsmalloc"
+        ))),
     }
 }
 

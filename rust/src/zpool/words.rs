@@ -81,7 +81,11 @@ impl SharedWords {
 
     /// Takes memory for `words`, so that storing to them cannot fail later.
     pub fn reserve(&self, words: Range<usize>) -> Result<()> {
-        assert!(words.end <= self.words, "reserve words {words:?} of {}", self.words);
+        assert!(
+            words.end <= self.words,
+            "reserve words {words:?} of {}",
+            self.words
+        );
         self.mapping
             .reserve(HEADER_BYTES + words.start * 8..HEADER_BYTES + words.end * 8)
     }

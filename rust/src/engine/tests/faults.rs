@@ -6,19 +6,31 @@ use crate::testing::sim_device::{Fault, Op};
 
 /// A run with most pages in the store and none changing any more.
 fn mostly_stored(seed: u64) -> Run {
-    let mut run = Run::new(Setup { pool_bytes_max: 256 << 10, codec: "none", ..SMALL }, seed);
+    let mut run = Run::new(
+        Setup {
+            pool_bytes_max: 256 << 10,
+            codec: "none",
+            ..SMALL
+        },
+        seed,
+    );
     for index in 0..PAGES {
         run.write_noise(PageId(index));
     }
     while run.engine.step() == Work::More {}
-    assert!(run.stored_pages() > u64::from(PAGES) * 3 / 4, "{} are stored", run.stored_pages());
+    assert!(
+        run.stored_pages() > u64::from(PAGES) * 3 / 4,
+        "{} are stored",
+        run.stored_pages()
+    );
     run
 }
 
 impl Run {
     fn write_noise(&mut self, page: PageId) -> bool {
-        let data: Vec<u8> =
-            (0..self.setup.page_bytes).map(|_| self.random.bits() as u8).collect();
+        let data: Vec<u8> = (0..self.setup.page_bytes)
+            .map(|_| self.random.bits() as u8)
+            .collect();
         let is_written = self.patch(page, 0, &data).is_some();
         if is_written {
             self.model[page.0 as usize] = data;
@@ -59,7 +71,10 @@ fn a_flipped_byte_is_an_error_for_one_page_and_never_wrong_data() {
         flips += 1;
         run.sim().flip(at, 1 << (at % 8));
     }
-    assert!(flips > 1000 && harmless < flips / 10, "{harmless} of {flips} flips hit nothing");
+    assert!(
+        flips > 1000 && harmless < flips / 10,
+        "{harmless} of {flips} flips hit nothing"
+    );
     assert_eq!(run.count_errors(), 0, "all bytes are as they were");
 }
 
@@ -72,10 +87,16 @@ fn a_failed_segment_write_leaves_its_pages_in_the_pool() {
         }
         run.sim().inject(Op::Write, 0, fault);
         for index in 60..120 {
-            assert!(run.write_noise(PageId(index)), "{fault:?}: page {index} was refused");
+            assert!(
+                run.write_noise(PageId(index)),
+                "{fault:?}: page {index} was refused"
+            );
         }
         assert_eq!(run.count_errors(), 0, "{fault:?}");
-        assert!(run.engine.snapshot().writeback.segments_failed.get() >= 1, "{fault:?}");
+        assert!(
+            run.engine.snapshot().writeback.segments_failed.get() >= 1,
+            "{fault:?}"
+        );
         run.engine.check();
     }
 }
@@ -128,7 +149,13 @@ fn writes_that_get_lost_or_land_elsewhere_are_errors_and_never_wrong_data() {
 fn a_device_with_errors_everywhere_never_makes_a_wrong_page() {
     for seed in seeds(8) {
         with_seed(seed, |seed| {
-            let mut run = Run::new(Setup { codec: "none", ..SMALL }, seed);
+            let mut run = Run::new(
+                Setup {
+                    codec: "none",
+                    ..SMALL
+                },
+                seed,
+            );
             for _ in 0..6 {
                 run.sim().set_error_rate(50 * (seed % 5));
                 for _ in 0..300 {

@@ -49,7 +49,11 @@ impl Drop for Directory {
     }
 }
 
-fn options(setup: &Setup, device: Option<Arc<SimDevice>>, dir: Option<&Directory>) -> EngineOptions {
+fn options(
+    setup: &Setup,
+    device: Option<Arc<SimDevice>>,
+    dir: Option<&Directory>,
+) -> EngineOptions {
     let export = |name: &str, pages: u64, cut: u64| ExportOptions {
         name: name.into(),
         size_bytes: pages * setup.page_bytes as u64 - cut,
@@ -214,7 +218,10 @@ impl Run {
             }
             _ => {
                 let found = self.read(page).expect("a page without fault");
-                assert!(found == self.model[page.0 as usize], "{page} is not what was written");
+                assert!(
+                    found == self.model[page.0 as usize],
+                    "{page} is not what was written"
+                );
             }
         }
     }
@@ -222,13 +229,20 @@ impl Run {
     fn verify(&mut self) {
         for index in 0..PAGES {
             let found = self.read(PageId(index)).expect("a page without fault");
-            assert!(found == self.model[index as usize], "page {index} is not what was written");
+            assert!(
+                found == self.model[index as usize],
+                "page {index} is not what was written"
+            );
         }
     }
 
     fn stored_pages(&self) -> u64 {
         let snapshot = self.engine.snapshot();
-        snapshot.exports.iter().map(|export| export.pages[Tier::Store as usize]).sum()
+        snapshot
+            .exports
+            .iter()
+            .map(|export| export.pages[Tier::Store as usize])
+            .sum()
     }
 }
 
@@ -244,11 +258,29 @@ fn with_seed(seed: u64, run: impl FnOnce(u64)) {
 fn random_operations_read_what_was_written() {
     let setups = [
         SMALL,
-        Setup { zpool: "zsmalloc", ..SMALL },
-        Setup { codec: "zstd", ..SMALL },
-        Setup { codec: "none", store_bytes: 2 << 20, ..SMALL },
-        Setup { store_bytes: 0, ..SMALL },
-        Setup { page_bytes: 16 << 10, pool_bytes_max: 2 << 20, store_bytes: 8 << 20, ..SMALL },
+        Setup {
+            zpool: "zsmalloc",
+            ..SMALL
+        },
+        Setup {
+            codec: "zstd",
+            ..SMALL
+        },
+        Setup {
+            codec: "none",
+            store_bytes: 2 << 20,
+            ..SMALL
+        },
+        Setup {
+            store_bytes: 0,
+            ..SMALL
+        },
+        Setup {
+            page_bytes: 16 << 10,
+            pool_bytes_max: 2 << 20,
+            store_bytes: 8 << 20,
+            ..SMALL
+        },
     ];
     for seed in seeds(12) {
         with_seed(seed, |seed| {
@@ -261,7 +293,10 @@ fn random_operations_read_what_was_written() {
             }
             run.engine.check();
             run.verify();
-            assert!(run.setup.store_bytes == 0 || run.stored_pages() > 0, "nothing was stored");
+            assert!(
+                run.setup.store_bytes == 0 || run.stored_pages() > 0,
+                "nothing was stored"
+            );
             if run.setup.store_bytes >= SMALL.store_bytes {
                 assert_eq!(run.refused, 0, "the store had room for everything");
             }
@@ -271,7 +306,14 @@ fn random_operations_read_what_was_written() {
 
 #[test]
 fn a_full_pool_without_a_store_refuses_and_keeps_what_it_has() {
-    let mut run = Run::new(Setup { store_bytes: 0, codec: "none", ..SMALL }, 1);
+    let mut run = Run::new(
+        Setup {
+            store_bytes: 0,
+            codec: "none",
+            ..SMALL
+        },
+        1,
+    );
     let mut noise = Random::new(5);
     for index in 0..PAGES {
         let data: Vec<u8> = (0..PAGE).map(|_| noise.bits() as u8).collect();
@@ -281,17 +323,30 @@ fn a_full_pool_without_a_store_refuses_and_keeps_what_it_has() {
             run.refused += 1;
         }
     }
-    assert!(run.refused > 300, "{} of 500 raw pages fit into 128", PAGES as u64 - run.refused);
+    assert!(
+        run.refused > 300,
+        "{} of 500 raw pages fit into 128",
+        PAGES as u64 - run.refused
+    );
     run.verify();
     // Room that a discard makes can be used at once.
-    let held = (0..PAGES).find(|&p| run.engine.page_state(PageId(p)) == PageState::Data).unwrap();
+    let held = (0..PAGES)
+        .find(|&p| run.engine.page_state(PageId(p)) == PageState::Data)
+        .unwrap();
     run.engine.discard(&mut run.lane, held..held + 1);
     assert!(run.patch(PageId(499), 0, &vec![3; PAGE]).is_some());
 }
 
 #[test]
 fn what_write_back_moves_is_the_oldest_and_what_was_read() {
-    let mut run = Run::new(Setup { pool_bytes_max: 1 << 20, codec: "none", ..SMALL }, 3);
+    let mut run = Run::new(
+        Setup {
+            pool_bytes_max: 1 << 20,
+            codec: "none",
+            ..SMALL
+        },
+        3,
+    );
     let mut noise = Random::new(9);
     let mut page = || -> Vec<u8> { (0..PAGE).map(|_| noise.bits() as u8).collect() };
     for index in 0..200 {
@@ -309,11 +364,20 @@ fn what_write_back_moves_is_the_oldest_and_what_was_read() {
     }
     let is_stored = |run: &mut Run, index| {
         let mut out = vec![0; PAGE];
-        let read = run.engine.read(&mut run.lane, PageId(index), &mut out).unwrap();
+        let read = run
+            .engine
+            .read(&mut run.lane, PageId(index), &mut out)
+            .unwrap();
         matches!(read, Read::Fetch(_))
     };
-    assert!(is_stored(&mut run, 0), "the oldest page is still in the pool");
-    assert!(is_stored(&mut run, 190), "the page that was read is still in the pool");
+    assert!(
+        is_stored(&mut run, 0),
+        "the oldest page is still in the pool"
+    );
+    assert!(
+        is_stored(&mut run, 190),
+        "the page that was read is still in the pool"
+    );
     assert!(!is_stored(&mut run, 239), "the newest page left");
     run.verify();
     run.engine.check();
@@ -379,27 +443,54 @@ fn a_successor_of_another_pool_size_loses_pool_pages_and_says_so() {
 
 #[test]
 fn unwritten_pages_of_a_lost_export_answer_an_error_until_discarded() {
-    let mut options = options(&Setup { store_bytes: 0, ..SMALL }, None, None);
+    let mut options = options(
+        &Setup {
+            store_bytes: 0,
+            ..SMALL
+        },
+        None,
+        None,
+    );
     options.exports[0].is_lost = true;
     let (engine, _) = Engine::open(options).unwrap();
     let mut lane = engine.lane();
     let mut out = vec![1; PAGE];
-    assert!(matches!(engine.read(&mut lane, PageId(5), &mut out), Err(Error::Lost)));
-    assert!(matches!(engine.patch(&mut lane, PageId(5), 0, b"x"), Err(Error::Lost)));
+    assert!(matches!(
+        engine.read(&mut lane, PageId(5), &mut out),
+        Err(Error::Lost)
+    ));
+    assert!(matches!(
+        engine.patch(&mut lane, PageId(5), 0, b"x"),
+        Err(Error::Lost)
+    ));
     engine.discard(&mut lane, 5..6);
-    assert_eq!(engine.read(&mut lane, PageId(5), &mut out).unwrap(), Read::Ready(Tier::Zero));
+    assert_eq!(
+        engine.read(&mut lane, PageId(5), &mut out).unwrap(),
+        Read::Ready(Tier::Zero)
+    );
     // The other export is whole.
-    assert_eq!(engine.read(&mut lane, PageId(305), &mut out).unwrap(), Read::Ready(Tier::Zero));
+    assert_eq!(
+        engine.read(&mut lane, PageId(305), &mut out).unwrap(),
+        Read::Ready(Tier::Zero)
+    );
 }
 
 #[test]
 fn victims_that_were_all_rewritten_do_not_look_like_an_empty_pool() {
-    let setup = Setup { pool_bytes_max: 2 << 20, store_bytes: 8 << 20, codec: "none", ..SMALL };
+    let setup = Setup {
+        pool_bytes_max: 2 << 20,
+        store_bytes: 8 << 20,
+        codec: "none",
+        ..SMALL
+    };
     let mut run = Run::new(setup, 3);
     let mut noise = Random::new(9);
     let mut write = |run: &mut Run, index: u32| {
         let data: Vec<u8> = (0..PAGE).map(|_| noise.bits() as u8).collect();
-        assert!(run.patch(PageId(index), 0, &data).is_some(), "page {index} was refused");
+        assert!(
+            run.patch(PageId(index), 0, &data).is_some(),
+            "page {index} was refused"
+        );
         run.model[index as usize] = data;
     };
     (0..480).for_each(|index| write(&mut run, index));
@@ -407,7 +498,11 @@ fn victims_that_were_all_rewritten_do_not_look_like_an_empty_pool() {
     assert!(run.stored_pages() > 0);
     // What the first step collected and did not write yet is rewritten.
     (0..300).for_each(|index| write(&mut run, index));
-    assert_eq!(run.engine.step(), Work::More, "the pool is as full as before");
+    assert_eq!(
+        run.engine.step(),
+        Work::More,
+        "the pool is as full as before"
+    );
     run.verify();
     run.engine.check();
 }
