@@ -157,6 +157,12 @@ class Place:
     floor_program: Path
     nbdswap_program: str
 
+    def nbdswap_settings(self) -> Path:
+        """What has no flag: where memory files go, and memory taken on demand so that it can be seen."""
+        path = self.folder / "nbdswap.yaml"
+        path.write_text(f"memory_dir: {self.memory_folder}\npool: {{populate: 'off'}}\n")
+        return path
+
     def plan(self, name: str) -> Plan | None:
         """How to start the server `name`; None where it is not installed."""
         listen = self.folder / f"{name}.sock"
@@ -169,6 +175,7 @@ class Place:
                 *("--export", f"{EXPORT}={size}", "--pool-size", str(self.pool_bytes)),
                 *("--codec", "lz4", "--store", "none"),
                 *("--state-dir", str(self.folder / "state")),
+                *("--config", str(self.nbdswap_settings())),
                 *("--admin", f"unix:{self.folder / 'admin.sock'}"),
             ],
             "nbdkit-malloc": [*nbdkit, "memory", size, "allocator=malloc"],

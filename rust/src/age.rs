@@ -59,6 +59,11 @@ impl Clock {
         self.writes.fetch_add(writes, Ordering::Relaxed);
     }
 
+    /// All writes so far.
+    pub fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
+    }
+
     /// The stamp of an object that is written now.
     pub fn stamp(&self) -> u16 {
         (self.writes.load(Ordering::Relaxed) >> self.epoch_shift) as u16

@@ -11,6 +11,9 @@ use std::time::Duration;
 use crate::engine::Engine;
 use crate::writeback::Work;
 
+/// How long writers must be silent before their holes are moved together.
+const QUIET: Duration = Duration::from_millis(100);
+
 /// How long a store that could not take anything is left alone.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -45,8 +48,9 @@ impl Background {
                     space_changed();
                     match work {
                         Work::More => {}
-                        Work::Idle => engine.bell().wait(None),
-                        Work::Blocked => engine.bell().wait(Some(RETRY)),
+                        Work::Idle => engine.bell().wait(),
+                        Work::Later => engine.bell().pause(QUIET),
+                        Work::Blocked => engine.bell().pause(RETRY),
                     }
                 }
             }

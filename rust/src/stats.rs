@@ -77,11 +77,11 @@ impl Tier {
         }
     }
 
-    /// The tier of a page that was written. None: nothing was, or it was discarded.
+    /// The tier of a page. None: it was never written.
     pub fn of(word: Word) -> Option<Tier> {
         Some(match word.place() {
-            Place::Unwritten | Place::Hole => return None,
-            Place::Same(0) => Tier::Zero,
+            Place::Unwritten => return None,
+            Place::Hole | Place::Same(0) => Tier::Zero,
             Place::Same(_)
             | Place::Pool(ObjectAt {
                 codec: CodecId::Repeat,

@@ -40,8 +40,12 @@ const LOOSE_SHARE: u64 = 16;
 /// failing: writes that find no room are refused until a later attempt succeeds.
 const FAILURES_MAX: u32 = 3;
 
+/// When nobody writes, holes are moved together down to this share, 1/40: full blocks of real pages
+/// leave as much.
+const LOOSE_SHARE_QUIET: u64 = 40;
+
 /// This share of the pool's frames may be free and stay in memory, so that a burst finds them.
-const FREE_FRAMES_SHARE: u32 = 16;
+const FREE_FRAMES_SHARE: u32 = 128;
 
 /// A segment is worth cleaning when at most this share of it lives, in per cent. Cleaning at 75 % live
 /// costs three bytes written for each byte freed; above that the log would mostly copy itself.
@@ -54,6 +58,8 @@ pub enum Work {
     More,
     /// Nothing to do until the pool passes its high mark.
     Idle,
+    /// There is something to do that would disturb writers: call again when they may be gone.
+    Later,
     /// There is something to do but it cannot be done now: call again after a while.
     Blocked,
 }
@@ -100,6 +106,8 @@ pub struct Writeback {
     is_active: bool,
     /// Segments in a row that could not be written.
     failures: u32,
+    /// The clock's writes when it was last looked whether somebody writes.
+    writes_seen: u64,
 }
 
 /// What a step needs besides the tiers.
@@ -128,6 +136,7 @@ impl Writeback {
             sweep: Sweep::default(),
             is_active: false,
             failures: 0,
+            writes_seen: 0,
         }
     }
 
@@ -144,11 +153,12 @@ impl Writeback {
             self.threshold = None;
             tiers.pool.settle();
         }
+        let holes = pool.block_bytes - pool.slot_bytes;
         if !self.is_active {
             tiers.set_pressure(Pressure::Calm);
-            return self.tidy(context);
+            let is_loose = holes > pool.block_bytes / LOOSE_SHARE_QUIET;
+            return self.tidy(context, is_loose);
         }
-        let holes = pool.block_bytes - pool.slot_bytes;
         let did = holes > pool.block_bytes / LOOSE_SHARE && self.compact(context)
             || self.make_room(context, pool.block_bytes)
             || self.compact(context);
@@ -158,18 +168,28 @@ impl Writeback {
         }
         tiers.set_pressure(Pressure::Stuck);
         // Also lets the arena ask the system again for memory that it was refused.
-        self.tidy(context);
+        self.tidy(context, false);
         self.is_active = false;
         Work::Blocked
     }
 
-    /// Gives back what is not needed: memory of free frames, space of freed segments.
-    fn tidy(&mut self, context: &Context<'_>) -> Work {
+    /// Gives back what is not needed: memory of free frames, space of freed segments; and moves
+    /// objects together while nobody writes.
+    fn tidy(&mut self, context: &Context<'_>, is_loose: bool) -> Work {
         let arena = context.tiers.pool.arena();
         arena.release_free(arena.frames() / FREE_FRAMES_SHARE);
-        match &context.tiers.store {
-            Some(store) if store.tidy() => Work::More,
-            _ => Work::Idle,
+        if context.tiers.store.as_ref().is_some_and(Store::tidy) {
+            return Work::More;
+        }
+        if !is_loose {
+            return Work::Idle;
+        }
+        let writes = context.tiers.clock.writes();
+        let is_quiet = std::mem::replace(&mut self.writes_seen, writes) == writes;
+        match is_quiet.then(|| self.compact(context)) {
+            None => Work::Later,
+            Some(true) => Work::More,
+            Some(false) => Work::Idle,
         }
     }
 

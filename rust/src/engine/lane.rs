@@ -42,6 +42,8 @@ impl Lane {
         if self.writes >= engine.tiers.clock.epoch_writes().min(64) {
             engine.tiers.clock.advance(self.writes);
             self.writes = 0;
+            // Rewritten objects leave holes behind: somebody may want to look after them.
+            engine.bell().nudge();
         }
     }
 }

@@ -312,7 +312,7 @@ impl Engine {
         }
         if did {
             // Frames and segments that became free can be given back.
-            self.bell.ring();
+            self.bell.nudge();
         }
     }
 

@@ -426,7 +426,10 @@ impl Session {
     /// True if `bytes` more can be sent without taking what is promised; else waits for room.
     #[inline]
     fn fits(&mut self, bytes: usize) -> bool {
-        let fits = self.output.room() - self.promised >= bytes;
+        let room = self.output.room();
+        let free = room.checked_sub(self.promised);
+        let free = free.unwrap_or_else(|| panic!("{} bytes of {room} promised", self.promised));
+        let fits = free >= bytes;
         self.waits.output |= !fits;
         fits
     }

@@ -145,7 +145,9 @@ impl Session {
         } else {
             self.data_header_bytes()
         };
-        if !self.promise(place, header + piece_bytes) {
+        // Between two pieces room for an error stays promised, on top of what this piece takes.
+        let spare = if piece_end == end { 0 } else { REPLY_BYTES_MAX };
+        if !self.promise(place, header + piece_bytes + spare) {
             // Boxes are not claimed by a request that could not use them.
             desk.boxes.withdraw(self.waiting[place].serial);
             return false;
