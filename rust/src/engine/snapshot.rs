@@ -20,7 +20,8 @@ pub struct ExportSnapshot {
     pub name: String,
     /// Its size.
     pub size_bytes: u64,
-    /// Pages by tier, in the order of [`Tier::ALL`].
+    /// Pages by tier, in the order of [`Tier::ALL`]; in an export of an older life the unwritten
+    /// ones count as lost, which is what a read finds.
     pub pages: [u64; Tier::ALL.len()],
     /// Pages in all.
     pub pages_total: u64,
@@ -91,16 +92,20 @@ impl Engine {
                 .iter()
                 .fold(0u64, |sum, lane| sum.wrapping_add(of(lane)))
         };
-        let exports = self
-            .exports
-            .iter()
-            .enumerate()
-            .map(|(index, export)| ExportSnapshot {
+        let exports = self.exports.iter().enumerate().map(|(index, export)| {
+            let mut pages = Tier::ALL.map(|tier| sum(&|lane| lane.pages(index, tier)));
+            let pages_total = u64::from(export.pages);
+            if export.is_lost {
+                let found: u64 = pages.iter().sum();
+                pages[Tier::Lost as usize] += pages_total.saturating_sub(found);
+            }
+            ExportSnapshot {
                 name: export.name.clone(),
                 size_bytes: export.size_bytes,
-                pages: Tier::ALL.map(|tier| sum(&|lane| lane.pages(index, tier))),
-                pages_total: u64::from(export.pages),
-            });
+                pages,
+                pages_total,
+            }
+        });
         let codec_pages = CodecId::ALL.map(|id| sum(&|lane| lane.codec_pages[id as usize].get()));
         let arena = self.tiers.pool.arena();
         let mut classes = Vec::new();

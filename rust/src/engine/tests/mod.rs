@@ -463,7 +463,10 @@ fn unwritten_pages_of_a_lost_export_answer_an_error_until_discarded() {
         engine.patch(&mut lane, PageId(5), 0, b"x"),
         Err(Error::Lost)
     ));
+    let lost = |engine: &Engine| engine.snapshot().exports[0].pages[Tier::Lost as usize];
+    assert_eq!(lost(&engine), 300);
     engine.discard(&mut lane, 5..6);
+    assert_eq!(lost(&engine), 299);
     assert_eq!(
         engine.read(&mut lane, PageId(5), &mut out).unwrap(),
         Read::Ready(Tier::Zero)
