@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,9 @@ from tests.support.process import ServerProcess
 
 EXPORT = "swap"
 STATUS_TIMEOUT_S = 10.0
+
+# A tmpfs, as the servers of users have for pool and table.
+_MEMORY_PARENT = Path("/dev/shm")
 
 # Gives nbdkit one unix and one TCP listener at once, which only socket activation can, and makes
 # "ready" a matter of course: both sockets listen before it starts.
@@ -44,6 +46,7 @@ class ServerSettings:
     size_bytes: int = 64 * MIB
     pool_bytes: int = 256 * MIB
     store: bool = True
+    populate: bool = True
     arguments: tuple[str, ...] = ()
 
 
@@ -53,10 +56,10 @@ class Server:
 
     kind: str
     directory: Path
+    memory_directory: Path
     settings: ServerSettings
     port: int
     process: ServerProcess | None = None
-    _memory_files: set[Path] = field(default_factory=set)
 
     @property
     def unix_path(self) -> Path:
@@ -91,7 +94,6 @@ class Server:
         """Starts the process, with other settings if given, and waits until it is ready."""
         self.launch(settings)
         self.running.wait_until_ready()
-        self._memory_files |= self.memory_files()
 
     def launch(self, settings: ServerSettings | None = None) -> None:
         """Starts the process and does not wait."""
@@ -103,6 +105,7 @@ class Server:
         command = [
             *nbdswap_command(),
             "serve",
+            f"--config={self._write_config()}",
             f"--unix={self.unix_path}",
             f"--listen=127.0.0.1:{self.port}",
             f"--export={EXPORT}={settings.size_bytes}",
@@ -113,6 +116,16 @@ class Server:
             *settings.arguments,
         ]
         return ServerProcess(command, log=self.directory / "log", ready_prefix="ready")
+
+    def _write_config(self) -> Path:
+        """A file with the settings that have no flag."""
+        config = {
+            "memory_dir": str(self.memory_directory),
+            "pool": {"populate": "on" if self.settings.populate else "off"},
+        }
+        path = self.directory / "config.yaml"
+        path.write_text(json.dumps(config))  # Every JSON is a YAML.
+        return path
 
     def _launch_nbdkit(self) -> ServerProcess:
         self.unix_path.unlink(missing_ok=True)
@@ -145,17 +158,14 @@ class Server:
         pages: dict[str, int] = export["pages"]
         return pages
 
-    def memory_files(self) -> set[Path]:
-        """The shared-memory files that the process has mapped."""
-        maps = Path(f"/proc/{self.pid}/maps").read_text()
-        return {
-            Path(path) for path in re.findall(r"(/\S*/nbdswap-\S+\.(?:pool|table))$", maps, re.M)
-        }
+    def memory_files(self) -> list[Path]:
+        """The shared-memory files: pool and table."""
+        return list(self.memory_directory.iterdir())
 
     def delete_memory_files(self) -> None:
         """What a reboot does to them."""
-        for path in self._memory_files:
-            path.unlink(missing_ok=True)
+        for path in self.memory_files():
+            path.unlink()
 
     def stop(self) -> None:
         self.running.stop()
@@ -169,8 +179,8 @@ class Server:
             if self.process is not None:
                 self.process.stop()
         finally:
-            self.delete_memory_files()
-            shutil.rmtree(self.directory, ignore_errors=True)
+            for directory in (self.directory, self.memory_directory):
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 def nbdswap_command() -> list[str]:
@@ -181,9 +191,18 @@ def nbdswap_command() -> list[str]:
 
 def new_server(kind: str, settings: ServerSettings) -> Server:
     """A server that is not started yet, in a directory whose name fits a socket address."""
-    directory = Path(tempfile.mkdtemp(prefix="nbdswap-test."))
+    directory, memory_directory = (
+        Path(tempfile.mkdtemp(prefix="nbdswap-test.", dir=parent))
+        for parent in (None, _MEMORY_PARENT)
+    )
     assert len(os.fsencode(directory)) < 80, f"{directory} leaves no room for a socket's name"
-    return Server(kind=kind, directory=directory, settings=settings, port=free_port())
+    return Server(
+        kind=kind,
+        directory=directory,
+        memory_directory=memory_directory,
+        settings=settings,
+        port=free_port(),
+    )
 
 
 def free_port() -> int:
