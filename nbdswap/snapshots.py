@@ -78,6 +78,8 @@ class PoolSnapshot(TypedDict):
     """Frames in use and their side data: what counts against the limit."""
     used_bytes_max: int
     """The highest value of used_bytes so far."""
+    block_bytes: int
+    """Frames that blocks hold: how full the pool is, whatever it holds from the system."""
     slot_bytes: int
     """Slots that hold an object; the rest of used_bytes is free slots and block tails."""
     compressed_bytes: int

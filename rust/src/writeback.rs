@@ -85,6 +85,14 @@ pub struct WritebackStats {
     pub high_mark_hits: Counter,
 }
 
+/// An object that is to be written back.
+#[derive(Clone, Copy)]
+struct Victim {
+    page: PageId,
+    object: ObjectAt<Handle>,
+    is_read: bool,
+}
+
 /// An object that is on its way to the device.
 struct Moved {
     page: PageId,
@@ -97,7 +105,9 @@ pub struct Writeback {
     batch: Option<Batch>,
     buffer: ReadBuffer,
     scratch: Box<[u8]>,
-    victims: Vec<(PageId, Handle)>,
+    victims: Vec<Victim>,
+    /// Sum of the victims' objects.
+    victims_bytes: u64,
     records: Vec<RecordRef>,
     moved: Vec<Moved>,
     census: Census,
@@ -129,6 +139,7 @@ impl Writeback {
             buffer: ReadBuffer::new(),
             scratch: vec![0; tiers.pool.object_bytes_max()].into_boxed_slice(),
             victims: Vec::with_capacity(objects),
+            victims_bytes: 0,
             records: Vec::with_capacity(objects),
             moved: Vec::with_capacity(objects),
             census: Census::default(),
@@ -151,6 +162,8 @@ impl Writeback {
         if self.is_active && pool.block_bytes <= tiers.marks.low_bytes && !is_urgent {
             self.is_active = false;
             self.threshold = None;
+            self.victims.clear();
+            self.victims_bytes = 0;
             tiers.pool.settle();
         }
         let holes = pool.block_bytes - pool.slot_bytes;
@@ -251,24 +264,23 @@ impl Writeback {
         found || !self.moved.is_empty()
     }
 
-    /// Fills `victims` with about a segment of the oldest objects. False: the pool is empty.
+    /// Fills `victims` up to about a segment of the oldest objects. False: the pool is empty.
     fn collect(&mut self, context: &Context<'_>, store: &Store, block_bytes: u64) -> bool {
-        if !self.victims.is_empty() {
-            return true;
-        }
         let bytes = u64::from(store.segment_bytes());
         // What a census promised may have been rewritten by the time the sweep gets there; a new
         // census finds what there is.
-        if let Some(threshold) = self.threshold
-            && self.sweep_older(context.tiers, threshold, bytes)
-        {
+        if let Some(threshold) = self.threshold {
+            self.sweep_older(context.tiers, threshold, bytes);
+        }
+        if self.victims_bytes >= bytes {
             return true;
         }
         let excess = block_bytes.saturating_sub(context.tiers.marks.low_bytes);
         let threshold = self.count_ages(context.tiers, excess.max(bytes));
         self.threshold = Some(threshold);
         self.sweep = Sweep::default();
-        self.sweep_older(context.tiers, threshold, bytes)
+        self.sweep_older(context.tiers, threshold, bytes);
+        !self.victims.is_empty()
     }
 
     /// The age such that objects of at least that age are `bytes` together.
@@ -284,12 +296,12 @@ impl Writeback {
         census.threshold(bytes)
     }
 
-    /// Goes on with the sweep and takes objects of at least `threshold` until they are `bytes`
-    /// together or the pool ends. False: there was none.
-    fn sweep_older(&mut self, tiers: &Tiers, threshold: u16, bytes: u64) -> bool {
-        let (victims, now) = (&mut self.victims, tiers.clock.stamp());
-        let mut found_bytes = 0;
-        while found_bytes < bytes {
+    /// Goes on with the sweep and takes objects of at least `threshold` until all victims are `bytes`
+    /// together or the pool ends.
+    fn sweep_older(&mut self, tiers: &Tiers, threshold: u16, bytes: u64) {
+        let (victims, victims_bytes) = (&mut self.victims, &mut self.victims_bytes);
+        let now = tiers.clock.stamp();
+        while *victims_bytes < bytes {
             let at_end = tiers
                 .pool
                 .sweep(&mut self.sweep, SWEEP_FRAMES, &mut |resident| {
@@ -298,8 +310,13 @@ impl Writeback {
                     };
                     let is_old = age(resident.tag.stamp, now, word.is_read()) >= threshold;
                     if is_old && victims.len() < victims.capacity() {
-                        victims.push((PageId(resident.tag.owner), resident.handle));
-                        found_bytes += object.bytes as u64;
+                        let page = PageId(resident.tag.owner);
+                        victims.push(Victim {
+                            page,
+                            object,
+                            is_read: word.is_read(),
+                        });
+                        *victims_bytes += object.bytes as u64;
                     }
                 });
             if at_end {
@@ -307,23 +324,25 @@ impl Writeback {
                 break;
             }
         }
-        // Last first: they are taken from the end.
-        victims.sort_unstable_by_key(|&(page, _)| std::cmp::Reverse(page));
-        !victims.is_empty()
+        // Last first: they are taken from the end. A new census finds those again that were left.
+        victims.sort_unstable_by_key(|victim| std::cmp::Reverse((!victim.is_read, victim.page)));
+        victims.dedup_by_key(|victim| victim.page);
+        *victims_bytes = victims
+            .iter()
+            .map(|victim| victim.object.bytes as u64)
+            .sum();
     }
 
     /// Copies victims into the batch until it is full, and marks them.
     fn copy(&mut self, context: &Context<'_>, batch: &mut Batch) {
-        while let Some(&(page, handle)) = self.victims.last() {
+        while let Some(&Victim { page, object, .. }) = self.victims.last() {
             let guard = context.tiers.table.lock(page);
             let word = guard.word();
-            if let Place::Pool(object) = word.place()
-                && object.at == handle
-            {
+            if word.place() == Place::Pool(object) && !word.is_moving() {
                 let bytes = context
                     .tiers
                     .pool
-                    .load(handle, object.bytes, &mut self.scratch);
+                    .load(object.at, object.bytes, &mut self.scratch);
                 let Some(to) = batch.push(page.0, object.codec as u8, bytes) else {
                     return;
                 };
@@ -332,6 +351,7 @@ impl Writeback {
                 self.moved.push(Moved { page, word, to });
             }
             self.victims.pop();
+            self.victims_bytes -= object.bytes as u64;
         }
     }
 
@@ -386,6 +406,7 @@ impl Writeback {
             guard.publish(guard.word().with_moving(false));
         }
         self.victims.clear();
+        self.victims_bytes = 0;
     }
 
     /// Copies what lives in a segment into the batch. A record that does not verify is lost; one

@@ -27,7 +27,7 @@ fn requests(name: &str) -> Vec<Request> {
         .map(|word| u32::from_le_bytes(word.try_into().unwrap()));
     let mut requests = Vec::new();
     while let Some(word) = words.next() {
-        let page = word & (1 << 30) - 1;
+        let page = word & ((1 << 30) - 1);
         requests.push(match word >> 30 {
             0 => Request::Write(page),
             1 => Request::Read(page),
@@ -120,6 +120,7 @@ fn victims(pool: &HashMap<u32, Entry>, policy: Policy, clock: &Clock, count: usi
                 .for_each(|page| census.add(age_of(page), PAGE_BYTES));
             let threshold = census.threshold((count * PAGE_BYTES) as u64);
             pages.retain(|page| age_of(page) >= threshold);
+            pages.sort_by_key(|page| !pool[page].is_read);
         }
         Policy::Fifo => pages.sort_by_key(|page| pool[page].written_at),
         Policy::Lru => pages.sort_by_key(|page| pool[page].used_at),
