@@ -158,7 +158,7 @@ class Place:
     nbdswap_program: str
 
     def nbdswap_settings(self) -> Path:
-        """What has no flag: where memory files go, and memory taken on demand so that it can be seen."""
+        """What has no flag: the place of memory files, and memory taken on demand, to be seen."""
         path = self.folder / "nbdswap.yaml"
         path.write_text(f"memory_dir: {self.memory_folder}\npool: {{populate: 'off'}}\n")
         return path
