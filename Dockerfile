@@ -19,13 +19,13 @@
 
 FROM rust:1-slim-bookworm AS builder
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends gcc libc6-dev python3 python3-dev python3-venv \
+    && apt-get install -y --no-install-recommends gcc libc6-dev python3 python3-venv \
     && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /build/venv && /build/venv/bin/pip install --no-cache-dir 'maturin>=1.9.4,<2'
 WORKDIR /build/source
 COPY . .
 # One wheel for Python 3.11 and newer (abi3).
-RUN /build/venv/bin/maturin build --release --out /build/wheels --interpreter python3
+RUN /build/venv/bin/maturin build --release --locked --out /build/wheels --interpreter python3
 
 FROM python:3.11-slim-bookworm
 COPY --from=builder /build/wheels /tmp/wheels

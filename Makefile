@@ -51,6 +51,7 @@ guest: dev ## Run the long forms of the guest test (12 minutes)
 dev: $(VENV)/.extension $(VENV)/.development ## Install the tools for development into .venv
 
 .PHONY: lint
+# The profile of the tests: clippy then finds the C libraries built, or leaves them to the tests.
 lint: dev ## Check style, types and the extension's stub
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,7 +60,8 @@ lint: dev ## Check style, types and the extension's stub
 	$(BIN)/python -m mypy.stubtest nbdswap._core
 	for manifest in $(RUST_MANIFESTS); do \
 		cargo fmt --check --manifest-path "$$manifest"; \
-		cargo clippy --quiet --manifest-path "$$manifest" --all-targets --all-features -- -D warnings; \
+		cargo clippy --quiet --manifest-path "$$manifest" --profile test --all-targets \
+			--all-features -- -D warnings; \
 	done
 
 .PHONY: fmt
