@@ -16,6 +16,10 @@ use crate::session::{Desk, End, Pages, Progress, Session};
 /// How long the client has to close its side after the last reply. Closing with bytes unread would
 /// reset the connection and could take replies with it that the client has not read yet.
 const LINGER: Duration = Duration::from_secs(1);
+/// What epoll says of a client that sends no more.
+const LEFT: EventFlags = EventFlags::RDHUP
+    .union(EventFlags::HUP)
+    .union(EventFlags::ERR);
 /// Turns of a session in a row before others have theirs.
 const TURNS: u32 = 4;
 
@@ -27,8 +31,11 @@ pub(super) struct Connection {
     session: Session,
     /// What epoll is asked for; None if it is not to be asked any more.
     pub(super) interest: Option<EventFlags>,
-    /// The client left after DISC: events of its socket mean nothing any more.
-    deaf: bool,
+    /// The client sends no more, and its replies are owed all the same: that it has closed its
+    /// side is no news any more.
+    half_closed: bool,
+    /// Nor does it receive.
+    hung_up: bool,
     /// Its session has work that needs no event.
     pub(super) more: bool,
     /// When it is to be looked at, events or not.
@@ -54,7 +61,8 @@ impl Connection {
             socket,
             session,
             interest: None,
-            deaf: false,
+            half_closed: false,
+            hung_up: false,
             more: true,
             deadline: None,
             detach_by: None,
@@ -105,21 +113,16 @@ impl Connection {
         self.session.abandon(desk, End::EndOfStream);
     }
 
-    /// Receives if `readable`, answers, and sends. `gone` if the client has closed its side.
-    pub(super) fn serve<P: Pages>(
-        &mut self,
-        desk: &mut Desk<P>,
-        readable: bool,
-        gone: bool,
-    ) -> Served {
+    /// Receives if the socket's `flags` say so, answers, and sends.
+    pub(super) fn serve<P: Pages>(&mut self, desk: &mut Desk<P>, flags: EventFlags) -> Served {
         let mut served = Served::default();
         self.more = false;
         if let Some(until) = self.lingering {
             served.closed = desk.now >= until || self.read_away();
             return served;
         }
-        if readable {
-            served.received = self.receive(desk, gone);
+        if flags.intersects(EventFlags::IN | LEFT) {
+            served.received = self.receive(desk, flags);
         }
         if self.deadline.is_some_and(|deadline| deadline <= desk.now) {
             self.session.expire(desk);
@@ -145,8 +148,8 @@ impl Connection {
         let Some(asked) = self.interest else {
             return;
         };
-        if self.deaf {
-            // That the client is gone would be reported again and again.
+        if self.hung_up {
+            // This cannot be masked and would be reported again and again.
             epoll::delete(epoll, &self.socket).expect("the socket is in the set");
             self.interest = None;
             return;
@@ -163,19 +166,22 @@ impl Connection {
         if self.lingering.is_some() {
             return EventFlags::IN;
         }
-        let mut wanted = EventFlags::RDHUP;
+        let mut wanted = EventFlags::empty();
+        wanted.set(EventFlags::RDHUP, !self.half_closed);
         wanted.set(EventFlags::IN, self.session.input().is_some());
         wanted.set(EventFlags::OUT, !self.session.output().is_empty());
         wanted
     }
 
     /// Receives what is there, up to the room that the session has. True if that was anything.
-    fn receive<P: Pages>(&mut self, desk: &mut Desk<P>, gone: bool) -> bool {
+    fn receive<P: Pages>(&mut self, desk: &mut Desk<P>, flags: EventFlags) -> bool {
         let Some(space) = self.session.input() else {
-            if gone && self.session.is_disconnecting() {
-                // It said so and owes us nothing; what it asked for before is still to be done.
-                self.deaf = true;
-            } else if gone && self.session.end().is_none() {
+            if self.session.is_disconnecting() || self.session.end().is_some() {
+                // What it asked for before is still to be done, and replies may still be on their
+                // way to it.
+                self.half_closed = flags.intersects(LEFT);
+                self.hung_up = flags.intersects(EventFlags::HUP | EventFlags::ERR);
+            } else if flags.intersects(LEFT) {
                 // Its requests wait for space or for the store while the client, which gave up,
                 // sends them again elsewhere. They must not be begun any more.
                 self.session.abandon(desk, End::EndOfStream);
@@ -224,6 +230,13 @@ impl Connection {
                 return true;
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) if self.session.is_disconnecting() => {
+                // It did not wait for its replies. What it asked for before it said that it leaves
+                // is done all the same.
+                let unheard = output.len();
+                self.session.sent(unheard);
+                return true;
+            }
             Err(errno) => self.cut("send", errno, desk),
         }
         false

@@ -110,18 +110,20 @@ impl Port {
         self.sleeping.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if self.has_news(space_epoch) {
-            self.wake_up(false);
+            self.wake_up();
             return false;
         }
         true
     }
 
-    /// The worker is awake again; `signalled` if its eventfd said so.
-    pub(super) fn wake_up(&self, signalled: bool) {
+    /// The worker is awake again.
+    pub(super) fn wake_up(&self) {
         self.sleeping.store(false, Ordering::Relaxed);
-        if signalled {
-            clear(&self.wake);
-        }
+    }
+
+    /// The worker, which looks for news next, has seen that its eventfd is readable.
+    pub(super) fn clear_signal(&self) {
+        clear(&self.wake);
     }
 
     /// What the worker waits on for news.

@@ -1,5 +1,7 @@
 //! Workers with real sockets: a client on the other end of a socket pair.
 
+mod leaving;
+
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;

@@ -166,7 +166,7 @@ impl<P: Pages> Worker<P> {
     fn serve_backlog(&mut self) {
         std::mem::swap(&mut self.backlog, &mut self.turn);
         while let Some(slot) = self.turn.next() {
-            self.serve(slot, false, false);
+            self.serve(slot, EventFlags::empty());
         }
     }
 
@@ -183,7 +183,7 @@ impl<P: Pages> Worker<P> {
                 .as_ref()
                 .and_then(|connection| connection.deadline);
             if due.is_some_and(|due| due <= self.desk.now) {
-                self.serve(slot, false, false);
+                self.serve(slot, EventFlags::empty());
             }
         }
         self.deadline = self
@@ -194,8 +194,8 @@ impl<P: Pages> Worker<P> {
             .min();
     }
 
-    /// Serves one connection; true if it sent us something.
-    fn serve(&mut self, slot: u32, readable: bool, gone: bool) -> bool {
+    /// Serves one connection, whose socket shows `flags`; true if it sent us something.
+    fn serve(&mut self, slot: u32, flags: EventFlags) -> bool {
         let Some(connection) = &mut self.slots[slot as usize] else {
             return false;
         };
@@ -203,7 +203,7 @@ impl<P: Pages> Worker<P> {
         let desk = &mut self.desk;
         desk.now = began;
         let served = guarded(connection, desk, |connection, desk| {
-            connection.serve(desk, readable, gone)
+            connection.serve(desk, flags)
         });
         let served = served.unwrap_or(Served {
             received: false,
@@ -285,7 +285,7 @@ impl<P: Pages> Worker<P> {
         }
         let mut found = false;
         for hot in self.hot.into_iter().flatten() {
-            found |= self.serve(hot, true, false);
+            found |= self.serve(hot, EventFlags::IN);
         }
         self.hits += u32::from(found);
         found
@@ -304,9 +304,11 @@ impl<P: Pages> Worker<P> {
         self.desk.shard.sleeps.add(1);
         self.hot = [None; HOT_MAX];
         let began = Instant::now();
+        // Zero would mean that it only looks and does not sleep.
+        let least = Duration::from_nanos(1);
         let timeout = self
             .deadline
-            .map(|deadline| deadline.saturating_duration_since(began));
+            .map(|deadline| deadline.saturating_duration_since(began).max(least));
         self.wait(timeout);
     }
 
@@ -326,14 +328,17 @@ impl<P: Pages> Worker<P> {
         let events = &events[..count];
         let news = events.iter().any(|event| { event.data }.u64() == NEWS);
         if let Some(began) = began {
-            self.port.wake_up(news);
+            self.port.wake_up();
             self.poller.slept(began.elapsed());
+        }
+        if news {
+            // Awake or not: a sender that saw it sleep may signal when it has woken already, and
+            // looking for work would find that signal again and again.
+            self.port.clear_signal();
         }
         for &Event { flags, data } in events {
             if data.u64() != NEWS {
-                let gone = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
-                let readable = gone || flags.contains(EventFlags::IN);
-                self.serve(data.u64() as u32, readable, gone);
+                self.serve(data.u64() as u32, flags);
             }
         }
         count > 0
