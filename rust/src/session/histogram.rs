@@ -1,26 +1,10 @@
-//! Counters and histograms that one thread writes and any thread reads.
+//! Histograms that one thread writes and any thread reads.
 //!
 //! Of fixed size: counting never allocates. Locking: none, relaxed atomics.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// A count that one thread writes and any thread reads.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Adds; only the thread that owns the shard may.
-    #[inline]
-    pub fn add(&self, n: u64) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
-    }
-
-    /// The count.
-    pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
+use crate::stats::Counter;
 
 /// Buckets that divide each doubling of the time.
 const BUCKETS_PER_OCTAVE: u32 = 4;
@@ -40,7 +24,7 @@ pub struct Histogram {
 impl Default for Histogram {
     fn default() -> Self {
         Histogram {
-            counts: [const { Counter(AtomicU64::new(0)) }; BUCKETS],
+            counts: std::array::from_fn(|_| Counter::default()),
             sum_ns: Counter::default(),
         }
     }

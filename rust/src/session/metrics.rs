@@ -7,8 +7,9 @@
 
 use std::time::Duration;
 
-pub use super::histogram::{BUCKETS, Counter, Histogram};
+pub use super::histogram::{BUCKETS, Histogram};
 use crate::engine::{ExportId, Tier};
+use crate::stats::Counter;
 use crate::wire::Errno;
 
 /// A command that is answered.
