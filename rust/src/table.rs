@@ -261,7 +261,9 @@ impl Table {
         let last = (pages.end as usize).div_ceil(CHUNK_WORDS);
         let first = (pages.start as usize / CHUNK_WORDS..last).find(|&c| self.is_touched(c))?;
         let start = ((first * CHUNK_WORDS) as u32).max(pages.start);
-        Some(start..(((first + 1) * CHUNK_WORDS) as u32).min(pages.end))
+        // As u32 only at the end: the last chunk of the largest table ends at 2^32.
+        let end = ((first + 1) * CHUNK_WORDS).min(pages.end as usize);
+        Some(start..end as u32)
     }
 
     /// Makes sure that there is memory behind the page's word, before it is published. Once a chunk of
@@ -378,5 +380,16 @@ mod tests {
         assert_eq!(table.resident_bytes(), 4096);
         assert_eq!(table.peek(PageId(5_000)).place(), Place::Hole);
         assert_eq!(table.peek(PageId(9_999)).place(), Place::Unwritten);
+    }
+
+    #[test]
+    fn the_last_part_of_the_largest_table_ends_with_it() {
+        let table = Table::new(SharedWords::create(None, u32::MAX as usize).unwrap());
+        let last = PageId(u32::MAX - 1);
+        table.reserve(last).unwrap();
+        table.lock(last).publish(Word::of(Place::Hole));
+        let part = table.touched_in(0..u32::MAX).unwrap();
+        assert_eq!(part, u32::MAX - 511..u32::MAX);
+        assert_eq!(table.touched_in(part.end..u32::MAX), None);
     }
 }

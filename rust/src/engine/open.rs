@@ -17,6 +17,7 @@
 //! claimed is lost, what nobody claims is free.
 //! Locking: none, nothing else runs yet.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -28,7 +29,7 @@ use crate::codec::CodecChoice;
 use crate::error::{Error, Result};
 use crate::page::{PAGE_BYTES_ALLOWED, PageId};
 use crate::stats::LaneStats;
-use crate::store::{Device, FileOptions, ReadBuffer, Store, StoreOptions};
+use crate::store::{self, Device, FileOptions, ReadBuffer, Store, StoreOptions};
 use crate::table::{ObjectAt, Place, Table, Word};
 use crate::tiers::{Marks, Tiers};
 use crate::writeback::{Writeback, WritebackStats};
@@ -132,11 +133,20 @@ impl Engine {
         let mut report = OpenReport::default();
         let mut exports = lay_out(&options)?;
         let table = open_table(&options, &mut exports, &mut report)?;
-        let pool = open_pool(&options, &mut report)?;
         // Without stored pages there is nothing to take over, whatever the backing file holds; with
         // them a backing file that does not fit is refused: its pages would be lost for a typing error.
         let adopt_store = report.adopted && holds_stored_pages(&table);
-        let store = open_store(&mut options, adopt_store)?;
+        // The store first: a backing file that is refused must not have cost the predecessor's pool.
+        let opened = open_store(&mut options, adopt_store).and_then(|store| {
+            let pool = open_pool(&options, &mut report)?;
+            Ok((store, pool))
+        });
+        let (store, pool) = opened.inspect_err(|_| {
+            if !report.adopted {
+                // Nobody will use it, and whoever looks for a predecessor's table must not find it.
+                table.memory().remove();
+            }
+        })?;
         let frames_bytes = u64::from(pool.zpool.arena().frames()) * options.frame_bytes as u64;
         let percent = |share: u8| frames_bytes / 100 * u64::from(share);
         let tiers = Tiers::new(
@@ -190,11 +200,23 @@ fn validate(options: &EngineOptions) -> Result<()> {
             options.page_bytes
         ));
     }
-    if options.frame_bytes < options.page_bytes {
+    let (frame_bytes, page_bytes) = (options.frame_bytes, options.page_bytes);
+    if !PAGE_BYTES_ALLOWED.contains(&frame_bytes) || frame_bytes < page_bytes {
         return wrong(format!(
-            "frame size is {}, wanted at least the page size, {}",
-            options.frame_bytes, options.page_bytes
+            "frame size is {frame_bytes}, wanted 4096, 16384 or 65536 and at least the page size, \
+             {page_bytes}"
         ));
+    }
+    if let Some(store) = &options.store {
+        let most = store::object_bytes_max(store.segment_bytes);
+        // A raw page that fits no segment could never be written back.
+        if (most as usize) < page_bytes {
+            return wrong(format!(
+                "the store's segment size is {} bytes, which holds objects of {most}, wanted at \
+                 least a page, {page_bytes}",
+                store.segment_bytes
+            ));
+        }
     }
     let (low, high) = (options.low_mark_percent, options.high_mark_percent);
     if low >= high || high > 100 {
@@ -249,12 +271,21 @@ fn open_table(
                 report.adopted = true;
                 return Ok(Table::new(words));
             }
-            Err(error) => report.reason = error.to_string(),
+            Err(error) => report.reason = why_not_ours(error)?,
         }
     }
     let words = SharedWords::create(path.as_deref(), pages)?;
     words.set_header(&encode_header(options, exports));
     Ok(Table::new(words))
+}
+
+/// Why a predecessor's file is not taken over, in words. A refusal by the system is passed on as the
+/// error that it is: the file may be whole, so nothing may take its place.
+fn why_not_ours(error: Error) -> Result<String> {
+    match &error {
+        Error::Io { source, .. } if source.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(error.to_string()),
+    }
 }
 
 fn memory_path(options: &EngineOptions, what: &str) -> Option<PathBuf> {
@@ -331,9 +362,11 @@ fn open_pool(options: &EngineOptions, report: &mut OpenReport) -> Result<OpenedP
                     is_adopted: true,
                 });
             }
-            Err(error) => report
-                .warnings
-                .push(format!("the pool could not be adopted: {error}")),
+            Err(error) => {
+                let why = why_not_ours(error)?;
+                let warning = format!("the pool could not be adopted: {why}");
+                report.warnings.push(warning);
+            }
         }
     }
     let zpool = zpool::in_arena(Arena::create(arena)?)?;

@@ -10,7 +10,9 @@
 use crate::error::{Error, Result};
 
 use super::device::BLOCK_BYTES;
-use super::layout::{HEAD_BYTES, RECORD_BYTES_MAX};
+use super::layout::{
+    ENTRY_BYTES, HEAD_BYTES, OBJECT_BYTES_MAX, RECORD_BYTES_MAX, RECORD_HEADER_BYTES,
+};
 
 /// Bits of a location: the place that the page table has for it.
 pub const LOCATION_BITS: u32 = 40;
@@ -122,10 +124,16 @@ impl Geometry {
 
     /// Largest object that a segment can take, bytes.
     pub fn object_bytes_max(&self) -> u32 {
-        use super::layout::{ENTRY_BYTES, OBJECT_BYTES_MAX, RECORD_HEADER_BYTES};
-        let overhead = 2 * HEAD_BYTES + RECORD_HEADER_BYTES + ENTRY_BYTES;
-        (self.segment_bytes - overhead as u32).min(OBJECT_BYTES_MAX as u32)
+        object_bytes_max(self.segment_bytes)
     }
+}
+
+/// Largest object that a segment of `segment_bytes` can take, bytes.
+pub fn object_bytes_max(segment_bytes: u32) -> u32 {
+    let overhead = 2 * HEAD_BYTES + RECORD_HEADER_BYTES + ENTRY_BYTES;
+    segment_bytes
+        .saturating_sub(overhead as u32)
+        .min(OBJECT_BYTES_MAX as u32)
 }
 
 // A location with its record ends inside what u64 offsets and the largest file can address.

@@ -34,7 +34,7 @@ pub use batch::Batch;
 pub use buffer::AlignedBuffer;
 pub use device::{BLOCK_BYTES, Device};
 pub use file_device::{FileDevice, FileOptions};
-pub use geometry::{Location, SEGMENT_BYTES_DEFAULT, SegmentIndex};
+pub use geometry::{Location, SEGMENT_BYTES_DEFAULT, SegmentIndex, object_bytes_max};
 pub use layout::record_bytes;
 pub use log::{RecordRef, Store};
 pub use open::StoreOptions;

@@ -73,7 +73,6 @@ impl Arena {
         let frames = frames_within(&options)?;
         let mapping = Mapping::create(options.path.as_deref(), file_bytes(&options, frames))?;
         let arena = Self::over(mapping, options, frames, false);
-        arena.mapping.reserve(0..SIDE_AT)?;
         arena
             .mapping
             .store_bytes(0, &header(&arena.options, frames));
@@ -346,11 +345,16 @@ impl Arena {
             state.side_frames = range.end;
             self.held_bytes.fetch_add(more, Relaxed);
         }
-        self.mapping.reserve(self.frame_range(&range))?;
-        let arrived = u64::from(state.map.arrive(range));
-        self.held_bytes
-            .fetch_add(arrived * self.frame_bytes() as u64, Relaxed);
-        self.held_bytes_max.fetch_max(self.held_bytes(), Relaxed);
+        let mut rest = range;
+        while let Some(run) = state.map.absent_run(rest.clone()) {
+            rest.start = run.end;
+            // Not the whole range: some of it may be on its way back in `release_free`, and what it
+            // were given here would be counted as gone.
+            self.mapping.reserve(self.frame_range(&run))?;
+            state.map.arrive(run.clone());
+            self.held_bytes.fetch_add(self.run_bytes(&run), Relaxed);
+            self.held_bytes_max.fetch_max(self.held_bytes(), Relaxed);
+        }
         Ok(())
     }
 

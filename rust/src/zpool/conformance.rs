@@ -227,8 +227,7 @@ impl Suite<'_> {
             match random.below(100) {
                 n if n < alloc_percent => model.alloc_some(1),
                 n if n < 93 => model.free_some(1),
-                93..96 => model.restamp_random(),
-                96..98 => _ = model.compact(),
+                93..98 => _ = model.compact(),
                 98 => pool.settle(),
                 _ => pool.arena().release_free(random.below(64) as u32),
             }

@@ -130,6 +130,14 @@ impl FrameMap {
         found.map(|_| word as u32 * WORD_BITS + self.absent[word].trailing_zeros())
     }
 
+    /// The first run of absent frames in `range`.
+    pub fn absent_run(&self, range: Range<u32>) -> Option<Range<u32>> {
+        let first = range.clone().find(|&frame| bit(&self.absent, frame))?;
+        let rest = first..range.end;
+        let end = rest.clone().find(|&frame| !bit(&self.absent, frame));
+        Some(first..end.unwrap_or(range.end))
+    }
+
     /// The absent ones of `range` have memory now and are free. Returns how many they were.
     pub fn arrive(&mut self, range: Range<u32>) -> u32 {
         let mut arrived = 0;

@@ -42,7 +42,7 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Makes a file of `bytes` zeros, none of them held in memory yet. A file of that name is
+    /// Makes a file of `bytes` zeros, of which only the first page is held in memory yet. A file of that name is
     /// replaced in one step, so that nobody ever opens half a file; without a name the memory is
     /// this process's own.
     pub fn create(path: Option<&Path>, bytes: usize) -> Result<Self> {
@@ -112,7 +112,11 @@ impl Mapping {
     fn map_new(file: OwnedFd, bytes: usize, path: Option<PathBuf>) -> Result<Self> {
         fs::ftruncate(&file, bytes as u64)
             .map_err(|e| Error::io("size the memory file", bytes as u64, e.into()))?;
-        Self::map(file, bytes, path)
+        let mapping = Self::map(file, bytes, path)?;
+        // The owner's header: it is written by whoever made the file, and read by the next process
+        // whatever else is there.
+        mapping.reserve(0..bytes.min(SYSTEM_PAGE_BYTES))?;
+        Ok(mapping)
     }
 
     fn map(file: OwnedFd, bytes: usize, path: Option<PathBuf>) -> Result<Self> {
@@ -131,6 +135,8 @@ impl Mapping {
     }
 
     fn at(&self, at: usize, len: usize) -> *mut u8 {
+        #[cfg(test)]
+        watch::access();
         assert!(
             len <= self.bytes && at <= self.bytes - len,
             "bytes {at}+{len} of a mapping of {}",
@@ -241,8 +247,11 @@ impl Mapping {
         let mut ranges = Vec::new();
         let mut at = 0;
         while at < self.bytes {
-            let Ok(start) = fs::seek(&self.file, SeekFrom::Data(at as u64)) else {
-                break; // ENXIO: only holes from here on.
+            let start = match fs::seek(&self.file, SeekFrom::Data(at as u64)) {
+                Ok(start) => start,
+                Err(Errno::NXIO) => break, // Only holes from here on.
+                // Whoever cannot tell may not say "zeros": they would be served as if they were.
+                Err(_) => at as u64,
             };
             let end = fs::seek(&self.file, SeekFrom::Hole(start)).unwrap_or(self.bytes as u64);
             at = (end as usize).min(self.bytes);
@@ -273,6 +282,32 @@ fn temporary_name(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(".new");
     name.into()
+}
+
+/// Lets a test see every access to shared memory: between two of them the process can die.
+#[cfg(test)]
+pub mod watch {
+    use std::cell::Cell;
+
+    thread_local! {
+        static WATCHER: Cell<Option<Box<dyn FnMut()>>> = const { Cell::new(None) };
+    }
+
+    /// Runs `work`, with `watcher` called before every access that this thread makes in it. What
+    /// the watcher itself does is not watched.
+    pub fn during<T>(watcher: impl FnMut() + 'static, work: impl FnOnce() -> T) -> T {
+        WATCHER.set(Some(Box::new(watcher)));
+        let result = work();
+        WATCHER.set(None);
+        result
+    }
+
+    pub(super) fn access() {
+        if let Some(mut watcher) = WATCHER.take() {
+            watcher();
+            WATCHER.set(Some(watcher));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -141,9 +141,6 @@ pub trait Zpool: Send + Sync {
     /// Owner and stamp of an object.
     fn tag(&self, handle: Handle, bytes: usize) -> Tag;
 
-    /// Replaces the stamp of an object.
-    fn restamp(&self, handle: Handle, bytes: usize, stamp: u16);
-
     /// Reports the live objects of blocks that begin in the next `frames` frames (at least one),
     /// and moves `sweep` on. Returns true when the end of the pool was reached.
     fn sweep(&self, sweep: &mut Sweep, frames: u32, visit: &mut dyn FnMut(Resident)) -> bool;

@@ -1,6 +1,8 @@
 //! The engine against a plain array: random operations, small pool, small store, faults, restarts.
 
+mod crash;
 mod faults;
+mod opening;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -100,3 +100,29 @@ fn nothing_is_handed_out_during_adoption() {
     drop(Arena::create(options.clone()).unwrap());
     Arena::open(options).unwrap().alloc_run(1);
 }
+
+#[test]
+fn growth_leaves_frames_alone_that_are_being_given_back() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = MemoryDir::new("in-flight");
+    let path = dir.file("pool");
+    let arena = Arena::create(ArenaOptions {
+        path: Some(path.clone()),
+        ..options(1 << 20)
+    })
+    .unwrap();
+    let first = arena.alloc_run(1).unwrap();
+    arena.free_run(first, 1);
+    arena.release_free(10);
+    // As in `release_free`, with growth in the middle: five frames are out of use, their memory is
+    // gone, and another thread asks for more than there is.
+    let run = arena.lock().map.take_highest(5).unwrap();
+    arena.mapping.punch(arena.frame_range(&run));
+    for _ in 0..6 {
+        arena.alloc_run(1).unwrap();
+    }
+    arena.lock().map.depart(run.clone());
+    arena.held_bytes.fetch_sub(arena.run_bytes(&run), Relaxed);
+    arena.check();
+    assert_eq!(path.metadata().unwrap().blocks() * 512, arena.held_bytes());
+}

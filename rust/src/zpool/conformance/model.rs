@@ -176,18 +176,6 @@ impl<'a> Model<'a> {
         object.bytes
     }
 
-    /// Gives one object another stamp.
-    pub fn restamp_random(&mut self) {
-        if self.objects.is_empty() {
-            return;
-        }
-        let index = self.random.below(self.objects.len() as u64) as usize;
-        let object = &mut self.objects[index];
-        object.tag.stamp = object.tag.stamp.wrapping_add(1);
-        self.pool
-            .restamp(object.handle, object.bytes, object.tag.stamp);
-    }
-
     /// Isolates a block and moves its objects, as long as there is room. None when no block
     /// qualifies; else the number of objects moved.
     pub fn compact(&mut self) -> Option<usize> {

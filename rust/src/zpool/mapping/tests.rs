@@ -81,6 +81,18 @@ fn only_touched_words_are_populated_and_punched_ones_read_as_zeros() {
 }
 
 #[test]
+fn a_header_has_memory_before_it_is_written() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = MemoryDir::new("header");
+    let path = dir.file("words");
+    let words = SharedWords::create(Some(&path), 5000).unwrap();
+    // On a full tmpfs this was no error but a SIGBUS at the first store.
+    assert_eq!(path.metadata().unwrap().blocks() * 512, 4096);
+    words.set_header(&[7; 4096]);
+    assert_eq!(path.metadata().unwrap().blocks() * 512, 4096);
+}
+
+#[test]
 #[should_panic(expected = "of a mapping of")]
 fn bytes_beyond_the_end_are_out_of_reach() {
     let mapping = Mapping::create(None, 4096).unwrap();

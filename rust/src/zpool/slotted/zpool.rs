@@ -100,17 +100,6 @@ impl<L: Layout> Zpool for Slotted<L> {
         }
     }
 
-    fn restamp(&self, handle: Handle, bytes: usize, stamp: u16) {
-        let Tag { owner, .. } = self.tag(handle, bytes);
-        let Place { head, slot, class } = self.locate(handle, bytes);
-        let shape = &self.shapes[class];
-        if shape.is_whole() {
-            self.set_side(head, Side::Whole(Tag { owner, stamp }));
-        } else {
-            self.stamp(shape, head, slot).store(stamp, Relaxed);
-        }
-    }
-
     fn sweep(&self, sweep: &mut Sweep, frames: u32, visit: &mut dyn FnMut(Resident)) -> bool {
         self.sweep_frames(sweep, frames, visit)
     }

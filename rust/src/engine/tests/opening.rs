@@ -1,0 +1,113 @@
+//! Openings that fail: they say why, and leave no trace and no damage.
+
+use std::os::unix::net::UnixListener;
+
+use super::*;
+
+fn refusal(options: EngineOptions) -> Error {
+    match Engine::open(options) {
+        Ok(_) => panic!("the engine opened"),
+        Err(error) => error,
+    }
+}
+
+fn names(dir: &Directory) -> Vec<String> {
+    let entries = std::fs::read_dir(&dir.0).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn adopting(run: &Run, dir: &Directory) -> EngineOptions {
+    EngineOptions {
+        adopt: true,
+        ..options(&run.setup, run.device.clone(), Some(dir))
+    }
+}
+
+#[test]
+fn a_segment_that_cannot_hold_a_raw_page_is_refused() {
+    // It was accepted, and write-back then tried for ever to put such a page into an empty segment.
+    let setup = Setup {
+        page_bytes: 64 << 10,
+        pool_bytes_max: 4 << 20,
+        ..SMALL
+    };
+    for (segment_bytes, is_accepted) in [(64 << 10, false), (68 << 10, true)] {
+        let device = Arc::new(SimDevice::new(4 << 20, 1));
+        let mut options = options(&setup, Some(device), None);
+        options.store.as_mut().unwrap().segment_bytes = segment_bytes;
+        match Engine::open(options) {
+            Ok(_) => assert!(is_accepted, "{segment_bytes}"),
+            Err(error) => {
+                let words = error.to_string();
+                assert!(!is_accepted && words.contains("65416"), "{words}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_frame_of_any_other_size_is_refused_and_no_panic() {
+    let mut options = options(&SMALL, None, None);
+    options.frame_bytes = 8192;
+    let words = refusal(options).to_string();
+    assert!(words.contains("frame size is 8192"), "{words}");
+}
+
+#[test]
+fn an_opening_that_fails_leaves_no_memory_behind() {
+    let dir = Directory::new("no-trace");
+    let foreign = Arc::new(SimDevice::from_image(vec![7; 4 << 20], 1));
+    let error = refusal(options(&SMALL, Some(foreign), Some(&dir)));
+    assert!(matches!(error, Error::Foreign { .. }), "{error}");
+    assert_eq!(names(&dir), [""; 0]);
+    let no_frames = Setup {
+        pool_bytes_max: 4096,
+        ..SMALL
+    };
+    let device = Arc::new(SimDevice::new(4 << 20, 1));
+    let error = refusal(options(&no_frames, Some(device), Some(&dir)));
+    assert!(matches!(error, Error::Config(_)), "{error}");
+    assert_eq!(names(&dir), [""; 0]);
+}
+
+#[test]
+fn a_table_that_the_system_does_not_open_is_not_replaced() {
+    let dir = Directory::new("no-open");
+    let mut run = Run::open(SMALL, 5, Some(&dir));
+    (0..300).for_each(|_| run.act());
+    for name in names(&dir) {
+        let (path, aside) = (dir.0.join(&name), dir.0.join("aside"));
+        std::fs::rename(&path, &aside).unwrap();
+        // A socket in its place: the system refuses to open it, as it may refuse anything.
+        drop(UnixListener::bind(&path).unwrap());
+        let error = refusal(adopting(&run, &dir));
+        assert!(matches!(error, Error::Io { .. }), "{name}: {error}");
+        std::fs::rename(&aside, &path).unwrap();
+    }
+    let (engine, report) = Engine::open(adopting(&run, &dir)).unwrap();
+    assert!(report.adopted && report.pages_lost == 0, "{report:?}");
+    (run.lane, run.reader, run.engine) = (engine.lane(), engine.reader_lane(), engine);
+    run.verify();
+}
+
+#[test]
+fn a_refused_backing_file_does_not_cost_the_pool() {
+    let dir = Directory::new("refused-store");
+    let mut run = Run::open(SMALL, 6, Some(&dir));
+    (0..2000).for_each(|_| run.act());
+    assert!(run.stored_pages() > 0);
+    let foreign = Arc::new(SimDevice::from_image(vec![7; 4 << 20], 1));
+    let mut wrong = adopting(&run, &dir);
+    // Two mistakes: with the first alone, pool pages are lost, and that is said.
+    wrong.pool_bytes_max *= 2;
+    wrong.store = options(&run.setup, Some(foreign), None).store;
+    assert!(matches!(refusal(wrong), Error::Foreign { .. }));
+    let (engine, report) = Engine::open(adopting(&run, &dir)).unwrap();
+    assert!(report.adopted && report.pages_lost == 0, "{report:?}");
+    (run.lane, run.reader, run.engine) = (engine.lane(), engine.reader_lane(), engine);
+    run.verify();
+}

@@ -1,0 +1,205 @@
+//! The page path of the real engine asks for no memory after warm-up, nor do the C libraries of its
+//! codecs, nor does background work.
+//!
+//! This counts the calls of the C allocator, under everything, that one thread makes.
+
+#![cfg(all(feature = "testing", target_env = "gnu"))]
+#![allow(unsafe_code)]
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::io;
+use std::sync::Mutex;
+
+use nbdswap_core::codec::CodecChoice;
+use nbdswap_core::engine::{
+    Backing, Engine, EngineOptions, ExportOptions, Fetch, Lane, Read, ReaderLane, StoreSource,
+    Write,
+};
+use nbdswap_core::page::PageId;
+use nbdswap_core::store::Device;
+use nbdswap_core::testing::pages::make_page;
+use nbdswap_core::testing::random::Random;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+unsafe extern "C" {
+    fn __libc_malloc(bytes: usize) -> *mut c_void;
+    fn __libc_calloc(count: usize, bytes: usize) -> *mut c_void;
+    fn __libc_realloc(memory: *mut c_void, bytes: usize) -> *mut c_void;
+}
+
+fn count() {
+    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+}
+
+// SAFETY: the C library's own functions by their other names; its `free` takes what they give.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn malloc(bytes: usize) -> *mut c_void {
+    count();
+    // SAFETY: as the caller promised.
+    unsafe { __libc_malloc(bytes) }
+}
+
+// SAFETY: as for `malloc`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn calloc(number: usize, bytes: usize) -> *mut c_void {
+    count();
+    // SAFETY: as the caller promised.
+    unsafe { __libc_calloc(number, bytes) }
+}
+
+// SAFETY: as for `malloc`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn realloc(memory: *mut c_void, bytes: usize) -> *mut c_void {
+    count();
+    // SAFETY: as the caller promised.
+    unsafe { __libc_realloc(memory, bytes) }
+}
+
+/// A device that allocates nothing itself.
+struct Memory(Mutex<Vec<u8>>);
+
+impl Device for Memory {
+    fn len(&self) -> u64 {
+        self.0.lock().unwrap().len() as u64
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let from = offset as usize;
+        buffer.copy_from_slice(&self.0.lock().unwrap()[from..from + buffer.len()]);
+        Ok(())
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let to = offset as usize;
+        self.0.lock().unwrap()[to..to + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn discard(&self, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+const PAGE: usize = 4096;
+const PAGES: u32 = 400;
+
+fn engine(codec: &str, zpool: &str) -> Engine {
+    let options = EngineOptions {
+        instance: 1,
+        memory_dir: None,
+        adopt: false,
+        exports: vec![ExportOptions {
+            name: "swap".into(),
+            size_bytes: u64::from(PAGES) * PAGE as u64,
+            read_only: false,
+            is_lost: false,
+        }],
+        page_bytes: PAGE,
+        zpool: zpool.into(),
+        frame_bytes: PAGE,
+        codec: CodecChoice::parse(codec, 3).expect("a codec"),
+        pool_bytes_max: 512 << 10,
+        high_mark_percent: 80,
+        low_mark_percent: 50,
+        populate: true,
+        store: Some(StoreSource {
+            backing: Backing::Device(Box::new(Memory(Mutex::new(vec![0; 8 << 20])))),
+            segment_bytes: 64 << 10,
+            punch: true,
+        }),
+        generation: 1,
+    };
+    Engine::open(options).expect("memory for a test").0
+}
+
+/// A thread's equipment, made before anything is counted.
+struct Bench {
+    engine: Engine,
+    lane: Lane,
+    reader: ReaderLane,
+    boxes: [Box<Fetch>; 1],
+    content: Vec<[u8; PAGE]>,
+    out: [u8; PAGE],
+    fetches: u32,
+}
+
+impl Bench {
+    fn fetch_if_stored(&mut self, page: PageId) {
+        let read = self.engine.read(&mut self.lane, page, &mut self.out);
+        if let Read::Fetch(place) = read.expect("a page without fault") {
+            (self.boxes[0].page, self.boxes[0].place) = (page, place);
+            self.engine.fetch(&mut self.reader, &mut self.boxes);
+            assert!(self.boxes[0].result.is_ok() && self.engine.confirm(page, place));
+            self.fetches += 1;
+        }
+    }
+
+    /// Every operation on every page.
+    fn round(&mut self) {
+        for index in 0..PAGES {
+            let page = PageId(index);
+            let content = &self.content[index as usize];
+            while self
+                .engine
+                .write(&mut self.lane, page, content)
+                .expect("room")
+                == Write::Stall
+            {
+                self.engine.step();
+            }
+            self.fetch_if_stored(page);
+            let far = PageId((index + PAGES / 2) % PAGES);
+            self.fetch_if_stored(far);
+            let patched = self.engine.patch(&mut self.lane, page, 100, &[7; 50]);
+            assert_ne!(patched.expect("room"), Write::Stall);
+            self.engine.step();
+            match index % 10 {
+                8 => self
+                    .engine
+                    .zero(&mut self.lane, page)
+                    .expect("a table entry"),
+                9 => self.engine.discard(&mut self.lane, index..index + 1),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn page_operations_and_background_work_allocate_nothing_after_warm_up() {
+    for (codec, zpool) in [("lz4", "zblock"), ("zstd", "zsmalloc")] {
+        let engine = engine(codec, zpool);
+        let mut random = Random::new(1);
+        let mut content = vec![[0; PAGE]; PAGES as usize];
+        content
+            .iter_mut()
+            .for_each(|page| make_page(&mut random, page));
+        let mut bench = Bench {
+            lane: engine.lane(),
+            reader: engine.reader_lane(),
+            engine,
+            boxes: [Fetch::new(PAGE)],
+            content,
+            out: [0; PAGE],
+            fetches: 0,
+        };
+        bench.round();
+        let (before, fetches) = (ALLOCATIONS.get(), bench.fetches);
+        (0..5).for_each(|_| bench.round());
+        assert_eq!(ALLOCATIONS.get() - before, 0, "allocations with {codec}");
+        assert!(bench.fetches > fetches + 100, "{} fetches", bench.fetches);
+        bench.engine.check();
+        // The count is not blind: a box is seen.
+        let before = ALLOCATIONS.get();
+        drop(std::hint::black_box(Box::new(1u64)));
+        assert_eq!(ALLOCATIONS.get() - before, 1);
+    }
+}
