@@ -22,6 +22,7 @@ MATURIN := env -u CONDA_PREFIX PIP_QUIET=1 VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/
 ARGS ?=
 BENCH_ARGS ?=
 PYTEST_ARGS ?=
+SECONDS ?= 60
 
 .PHONY: help
 help: ## Show this list
@@ -42,6 +43,11 @@ test-rust: $(VENV)/.dependencies ## Run the tests of the Rust core
 .PHONY: test-python
 test-python: dev ## Run the tests of the server with the peers' clients and a guest; PYTEST_ARGS=...
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+.PHONY: fuzz
+fuzz: $(VENV)/.dependencies ## Send random requests to sessions for SECONDS=60
+	FUZZ_SECONDS=$(SECONDS) cargo test --quiet --manifest-path rust/Cargo.toml --features testing \
+		--lib session::tests::fuzz
 
 .PHONY: guest
 guest: dev ## Run the long forms of the guest test (12 minutes)

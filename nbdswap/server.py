@@ -222,10 +222,13 @@ class Server:
 
 
 def prepare(sock: socket.socket) -> None:
-    """Non-blocking, and without Nagle's delay: a reply is one send, waiting gains nothing."""
+    """Non-blocking; on TCP replies go out at once, and a peer that vanished is found out."""
     sock.setblocking(False)
     if sock.family in (socket.AF_INET, socket.AF_INET6):
+        # A reply is one send: Nagle's delay would gain nothing.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A client whose machine lost power says nothing, and would keep its place for ever.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def peer_name(sock: socket.socket) -> str:

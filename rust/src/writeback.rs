@@ -155,6 +155,9 @@ impl Writeback {
     pub fn step(&mut self, context: &Context<'_>, is_urgent: bool) -> Work {
         let tiers = context.tiers;
         let pool = tiers.pool.stats();
+        // The call for room may be older than what made the room: nothing to write back from an
+        // empty pool does not mean that it is stuck.
+        let is_urgent = is_urgent && pool.block_bytes > 0;
         if !self.is_active && (pool.block_bytes >= tiers.marks.high_bytes || is_urgent) {
             self.is_active = true;
             context.stats.high_mark_hits.add(1);

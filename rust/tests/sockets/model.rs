@@ -15,9 +15,9 @@ use nbdswap_core::wire::*;
 use crate::client::{Client, Done};
 use crate::rig::{PAGE, Rig, SIZES};
 
-const SEEDS: u64 = 3;
+const SEEDS: u64 = 8;
 const CLIENTS_PER_EXPORT: u64 = 3;
-const STEPS: usize = 400;
+const STEPS: usize = 1500;
 const IN_FLIGHT_MAX: usize = 32;
 const SHARED_PAGES: u64 = 4;
 const SHARED_BYTES: u64 = SHARED_PAGES * PAGE as u64;

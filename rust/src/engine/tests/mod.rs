@@ -303,6 +303,15 @@ fn random_operations_read_what_was_written() {
     }
 }
 
+/// A write asks for room, discards empty the pool, and only then does write-back look.
+#[test]
+fn a_late_call_for_room_does_not_make_an_empty_pool_stuck() {
+    let run = Run::new(SMALL, 1);
+    run.engine.bell().ask();
+    assert_eq!(run.engine.step(), Work::Idle);
+    assert!(!run.engine.snapshot().pool.is_stuck);
+}
+
 #[test]
 fn a_full_pool_without_a_store_refuses_and_keeps_what_it_has() {
     let mut run = Run::new(
