@@ -145,10 +145,13 @@ def rng() -> random.Random:
     return random.Random(seed)
 
 
+@pytest.mark.parametrize("zpool", ["zblock", "zsmalloc"])
 def test_kills_at_random_moments_lose_nothing_that_was_acknowledged(
-    server: ServerFactory, rng: random.Random
+    server: ServerFactory, rng: random.Random, zpool: str
 ) -> None:
-    running = server(size_bytes=PAGES * PAGE_BYTES, pool_bytes=2 * MIB)
+    running = server(
+        size_bytes=PAGES * PAGE_BYTES, pool_bytes=2 * MIB, arguments=(f"--zpool={zpool}",)
+    )
     pages = Pages(rng)
     for _ in range(KILLS):
         asyncio.run(live_and_die(running, pages, rng))
