@@ -29,7 +29,7 @@ TASKS = 16
 PAGES = 4096
 STRIPE_PAGES = PAGES // TASKS
 RUN_PAGES_MAX = 8
-REQUESTS_BEFORE_KILL = (200, 1500)
+REQUESTS_BEFORE_KILL = (100, 1000)
 READ_PAGES = 64
 ZEROES = bytes(PAGE_BYTES)
 RUN_TIMEOUT_S = 60.0
@@ -145,10 +145,13 @@ def rng() -> random.Random:
     return random.Random(seed)
 
 
+@pytest.mark.parametrize("zpool", ["zblock", "zsmalloc"])
 def test_kills_at_random_moments_lose_nothing_that_was_acknowledged(
-    server: ServerFactory, rng: random.Random
+    server: ServerFactory, rng: random.Random, zpool: str
 ) -> None:
-    running = server(size_bytes=PAGES * PAGE_BYTES, pool_bytes=2 * MIB)
+    running = server(
+        size_bytes=PAGES * PAGE_BYTES, pool_bytes=2 * MIB, arguments=(f"--zpool={zpool}",)
+    )
     pages = Pages(rng)
     for _ in range(KILLS):
         asyncio.run(live_and_die(running, pages, rng))
