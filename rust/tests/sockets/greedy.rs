@@ -37,11 +37,14 @@ fn attack(mut client: Client, requests: &[(u16, u16, u64, u32)], reads: bool, st
     }
 }
 
+/// Type, flags, offset and length of a request.
+type Command = (u16, u16, u64, u32);
+
 #[test]
 fn greedy_connections_leave_others_their_turn() {
     let rig = Rig::new(1, PATIENCE);
     let all = SIZES[1] as u32;
-    let attacks: [(&[(u16, u16, u64, u32)], bool); 4] = [
+    let attacks: [(&[Command], bool); 4] = [
         (
             &[
                 (CMD_TRIM, 0, 0, all),

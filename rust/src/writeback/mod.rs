@@ -1,0 +1,210 @@
+//! Moving cold objects from the pool to the store, still compressed, and keeping both tidy.
+//!
+//! All of it happens in [`Writeback::step`], which does one bounded piece of work and returns: no
+//! thread, no clock, no chance. A thread calls it in production, a seed in tests.
+//!
+//! Above the high mark, until the low mark is reached:
+//!
+//! 1. if much of the pool is holes (slots of part-filled blocks), empty the emptiest block into the
+//!    others: that costs copies only;
+//! 2. otherwise write back one segment: a census of ages gives a threshold (`age`), a sweep collects
+//!    what is older, the objects are copied into the batch in the order of their page numbers and
+//!    marked as moving, the batch goes to the device in one write, and every page that nobody
+//!    touched meanwhile is published at its new place;
+//!    When free segments run out, the batch begins with what still lives in the sparsest segment, so
+//!    that writing one segment frees another.
+//!
+//! Locking: one page at a time, never across a call to the store that does I/O.
+
+mod transfer;
+mod victims;
+
+use crate::page::PageId;
+use crate::stats::{Counter, LaneStats};
+use crate::store::Store;
+use crate::table::{ObjectAt, Place, Word};
+use crate::tiers::{Pressure, Tiers};
+use crate::zpool::Resident;
+use transfer::Transfer;
+use victims::{Victims, current};
+
+/// Holes are moved together when they are more than this share of what blocks hold: 1/16. Random
+/// overwrites alone leave about 1/20, and moving them would cost copies without end.
+const LOOSE_SHARE: u64 = 16;
+
+/// When nobody writes, holes are moved together down to this share, 1/40: full blocks of real pages
+/// leave as much.
+const LOOSE_SHARE_QUIET: u64 = 40;
+
+/// This share of the pool's frames may be free and stay in memory, so that a burst finds them.
+const FREE_FRAMES_SHARE: u32 = 128;
+
+/// What a step came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Something was done and there may be more: call again.
+    More,
+    /// Nothing to do until the pool passes its high mark.
+    Idle,
+    /// There is something to do that would disturb writers: call again when they may be gone.
+    Later,
+    /// There is something to do but it cannot be done now: call again after a while.
+    Blocked,
+}
+
+/// What write-back did, in pages unless the name says bytes.
+#[derive(Debug, Default)]
+pub struct WritebackStats {
+    /// Pages that moved from the pool to the store.
+    pub pages_written_back: Counter,
+    /// Their compressed bytes.
+    pub bytes_written_back: Counter,
+    /// Pages that were rewritten or discarded while they were on their way: written for nothing.
+    pub pages_overtaken: Counter,
+    /// Pages that cleaning moved inside the store.
+    pub pages_cleaned: Counter,
+    /// Pages that compaction moved inside the pool.
+    pub pages_compacted: Counter,
+    /// Segments that could not be written.
+    pub segments_failed: Counter,
+    /// 1 while the last segment could not be written, else 0.
+    pub is_failing: Counter,
+    /// Times that the pool passed its high mark.
+    pub high_mark_hits: Counter,
+}
+
+/// What a step needs besides the tiers.
+pub struct Context<'a> {
+    /// The places of pages.
+    pub tiers: &'a Tiers,
+    /// The shard of the thread that steps.
+    pub lane: &'a LaneStats,
+    /// The counters of write-back.
+    pub stats: &'a WritebackStats,
+}
+
+/// The state of write-back between steps.
+pub struct Writeback {
+    victims: Victims,
+    /// None without a store.
+    transfer: Option<Transfer>,
+    scratch: Box<[u8]>,
+    is_active: bool,
+    /// The clock's writes when it was last looked whether somebody writes.
+    writes_seen: u64,
+}
+
+impl Writeback {
+    /// Write-back for `tiers`; allocates all that it will ever need.
+    pub fn new(tiers: &Tiers) -> Writeback {
+        let store = tiers.store.as_ref();
+        Writeback {
+            victims: Victims::new(store.map_or(0, Store::records_max)),
+            transfer: store.map(|store| Transfer::new(tiers, store)),
+            scratch: vec![0; tiers.pool.object_bytes_max()].into_boxed_slice(),
+            is_active: false,
+            writes_seen: 0,
+        }
+    }
+
+    /// Does one piece of work. `is_urgent`: a write found no place, whatever the marks say.
+    pub fn step(&mut self, context: &Context<'_>, is_urgent: bool) -> Work {
+        let tiers = context.tiers;
+        let pool = tiers.pool.stats();
+        // The call for room may be older than what made the room: nothing to write back from an
+        // empty pool does not mean that it is stuck.
+        let is_urgent = is_urgent && pool.block_bytes > 0;
+        if !self.is_active && (pool.block_bytes >= tiers.marks.high_bytes || is_urgent) {
+            self.is_active = true;
+            context.stats.high_mark_hits.add(1);
+        }
+        if self.is_active && pool.block_bytes <= tiers.marks.low_bytes && !is_urgent {
+            self.is_active = false;
+            self.victims.clear();
+            tiers.pool.settle();
+        }
+        let holes = pool.block_bytes - pool.slot_bytes;
+        if !self.is_active {
+            tiers.set_pressure(Pressure::Calm);
+            let is_loose = holes > pool.block_bytes / LOOSE_SHARE_QUIET;
+            return self.tidy(context, is_loose);
+        }
+        let did = holes > pool.block_bytes / LOOSE_SHARE && self.compact(context)
+            || self.make_room(context, pool.block_bytes)
+            || self.compact(context);
+        if did {
+            tiers.set_pressure(Pressure::Working);
+            return Work::More;
+        }
+        tiers.set_pressure(Pressure::Stuck);
+        // Also lets the arena ask the system again for memory that it was refused.
+        self.tidy(context, false);
+        self.is_active = false;
+        Work::Blocked
+    }
+
+    /// Gives back what is not needed: memory of free frames, space of freed segments; and moves
+    /// objects together while nobody writes.
+    fn tidy(&mut self, context: &Context<'_>, is_loose: bool) -> Work {
+        let arena = context.tiers.pool.arena();
+        arena.release_free(arena.frames() / FREE_FRAMES_SHARE);
+        if context.tiers.store.as_ref().is_some_and(Store::tidy) {
+            return Work::More;
+        }
+        if !is_loose {
+            return Work::Idle;
+        }
+        let writes = context.tiers.clock.writes();
+        let is_quiet = std::mem::replace(&mut self.writes_seen, writes) == writes;
+        match is_quiet.then(|| self.compact(context)) {
+            None => Work::Later,
+            Some(true) => Work::More,
+            Some(false) => Work::Idle,
+        }
+    }
+
+    /// Empties one sparse block into the free slots of others. False: no block can be emptied.
+    fn compact(&mut self, context: &Context<'_>) -> bool {
+        let (tiers, scratch) = (context.tiers, &mut self.scratch);
+        let mut moved = 0;
+        let found = tiers.pool.isolate(&mut |resident| {
+            moved += u64::from(relocate(context, scratch, resident));
+        });
+        tiers.pool.settle();
+        context.stats.pages_compacted.add(moved);
+        found && moved > 0
+    }
+
+    /// Writes one segment back. False: there is no store, or nothing could be written.
+    fn make_room(&mut self, context: &Context<'_>, block_bytes: u64) -> bool {
+        let (Some(store), Some(transfer)) = (&context.tiers.store, &mut self.transfer) else {
+            return false;
+        };
+        let excess = block_bytes.saturating_sub(context.tiers.marks.low_bytes);
+        transfer.run(context, store, &mut self.victims, excess)
+    }
+}
+
+/// Moves one object to another slot. False: it is gone, or no slot is free.
+fn relocate(context: &Context<'_>, scratch: &mut [u8], resident: Resident) -> bool {
+    let tiers = context.tiers;
+    let guard = tiers.table.lock(PageId(resident.tag.owner));
+    let word = guard.word();
+    let Some((_, object)) = current(tiers, resident) else {
+        return false;
+    };
+    let Ok(at) = tiers.pool.alloc(object.bytes, resident.tag) else {
+        return false;
+    };
+    tiers
+        .pool
+        .store(at, tiers.pool.load(object.at, object.bytes, scratch));
+    let moved = Word::of(Place::Pool(ObjectAt { at, ..object }));
+    let moved = if word.is_read() {
+        moved.with_read()
+    } else {
+        moved
+    };
+    tiers.replace(&guard, moved, context.lane);
+    true
+}

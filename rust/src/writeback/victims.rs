@@ -1,0 +1,146 @@
+//! Which objects are written back next: the age policy put to work on the pool.
+//!
+//! A census over the pool turns "so many bytes" into a threshold age; the sweep after it takes what is
+//! at least that old, a segment's worth at a time. The sweep's place is kept between batches, so one
+//! census serves all of a round.
+//! Locking: none. Words are looked at without locks; whoever takes a victim locks its page and looks
+//! again.
+
+use std::cmp::Reverse;
+
+use crate::age::{Census, age};
+use crate::page::PageId;
+use crate::table::{ObjectAt, Place, Word};
+use crate::tiers::Tiers;
+use crate::zpool::{Handle, Resident, Sweep};
+
+/// Frames that one sweep call covers: bounds the time a class is locked.
+const SWEEP_FRAMES: u32 = 256;
+
+/// An object that is to be written back.
+#[derive(Clone, Copy)]
+pub(super) struct Victim {
+    pub(super) page: PageId,
+    pub(super) object: ObjectAt<Handle>,
+    is_read: bool,
+}
+
+/// The objects that leave next, the first at the end.
+pub(super) struct Victims {
+    list: Vec<Victim>,
+    /// Sum of the objects in the list.
+    bytes: u64,
+    census: Census,
+    /// The age that the present sweep takes; None between two rounds.
+    threshold: Option<u16>,
+    sweep: Sweep,
+}
+
+impl Victims {
+    /// Room for `objects`; it never takes more.
+    pub(super) fn new(objects: usize) -> Victims {
+        Victims {
+            list: Vec::with_capacity(objects),
+            bytes: 0,
+            census: Census::default(),
+            threshold: None,
+            sweep: Sweep::default(),
+        }
+    }
+
+    /// The next one.
+    pub(super) fn first(&self) -> Option<Victim> {
+        self.list.last().copied()
+    }
+
+    /// Takes the next one off.
+    pub(super) fn pop(&mut self) {
+        if let Some(victim) = self.list.pop() {
+            self.bytes -= victim.object.bytes as u64;
+        }
+    }
+
+    /// Ends the round: the next begins with a census.
+    pub(super) fn clear(&mut self) {
+        self.list.clear();
+        self.bytes = 0;
+        self.threshold = None;
+    }
+
+    /// Fills up to `bytes` of the oldest objects, in a round that is to move `round_bytes`. False: the
+    /// pool is empty.
+    pub(super) fn collect(&mut self, tiers: &Tiers, bytes: u64, round_bytes: u64) -> bool {
+        // What a census promised may have been rewritten by the time the sweep gets there; a new
+        // census finds what there is.
+        if let Some(threshold) = self.threshold {
+            self.sweep_older(tiers, threshold, bytes);
+        }
+        if self.bytes >= bytes {
+            return true;
+        }
+        let threshold = self.count_ages(tiers, round_bytes.max(bytes));
+        self.threshold = Some(threshold);
+        self.sweep = Sweep::default();
+        self.sweep_older(tiers, threshold, bytes);
+        !self.list.is_empty()
+    }
+
+    /// The age such that objects of at least that age are `bytes` together.
+    fn count_ages(&mut self, tiers: &Tiers, bytes: u64) -> u16 {
+        let (census, now) = (&mut self.census, tiers.clock.stamp());
+        census.clear();
+        let mut sweep = Sweep::default();
+        while !tiers.pool.sweep(&mut sweep, SWEEP_FRAMES, &mut |resident| {
+            if let Some((word, object)) = current(tiers, resident) {
+                census.add(age(resident.tag.stamp, now, word.is_read()), object.bytes);
+            }
+        }) {}
+        census.threshold(bytes)
+    }
+
+    /// Goes on with the sweep and takes objects of at least `threshold` until all victims are `bytes`
+    /// together or the pool ends.
+    fn sweep_older(&mut self, tiers: &Tiers, threshold: u16, bytes: u64) {
+        let (victims, victims_bytes) = (&mut self.list, &mut self.bytes);
+        let now = tiers.clock.stamp();
+        while *victims_bytes < bytes {
+            let at_end = tiers
+                .pool
+                .sweep(&mut self.sweep, SWEEP_FRAMES, &mut |resident| {
+                    let Some((word, object)) = current(tiers, resident) else {
+                        return;
+                    };
+                    let is_old = age(resident.tag.stamp, now, word.is_read()) >= threshold;
+                    if is_old && victims.len() < victims.capacity() {
+                        let page = PageId(resident.tag.owner);
+                        victims.push(Victim {
+                            page,
+                            object,
+                            is_read: word.is_read(),
+                        });
+                        *victims_bytes += object.bytes as u64;
+                    }
+                });
+            if at_end {
+                self.threshold = None;
+                break;
+            }
+        }
+        // Last first: they are taken from the end. A new census finds those again that were left.
+        victims.sort_unstable_by_key(|victim| Reverse((!victim.is_read, victim.page)));
+        victims.dedup_by_key(|victim| victim.page);
+        *victims_bytes = victims
+            .iter()
+            .map(|victim| victim.object.bytes as u64)
+            .sum();
+    }
+}
+
+/// The word and object of a resident that is still where the sweep saw it.
+pub(super) fn current(tiers: &Tiers, resident: Resident) -> Option<(Word, ObjectAt<Handle>)> {
+    let word = tiers.table.peek(PageId(resident.tag.owner));
+    match word.place() {
+        Place::Pool(object) if object.at == resident.handle => Some((word, object)),
+        _ => None,
+    }
+}
