@@ -27,7 +27,7 @@ use crate::stats::{Counter, LaneStats};
 use crate::store::{Batch, Location, ReadBuffer, Reason, RecordRef, SegmentIndex, Store};
 use crate::table::{ObjectAt, Place, Word};
 use crate::tiers::{Pressure, Tiers};
-use crate::zpool::{Handle, Resident, Sweep};
+use crate::zpool::{Handle, Resident, Sweep, Tag};
 
 /// Frames that one sweep call covers: bounds the time a class is locked.
 const SWEEP_FRAMES: u32 = 256;
@@ -140,9 +140,12 @@ impl Writeback {
         }
     }
 
-    /// Does one piece of work. `is_urgent`: a write found no place, whatever the marks say.
-    pub fn step(&mut self, context: &Context<'_>, is_urgent: bool) -> Work {
+    /// Does one piece of work. `is_asked`: a write found no place, whatever the marks say.
+    pub fn step(&mut self, context: &Context<'_>, is_asked: bool) -> Work {
         let tiers = context.tiers;
+        // What was asked for may have been done since, by the step that was under way or by a
+        // discard. Taken for urgent, it would drain the pool and then call it stuck for being empty.
+        let is_urgent = is_asked && !has_room(tiers);
         let pool = tiers.pool.stats();
         if !self.is_active && (pool.block_bytes >= tiers.marks.high_bytes || is_urgent) {
             self.is_active = true;
@@ -426,6 +429,16 @@ impl Writeback {
             store.set_aside(segment);
         }
     }
+}
+
+/// Would a page find a place now, whatever its content?
+fn has_room(tiers: &Tiers) -> bool {
+    let nobody = Tag { owner: 0, stamp: 0 };
+    let place = tiers.pool.alloc(tiers.page_bytes, nobody);
+    if let Ok(handle) = place {
+        tiers.pool.free(handle, tiers.page_bytes);
+    }
+    place.is_ok()
 }
 
 /// The word of a page that is where the record is.

@@ -511,3 +511,20 @@ fn victims_that_were_all_rewritten_do_not_look_like_an_empty_pool() {
     run.verify();
     run.engine.check();
 }
+
+#[test]
+fn a_request_for_room_that_was_met_does_not_make_an_empty_pool_stuck() {
+    let mut run = Run::new(SMALL, 4);
+    let mut data = vec![0; PAGE];
+    let first_stall = (0..PAGES).find(|&index| {
+        data.fill_with(|| run.random.bits() as u8);
+        let written = run.engine.write(&mut run.lane, PageId(index), &data);
+        written.unwrap() == Write::Stall
+    });
+    assert!(first_stall.is_some(), "the pool took everything");
+    run.engine.discard(&mut run.lane, 0..PAGES);
+    // Now there is nothing to write back, because all is free. It said Blocked, and for a second
+    // every write that found no place at once was refused, with the whole store free.
+    assert_ne!(run.engine.step(), Work::Blocked);
+    assert!(!run.engine.snapshot().pool.is_stuck);
+}
