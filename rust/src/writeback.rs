@@ -144,7 +144,7 @@ impl Writeback {
     pub fn step(&mut self, context: &Context<'_>, is_asked: bool) -> Work {
         let tiers = context.tiers;
         // What was asked for may have been done since, by the step that was under way or by a
-        // discard. Taken for urgent, it would drain the pool and then call it stuck for being empty.
+        // discard. Taken for urgent, it would drain the pool and call it stuck for being empty.
         let is_urgent = is_asked && !has_room(tiers);
         let pool = tiers.pool.stats();
         if !self.is_active && (pool.block_bytes >= tiers.marks.high_bytes || is_urgent) {

@@ -27,7 +27,7 @@ fn requests(name: &str) -> Vec<Request> {
         .map(|word| u32::from_le_bytes(word.try_into().unwrap()));
     let mut requests = Vec::new();
     while let Some(word) = words.next() {
-        let page = word & (1 << 30) - 1;
+        let page = word & ((1 << 30) - 1);
         requests.push(match word >> 30 {
             0 => Request::Write(page),
             1 => Request::Read(page),

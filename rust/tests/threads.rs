@@ -1,5 +1,6 @@
-//! Threads against each other, on few pages, a tiny pool and a tiny store, with the background thread
-//! as in production: a read returns a version at least as new as the last one acknowledged before it.
+//! Threads against each other, on few pages, a tiny pool and a tiny store, with the background
+//! thread as in production: a read returns a version at least as new as the last one that was
+//! acknowledged before it.
 //!
 //! Each page has one writer, so that its versions have an order; every thread reads every page.
 
@@ -305,11 +306,8 @@ fn run(zpool: &str, codec: &str, error_permille: u64, seed: u64) {
         "{zpool} {codec} seed {seed}: {fetched} fetched, {stalled} stalled, {refused} refused"
     );
     assert!(fetched > 100, "{fetched} reads came from the store");
-    let changes = u64::from(THREADS * OPERATIONS) / 2;
-    assert!(
-        error_permille > 0 || refused * 10 < changes,
-        "{refused} of {changes} refused"
-    );
+    // The store has twice the room of all pages, and what has room waits for it.
+    assert!(error_permille > 0 || refused == 0, "{refused} refused");
 }
 
 #[test]

@@ -117,7 +117,7 @@ impl Engine {
         // Without stored pages there is nothing to take over, whatever the backing file holds; with
         // them a backing file that does not fit is refused: its pages would be lost for a typing error.
         let adopt_store = report.adopted && holds_stored_pages(&table);
-        // The store first: a backing file that is refused must not have cost the predecessor's pool.
+        // The store first: a backing file that is refused must not cost the predecessor's pool.
         let opened = open_store(&mut options, adopt_store).and_then(|store| {
             let pool = open_pool(&options, &mut report)?;
             Ok((store, pool))
@@ -260,8 +260,8 @@ fn open_table(
     Ok(Table::new(words))
 }
 
-/// Why a predecessor's file is not taken over, in words. A refusal by the system is passed on as the
-/// error that it is: the file may be whole, so nothing may take its place.
+/// Why a predecessor's file is not taken over, in words. A refusal by the system is passed on as
+/// the error that it is: the file may be whole, so nothing may take its place.
 fn why_not_ours(error: Error) -> Result<String> {
     match &error {
         Error::Io { source, .. } if source.kind() != io::ErrorKind::NotFound => Err(error),
