@@ -164,7 +164,9 @@ impl Writeback {
         }
         let did = holes > pool.block_bytes / LOOSE_SHARE && self.compact(context)
             || self.make_room(context, pool.block_bytes)
-            || self.compact(context);
+            || self.compact(context)
+            // Or others made room meanwhile, and left nothing to move.
+            || is_urgent && has_room(tiers);
         if did {
             tiers.set_pressure(Pressure::Working);
             return Work::More;
