@@ -2,8 +2,9 @@
 //! served over NBD's transmission phase.
 //!
 //! Layers, each knowing only those to its right:
-//! `python -> background, worker -> session -> engine -> writeback -> tiers -> age, table, zpool, codec, store
-//! -> page, error, stats`.
+//! `python -> background, worker -> session -> engine -> writeback -> tiers -> age, stats -> table
+//! -> zpool, codec, store -> page, error`; and `wire`, which sessions speak. `tests/layers.rs` holds
+//! every module to it.
 //! Negotiation, configuration and life cycle are Python's (`nbdswap/`).
 
 #![deny(unsafe_code)]

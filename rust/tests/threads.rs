@@ -1,11 +1,13 @@
-//! Threads against each other, on few pages, a tiny pool and a tiny store, with the background thread
-//! as in production: a read returns a version at least as new as the last one acknowledged before it.
+//! Threads against each other, on few pages, a tiny pool and a tiny store, with the background
+//! thread as in production: a read returns a version at least as new as the last one that was
+//! acknowledged before it.
 //!
 //! Each page has one writer, so that its versions have an order; every thread reads every page.
 
 #![cfg(feature = "testing")]
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -18,6 +20,7 @@ use nbdswap_core::engine::{
 };
 use nbdswap_core::error::Error;
 use nbdswap_core::page::PageId;
+use nbdswap_core::store::Device;
 use nbdswap_core::testing::pages::make_page;
 use nbdswap_core::testing::random::{Random, seeds};
 use nbdswap_core::testing::sim_device::SimDevice;
@@ -30,6 +33,34 @@ const OPERATIONS: u32 = 4000;
 const VERSIONS: usize = 64;
 /// The deadline of a stalled write, as a connection has one.
 const STALL_MAX: Duration = Duration::from_secs(20);
+
+/// A device that lets the other threads run while it works, as a real one does: what they do while a
+/// segment is being written is what this test is about.
+struct Slow(Arc<SimDevice>);
+
+impl Device for Slow {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        (0..5).for_each(|_| std::thread::yield_now());
+        self.0.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        (0..100).for_each(|_| std::thread::yield_now());
+        self.0.write_at(bytes, offset)
+    }
+
+    fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {
+        self.0.discard(offset, bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+}
 
 struct History {
     /// Content by version; the last one may be under way.
@@ -76,7 +107,7 @@ impl World {
             low_mark_percent: 50,
             populate: false,
             store: Some(StoreSource {
-                backing: Backing::Device(Box::new(device)),
+                backing: Backing::Device(Box::new(Slow(device))),
                 segment_bytes: 32 << 10,
                 punch: true,
             }),
@@ -305,11 +336,8 @@ fn run(zpool: &str, codec: &str, error_permille: u64, seed: u64) {
         "{zpool} {codec} seed {seed}: {fetched} fetched, {stalled} stalled, {refused} refused"
     );
     assert!(fetched > 100, "{fetched} reads came from the store");
-    let changes = u64::from(THREADS * OPERATIONS) / 2;
-    assert!(
-        error_permille > 0 || refused * 10 < changes,
-        "{refused} of {changes} refused"
-    );
+    // The store has twice the room of all pages, and what has room waits for it.
+    assert!(error_permille > 0 || refused == 0, "{refused} refused");
 }
 
 #[test]

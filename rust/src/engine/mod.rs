@@ -9,6 +9,7 @@
 
 mod bell;
 mod fetch;
+mod header;
 mod lane;
 mod open;
 mod snapshot;

@@ -1,18 +1,5 @@
 //! Making an engine: new, or out of the shared memory that a predecessor left.
 //!
-//! The header of the table's file says whose it is:
-//!
-//! ```text
-//!   0  magic        8 bytes  "NBDSWAPT"
-//!   8  version      u32      1
-//!  12  page_bytes   u32
-//!  16  instance     u64      names the files of one life of the state directory
-//!  24  generation   u64      of the store that the words point into
-//!  32  exports      u64      xxh3 of names and sizes
-//!  40  lost         128 bytes, one bit an export: unwritten pages are lost
-//! 168  checksum     u64      xxh3 of bytes 0..168
-//! ```
-//!
 //! Adoption is one walk over the words: every object is claimed at its zpool or store, what cannot be
 //! claimed is lost, what nobody claims is free.
 //! Locking: none, nothing else runs yet.
@@ -21,8 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use xxhash_rust::xxh3::xxh3_64;
-
+use super::header::{LOST_BYTES, encode_header, was_lost};
 use super::{Bell, Engine, ExportInfo};
 use crate::age::Clock;
 use crate::codec::CodecChoice;
@@ -33,13 +19,8 @@ use crate::store::{self, Device, FileOptions, ReadBuffer, Store, StoreOptions};
 use crate::table::{ObjectAt, Place, Table, Word};
 use crate::tiers::{Marks, Tiers};
 use crate::writeback::{Writeback, WritebackStats};
-use crate::zpool::words::{HEADER_BYTES, SharedWords};
+use crate::zpool::words::SharedWords;
 use crate::zpool::{self, Arena, ArenaOptions, Tag, Zpool};
-
-const MAGIC: [u8; 8] = *b"NBDSWAPT";
-const VERSION: u32 = 1;
-const LOST_BYTES: usize = 128;
-const CHECKSUM_AT: usize = 40 + LOST_BYTES;
 
 /// Exports that a server may have: the bits of the header.
 pub const EXPORTS_MAX: usize = LOST_BYTES * 8;
@@ -136,7 +117,7 @@ impl Engine {
         // Without stored pages there is nothing to take over, whatever the backing file holds; with
         // them a backing file that does not fit is refused: its pages would be lost for a typing error.
         let adopt_store = report.adopted && holds_stored_pages(&table);
-        // The store first: a backing file that is refused must not have cost the predecessor's pool.
+        // The store first: a backing file that is refused must not cost the predecessor's pool.
         let opened = open_store(&mut options, adopt_store).and_then(|store| {
             let pool = open_pool(&options, &mut report)?;
             Ok((store, pool))
@@ -279,8 +260,8 @@ fn open_table(
     Ok(Table::new(words))
 }
 
-/// Why a predecessor's file is not taken over, in words. A refusal by the system is passed on as the
-/// error that it is: the file may be whole, so nothing may take its place.
+/// Why a predecessor's file is not taken over, in words. A refusal by the system is passed on as
+/// the error that it is: the file may be whole, so nothing may take its place.
 fn why_not_ours(error: Error) -> Result<String> {
     match &error {
         Error::Io { source, .. } if source.kind() != io::ErrorKind::NotFound => Err(error),
@@ -302,10 +283,9 @@ fn adopt_table(
 ) -> Result<SharedWords> {
     let words = SharedWords::open(path, pages)?;
     let found = words.header();
-    let lost_before = &found[40..CHECKSUM_AT];
     let mut as_before = exports.to_vec();
     for (index, export) in as_before.iter_mut().enumerate() {
-        export.is_lost = lost_before[index / 8] & 1 << (index % 8) != 0;
+        export.is_lost = was_lost(&found, index);
     }
     // The header that this configuration would have written, with what only the file knows.
     if encode_header(options, &as_before) != found {
@@ -316,28 +296,6 @@ fn adopt_table(
     }
     exports.clone_from_slice(&as_before);
     Ok(words)
-}
-
-fn encode_header(options: &EngineOptions, exports: &[ExportInfo]) -> [u8; HEADER_BYTES] {
-    let mut names = Vec::new();
-    let mut lost = [0u8; LOST_BYTES];
-    for (index, export) in exports.iter().enumerate() {
-        names.extend_from_slice(export.name.as_bytes());
-        names.push(0);
-        names.extend_from_slice(&export.size_bytes.to_le_bytes());
-        lost[index / 8] |= u8::from(export.is_lost) << (index % 8);
-    }
-    let mut header = [0; HEADER_BYTES];
-    header[0..8].copy_from_slice(&MAGIC);
-    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    header[12..16].copy_from_slice(&(options.page_bytes as u32).to_le_bytes());
-    header[16..24].copy_from_slice(&options.instance.to_le_bytes());
-    header[24..32].copy_from_slice(&options.generation.to_le_bytes());
-    header[32..40].copy_from_slice(&xxh3_64(&names).to_le_bytes());
-    header[40..CHECKSUM_AT].copy_from_slice(&lost);
-    let checksum = xxh3_64(&header[..CHECKSUM_AT]);
-    header[CHECKSUM_AT..CHECKSUM_AT + 8].copy_from_slice(&checksum.to_le_bytes());
-    header
 }
 
 struct OpenedPool {

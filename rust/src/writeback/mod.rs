@@ -24,7 +24,7 @@ use crate::stats::{Counter, LaneStats};
 use crate::store::Store;
 use crate::table::{ObjectAt, Place, Word};
 use crate::tiers::{Pressure, Tiers};
-use crate::zpool::Resident;
+use crate::zpool::{Resident, Tag};
 use transfer::Transfer;
 use victims::{Victims, current};
 
@@ -107,13 +107,13 @@ impl Writeback {
         }
     }
 
-    /// Does one piece of work. `is_urgent`: a write found no place, whatever the marks say.
-    pub fn step(&mut self, context: &Context<'_>, is_urgent: bool) -> Work {
+    /// Does one piece of work. `is_asked`: a write found no place, whatever the marks say.
+    pub fn step(&mut self, context: &Context<'_>, is_asked: bool) -> Work {
         let tiers = context.tiers;
         let pool = tiers.pool.stats();
-        // The call for room may be older than what made the room: nothing to write back from an
-        // empty pool does not mean that it is stuck.
-        let is_urgent = is_urgent && pool.block_bytes > 0;
+        // What was asked for may have been done since, by the step that was under way or by a
+        // discard. Taken for urgent, it would drain the pool and call it stuck for being empty.
+        let is_urgent = is_asked && !has_room(tiers);
         if !self.is_active && (pool.block_bytes >= tiers.marks.high_bytes || is_urgent) {
             self.is_active = true;
             context.stats.high_mark_hits.add(1);
@@ -131,7 +131,9 @@ impl Writeback {
         }
         let did = holes > pool.block_bytes / LOOSE_SHARE && self.compact(context)
             || self.make_room(context, pool.block_bytes)
-            || self.compact(context);
+            || self.compact(context)
+            // Or others made room meanwhile, and left nothing to move.
+            || is_urgent && has_room(tiers);
         if did {
             tiers.set_pressure(Pressure::Working);
             return Work::More;
@@ -183,6 +185,16 @@ impl Writeback {
         let excess = block_bytes.saturating_sub(context.tiers.marks.low_bytes);
         transfer.run(context, store, &mut self.victims, excess)
     }
+}
+
+/// Would a page find a place now, whatever its content?
+fn has_room(tiers: &Tiers) -> bool {
+    let nobody = Tag { owner: 0, stamp: 0 };
+    let place = tiers.pool.alloc(tiers.page_bytes, nobody);
+    if let Ok(handle) = place {
+        tiers.pool.free(handle, tiers.page_bytes);
+    }
+    place.is_ok()
 }
 
 /// Moves one object to another slot. False: it is gone, or no slot is free.

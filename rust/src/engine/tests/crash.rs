@@ -1,9 +1,9 @@
-//! The process dies between any two accesses to shared memory, and the next one takes over; it may die
-//! while it does so.
+//! The process dies between any two accesses to shared memory, and the next one takes over; it may
+//! die while it does so.
 //!
 //! Before an access the memory files and the device are copied and an engine adopts the copy. Pages
-//! that no operation is changing are as they were acknowledged; those of the operation under way are
-//! old or new.
+//! that no operation is changing are as they were acknowledged; those of the operation under way
+//! are old or new.
 
 use std::cell::RefCell;
 use std::os::unix::fs::PermissionsExt;
@@ -20,28 +20,30 @@ const SETUP: Setup = Setup {
     page_bytes: PAGE,
 };
 
-/// Pages that the script changes.
-const CHANGED: u32 = 40;
+/// Pages that the script changes: more than the pool holds.
+const CHANGED: u32 = 80;
 
 /// Accesses between two deaths, on average.
-const ACCESSES_PER_DEATH: u64 = 60;
+const ACCESSES_PER_DEATH: u64 = 12;
 
 /// Nothing wrong, or what, in words.
 type Verdict = std::result::Result<(), String>;
 
 /// What the next process sees of the pool.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Pool {
     /// All that was stored.
     Whole,
-    /// Nothing of the operation under way, as if its page were published before its bytes: a planted
-    /// bug, which the harness must find.
+    /// Nothing of the operation under way, as if its page were published before its bytes: a
+    /// planted bug, which the harness must find.
     Behind,
 }
 
 /// What is known of the process that may die.
 struct Scene {
     setup: Setup,
+    /// Of the run, for the names of directories: tests run side by side.
+    name: String,
     dir: Directory,
     device: Arc<SimDevice>,
     model: Vec<Vec<u8>>,
@@ -80,7 +82,7 @@ impl Scene {
         }
         self.deaths += 1;
         let seed = self.random.bits();
-        let dir = copy_memory(&self.dir, &format!("heir-{}", self.setup.zpool));
+        let dir = copy_memory(&self.dir, &format!("{}-heir", self.name));
         if self.pool == Pool::Behind {
             std::fs::write(memory_file(&dir, "pool"), &self.pool_before).unwrap();
         }
@@ -94,7 +96,7 @@ impl Scene {
         let mut left = Random::new(seed).below(600);
         let watcher = {
             let (second, path, device) = (Rc::clone(&second), dir.0.clone(), device.clone());
-            let name = format!("second-heir-{}", self.setup.zpool);
+            let name = format!("{}-second-heir", self.name);
             move || {
                 left = left.wrapping_sub(1);
                 if left == 0 {
@@ -161,10 +163,12 @@ impl Scene {
 
 /// Runs a script whose process may die at any access. The deaths, or what was wrong after one.
 fn crash_everywhere(setup: Setup, seed: u64, pool: Pool) -> (u64, u64, Verdict) {
-    let dir = Directory::new(&format!("crash-{}", setup.zpool));
+    let name = format!("crash-{pool:?}-{seed}");
+    let dir = Directory::new(&name);
     let mut run = Run::open(setup, seed, Some(&dir));
     let scene = Rc::new(RefCell::new(Scene {
         setup,
+        name,
         dir,
         device: run.device.clone().expect("this setup has a store"),
         model: run.model.clone(),
@@ -176,7 +180,7 @@ fn crash_everywhere(setup: Setup, seed: u64, pool: Pool) -> (u64, u64, Verdict) 
         second_deaths: 0,
         found: Ok(()),
     }));
-    for _ in 0..160 {
+    for _ in 0..200 {
         change(&mut run, &scene);
         if scene.borrow().found.is_err() {
             break;
@@ -247,7 +251,7 @@ fn whenever_the_process_dies_the_next_finds_every_acknowledged_write() {
             assert_eq!(found, Ok(()), "after {deaths} deaths");
             println!("seed {seed}: died {deaths} times, {second_deaths} times in adoption too");
             assert!(
-                deaths > 30 && second_deaths > 5,
+                deaths > 100 && second_deaths > 100,
                 "{deaths}, {second_deaths}"
             );
         });

@@ -543,3 +543,20 @@ fn segments_are_written_full() {
         "{segments} segments are {used:.2} full"
     );
 }
+
+#[test]
+fn a_request_for_room_that_was_met_does_not_make_an_empty_pool_stuck() {
+    let mut run = Run::new(SMALL, 4);
+    let mut data = vec![0; PAGE];
+    let first_stall = (0..PAGES).find(|&index| {
+        data.fill_with(|| run.random.bits() as u8);
+        let written = run.engine.write(&mut run.lane, PageId(index), &data);
+        written.unwrap() == Write::Stall
+    });
+    assert!(first_stall.is_some(), "the pool took everything");
+    run.engine.discard(&mut run.lane, 0..PAGES);
+    // Now there is nothing to write back, because all is free. It said Blocked, and for a second
+    // every write that found no place at once was refused, with the whole store free.
+    assert_ne!(run.engine.step(), Work::Blocked);
+    assert!(!run.engine.snapshot().pool.is_stuck);
+}
