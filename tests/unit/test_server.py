@@ -145,7 +145,7 @@ def test_a_handed_over_descriptor_is_watched_by_nobody_else(bench: Bench) -> Non
     run(scenario())
 
 
-def test_tcp_clients_get_replies_without_delay(bench: Bench) -> None:
+def test_tcp_clients_get_replies_without_delay_and_are_probed_when_silent(bench: Bench) -> None:
     async def scenario() -> None:
         address = bench.listeners[1].address
         assert isinstance(address, TcpAddress)
@@ -156,6 +156,7 @@ def test_tcp_clients_get_replies_without_delay(bench: Bench) -> None:
             await until(lambda: bool(bench.core.connections))
             served = bench.core.connections[1]
             assert served.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert served.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             writer.close()
 
     run(scenario())

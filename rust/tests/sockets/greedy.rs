@@ -8,8 +8,11 @@ use nbdswap_core::wire::*;
 use crate::client::Client;
 use crate::rig::{PAGE, PATIENCE, Rig, SIZES};
 
+/// Command, flags, offset and length.
+type Fields = (u16, u16, u64, u32);
+
 /// Sends its requests until it is told to stop, taking its answers or not.
-fn attack(mut client: Client, requests: &[(u16, u16, u64, u32)], reads: bool, stop: &AtomicBool) {
+fn attack(mut client: Client, requests: &[Fields], reads: bool, stop: &AtomicBool) {
     let payload = [1];
     for request in requests.iter().cycle() {
         if stop.load(SeqCst) {
@@ -37,14 +40,11 @@ fn attack(mut client: Client, requests: &[(u16, u16, u64, u32)], reads: bool, st
     }
 }
 
-/// Type, flags, offset and length of a request.
-type Command = (u16, u16, u64, u32);
-
 #[test]
 fn greedy_connections_leave_others_their_turn() {
     let rig = Rig::new(1, PATIENCE);
     let all = SIZES[1] as u32;
-    let attacks: [(&[Command], bool); 4] = [
+    let attacks: [(&[Fields], bool); 4] = [
         (
             &[
                 (CMD_TRIM, 0, 0, all),

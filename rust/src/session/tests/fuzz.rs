@@ -195,6 +195,8 @@ struct Slow {
     pending: Vec<u8>,
     asked: HashSet<u64>,
     seed: u64,
+    /// It mostly reads long runs, and takes its replies only when they are more than fit.
+    heavy: bool,
 }
 
 impl Slow {
@@ -212,13 +214,17 @@ impl Slow {
             pending: Vec::new(),
             asked: HashSet::new(),
             seed,
+            heavy: seed.is_multiple_of(3),
         }
     }
 
     fn ask(&mut self) {
         let random = &mut self.random;
         let commands = [0, 0, 0, 1, 1, 1, 3, 4, 5, 6, 6, 7, 8, 99];
-        let command = commands[random.below(commands.len() as u64) as usize];
+        let command = match self.heavy && random.below(4) > 0 {
+            true => CMD_READ,
+            false => commands[random.below(commands.len() as u64) as usize],
+        };
         let flags = match random.below(8) {
             0 => random.next() as u16,
             1..4 => random.next() as u16 & 0x1f,
@@ -228,6 +234,7 @@ impl Slow {
             0 => 0,
             1 if command != CMD_WRITE => random.next() as u32,
             2 => 1 + random.below(600_000) as u32,
+            3..12 if self.heavy => 100_000 + random.below(500_000) as u32,
             3..8 => PAGE as u32 * (1 + random.below(32) as u32),
             _ => 1 + random.below(9000) as u32,
         };
@@ -257,9 +264,36 @@ impl Slow {
             self.pending.drain(..taken);
         }
         client.session.advance(&mut client.desk);
-        let sent = random.below(client.session.output().len() as u64 + 1) as usize;
-        client.replies.extend(&client.session.output()[..sent]);
-        client.session.sent(sent);
+        if !self.heavy {
+            let sent = random.below(client.session.output().len() as u64 + 1) as usize;
+            self.read(sent);
+        }
+        if self.random.below(8) == 0 {
+            self.sip();
+        }
+    }
+
+    /// The client reads so little at a time that what waits for room goes on as soon as it just
+    /// fits: there, and only there, room that was promised twice is missed.
+    fn sip(&mut self) {
+        const SIP_BYTES: usize = 48;
+        while self.client.session.waits().output && self.client.session.end().is_none() {
+            let sip = SIP_BYTES.min(self.client.session.output().len());
+            if sip == 0 {
+                // All room is promised to what waits for the store.
+                break;
+            }
+            self.read(sip);
+            self.client.session.advance(&mut self.client.desk);
+        }
+        self.client.lent.append(self.client.desk.boxes.outgoing());
+    }
+
+    /// The client reads this much of what there is.
+    fn read(&mut self, bytes: usize) {
+        let client = &mut self.client;
+        client.replies.extend(&client.session.output()[..bytes]);
+        client.session.sent(bytes);
         client.lent.append(client.desk.boxes.outgoing());
     }
 
