@@ -9,6 +9,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use crate::engine::Engine;
+use crate::worker::STACK_BYTES;
 use crate::writeback::Work;
 
 /// How long writers must be silent before their holes are moved together.
@@ -37,7 +38,10 @@ impl Background {
     ) -> io::Result<Background> {
         let is_stopping = Arc::new(AtomicBool::new(false));
         let thread_id = Arc::new(AtomicI32::new(0));
-        let thread = Builder::new().name("nbdswap-back".into()).spawn({
+        let builder = Builder::new()
+            .name("nbdswap-back".into())
+            .stack_size(STACK_BYTES);
+        let thread = builder.spawn({
             let (engine, is_stopping) = (Arc::clone(&engine), Arc::clone(&is_stopping));
             let thread_id = Arc::clone(&thread_id);
             move || {

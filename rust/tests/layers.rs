@@ -20,7 +20,7 @@ const ALLOWED: [(&str, &[&str]); 17] = [
             "worker",
         ],
     ),
-    ("background", &["engine", "writeback"]),
+    ("background", &["engine", "worker", "writeback"]),
     ("worker", &["engine", "error", "session", "wire"]),
     ("session", &["engine", "error", "page", "stats", "wire"]),
     (

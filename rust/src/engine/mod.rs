@@ -313,7 +313,7 @@ impl Engine {
         }
         if did {
             // Frames and segments that became free can be given back.
-            self.bell.nudge();
+            self.bell.ring();
         }
     }
 
@@ -421,6 +421,7 @@ impl Engine {
     fn no_place(&self, stats: &LaneStats) -> Result<Write> {
         self.bell.ask();
         if self.tiers.pressure() == Pressure::Stuck {
+            self.bell.nudge();
             stats.reject_pool_full.add(1);
             return Err(Error::PoolFull);
         }

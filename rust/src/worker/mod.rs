@@ -38,6 +38,9 @@ use readers::Readers;
 use shared::{Shared, lock};
 use thread::Worker;
 
+/// Stack of a thread. Nothing recurses and page buffers are on the heap; a server that locks its
+/// memory holds every byte of it.
+pub const STACK_BYTES: usize = 512 << 10;
 /// Fetches that one worker may have in flight.
 const BOXES: usize = 256;
 /// Replies that were promised before a stop have this long to leave after its deadline.
@@ -278,6 +281,7 @@ fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> Result<(JoinHand
     };
     let handle = std::thread::Builder::new()
         .name(name)
+        .stack_size(STACK_BYTES)
         .spawn(run)
         .map_err(|source| Error::io("start a thread", 0, source))?;
     let tid = tid.recv().expect("a thread begins by sending its number");

@@ -44,11 +44,11 @@ const FREE_FRAMES_SHARE: u32 = 128;
 pub enum Work {
     /// Something was done and there may be more: call again.
     More,
-    /// Nothing to do until the pool passes its high mark.
+    /// Nothing to do before somebody writes or discards.
     Idle,
     /// There is something to do that would disturb writers: call again when they may be gone.
     Later,
-    /// There is something to do but it cannot be done now: call again after a while.
+    /// Writes are refused, and nothing can be done about it now: call again after a while.
     Blocked,
 }
 
@@ -116,7 +116,9 @@ impl Writeback {
         let is_urgent = is_asked && !has_room(tiers);
         if !self.is_active && (pool.block_bytes >= tiers.marks.high_bytes || is_urgent) {
             self.is_active = true;
-            context.stats.high_mark_hits.add(1);
+            if tiers.pressure() == Pressure::Calm {
+                context.stats.high_mark_hits.add(1);
+            }
         }
         if self.is_active && pool.block_bytes <= tiers.marks.low_bytes && !is_urgent {
             self.is_active = false;
@@ -142,7 +144,7 @@ impl Writeback {
         // Also lets the arena ask the system again for memory that it was refused.
         self.tidy(context, false);
         self.is_active = false;
-        Work::Blocked
+        if is_asked { Work::Blocked } else { Work::Idle }
     }
 
     /// Gives back what is not needed: memory of free frames, space of freed segments; and moves

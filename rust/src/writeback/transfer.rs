@@ -18,6 +18,9 @@ use crate::tiers::Tiers;
 /// costs three bytes written for each byte freed; above that the log would mostly copy itself.
 const CLEAN_LIVE_PERCENT: u32 = 75;
 
+/// The limit when only the reserve is left: better a log that copies much than writes refused.
+const CLEAN_LIVE_PERCENT_LAST: u32 = 95;
+
 /// After so many segments in a row that could not be written, each at another place, the device is
 /// failing: writes that find no room are refused until a later attempt succeeds.
 const FAILURES_MAX: u32 = 3;
@@ -63,12 +66,9 @@ impl Transfer {
         round_bytes: u64,
     ) -> bool {
         self.moved.clear();
-        let sparse = store.is_low().then(|| store.victim(CLEAN_LIVE_PERCENT));
-        let sparse = sparse.flatten();
-        let reason = sparse.map_or(Reason::WriteBack, |_| Reason::Cleaning);
-        if store.begin(&mut self.batch, reason).is_err() {
+        let Some(sparse) = self.begin(store) else {
             return false;
-        }
+        };
         if let Some(segment) = sparse {
             self.gather(context, store, segment);
         }
@@ -81,6 +81,21 @@ impl Transfer {
             return found;
         }
         self.commit(context, store, victims)
+    }
+
+    /// Begins a batch, with the segment that it is to clean. None: there is no segment to write to.
+    fn begin(&mut self, store: &Store) -> Option<Option<SegmentIndex>> {
+        let sparse = store
+            .is_low()
+            .then(|| store.victim(CLEAN_LIVE_PERCENT))
+            .flatten();
+        let reason = sparse.map_or(Reason::WriteBack, |_| Reason::Cleaning);
+        if store.begin(&mut self.batch, reason).is_ok() {
+            return Some(sparse);
+        }
+        let nearly_full = store.victim(CLEAN_LIVE_PERCENT_LAST)?;
+        store.begin(&mut self.batch, Reason::Cleaning).ok()?;
+        Some(Some(nearly_full))
     }
 
     /// Copies victims into the batch until it is full, and marks them.

@@ -27,7 +27,7 @@ fn mostly_stored(seed: u64) -> Run {
 }
 
 impl Run {
-    fn write_noise(&mut self, page: PageId) -> bool {
+    pub(super) fn write_noise(&mut self, page: PageId) -> bool {
         let data: Vec<u8> = (0..self.setup.page_bytes)
             .map(|_| self.random.bits() as u8)
             .collect();

@@ -560,3 +560,30 @@ fn a_request_for_room_that_was_met_does_not_make_an_empty_pool_stuck() {
     assert_ne!(run.engine.step(), Work::Blocked);
     assert!(!run.engine.snapshot().pool.is_stuck);
 }
+
+#[test]
+fn a_store_that_is_nearly_all_alive_still_takes_rewrites() {
+    let setup = Setup {
+        pool_bytes_max: 256 << 10,
+        store_bytes: 2 << 20,
+        codec: "none",
+        ..SMALL
+    };
+    let mut run = Run::new(setup, 6);
+    let mut least_live = f64::INFINITY;
+    for step in 0..3000u32 {
+        let page = PageId(if step < 480 {
+            step
+        } else {
+            run.random.below(480) as u32
+        });
+        assert!(run.write_noise(page), "step {step}: {page} was refused");
+        if step >= 480 {
+            let store = run.engine.snapshot().store.expect("this setup has one");
+            least_live = least_live.min(store.live_bytes as f64 / store.capacity_bytes as f64);
+        }
+    }
+    assert!(least_live > 0.8, "only {least_live:.2} of the store lived");
+    run.verify();
+    run.engine.check();
+}
