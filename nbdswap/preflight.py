@@ -22,6 +22,13 @@ def check_room(config: Config, instance_before: int | None) -> list[str]:
     return [] if config.store.path is None else _check_store(config, config.store.path)
 
 
+def check_pidfile(path: Path) -> None:
+    """Raises RefusedError where no file can be written, long before one is."""
+    if path.is_dir():
+        raise RefusedError(f"pidfile {path} is a directory, wanted a file")
+    _free_bytes(path.absolute().parent, "directory of pidfile")
+
+
 def _check_memory(config: Config, memory_dir: Path, instance_before: int | None) -> None:
     free_bytes = _free_bytes(memory_dir, "memory_dir")
     if instance_before is not None:

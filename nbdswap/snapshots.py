@@ -200,3 +200,14 @@ class Snapshot:
 
     core: CoreSnapshot
     server: ServerSnapshot
+
+
+def block_bytes(pool: PoolSnapshot) -> int:
+    """Bytes in blocks that hold objects, free slots and tails included: how full the pool is.
+
+    `used_bytes` is what the system gave, which with populated memory is the limit from the start.
+    """
+    return sum(
+        size_class["blocks"] * size_class["block_frames"] * pool["frame_bytes"]
+        for size_class in pool["classes"]
+    )

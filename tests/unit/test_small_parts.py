@@ -15,7 +15,7 @@ from nbdswap.addresses import Address, TcpAddress, UnixAddress
 from nbdswap.errors import RefusedError, UsageError
 from nbdswap.guide import guide
 from nbdswap.logs import EventLog
-from nbdswap.preflight import check_room
+from nbdswap.preflight import check_pidfile, check_room
 from nbdswap.stop_request import StopRequest
 from tests.unit.conftest import MakeConfig
 
@@ -203,3 +203,11 @@ def test_a_parent_that_is_gone_cannot_ask_twice() -> None:
     stops = Stops(["scratch"], parent_is_gone=True)
     stops.request.ask("SIGTERM")
     assert stops.stopped == 1
+
+
+def test_a_pidfile_without_a_place_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    check_pidfile(tmp_path / "pid")
+    with pytest.raises(RefusedError, match="is a directory, wanted a file"):
+        check_pidfile(tmp_path)
+    with pytest.raises(RefusedError, match="directory of pidfile"):
+        check_pidfile(tmp_path / "none" / "pid")
