@@ -84,7 +84,8 @@ def serve(
         admin = bind_all([config.admin] if config.admin is not None else [])
         undo.callback(close_all, admin)
         previous = _previous(state_dir, fresh=options.fresh)
-        for warning in check_room(config, previous.instance if previous else None):
+        instance_before = previous.instance if previous else None
+        for warning in check_room(config, instance_before, populate=populate):
             log.warning(warning)
         takeover = Takeover(
             open_core=open_core,
