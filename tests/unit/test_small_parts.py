@@ -155,7 +155,7 @@ def test_a_directory_that_is_not_there_is_refused(
     key: str, said: str, make_config: MakeConfig, tmp_path: Path
 ) -> None:
     with pytest.raises(RefusedError, match=said):
-        check_room(make_config({key: str(tmp_path / "gone" / "x")}), None)
+        check_room(make_config({key: str(tmp_path / "gone" / "x")}), None, populate=False)
 
 
 # ---------------------------------------------------------------- stop requests
