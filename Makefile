@@ -88,7 +88,7 @@ clean: ## Remove all that was built or fetched, .venv too
 
 # What must be there before anything can be built is checked once, when .venv is made.
 $(VENV)/.dependencies: pyproject.toml
-	@python=$$(scripts/find-tools); test -x $(BIN)/python || "$$python" -m venv $(VENV)
+	@python=$$(scripts/find-tools); test -x $(BIN)/pip || "$$python" -m venv $(VENV)
 	$(BIN)/python scripts/requirements.py build runtime >$(VENV)/runtime.txt
 	$(BIN)/pip install --quiet --requirement $(VENV)/runtime.txt
 	@touch $@

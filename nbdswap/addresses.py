@@ -11,7 +11,7 @@ from nbdswap.errors import NbdswapError
 
 # sun_path is 108 bytes on Linux and ends with a NUL.
 UNIX_PATH_BYTES_MAX = 107
-TCP_WANTED = "HOST:PORT, [IPV6]:PORT or *:PORT"
+TCP_WANTED = "HOST:PORT, [IPV6]:PORT or *:PORT with a port of 0 to 65535"
 
 
 class AddressError(NbdswapError, ValueError):

@@ -154,7 +154,8 @@ def _unix(value: Any) -> UnixAddress:
 
 def _tcp(value: Any) -> TcpAddress:
     try:
-        return parse_tcp(_text(value))
+        # A bare number is no text, and what is wanted is not just any text.
+        return parse_tcp(str(value))
     except AddressError:
         raise unwanted(TCP_WANTED) from None
 
@@ -163,9 +164,9 @@ def _address_or_none(value: Any) -> Address | None:
     if value in (None, "none"):
         return None
     try:
-        return parse_address(_text(value))
+        return parse_address(str(value))
     except AddressError:
-        raise unwanted(f"{TCP_WANTED}, unix:PATH or none") from None
+        raise unwanted(f"{TCP_WANTED}, or unix:PATH, or none") from None
 
 
 def _or_none(value: object) -> str:

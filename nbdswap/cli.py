@@ -215,7 +215,7 @@ def main() -> None:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
     except typer.TyperException as error:
-        sys.stderr.write(f"{error.format_message()}\n")
+        sys.stderr.write(f"{error.format_message()} Try `nbdswap --help`.\n")
         sys.exit(ExitCode.USAGE)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED_EXIT_CODE)

@@ -119,7 +119,7 @@ class StoreConfig(Section):
     segment_bytes: Annotated[int, BeforeValidator(size(16 * KIB, 16 * MIB))] = MIB
     direct: Flag = True
     preallocate: Flag = False
-    punch: Flag = True
+    punch: Flag
 
 
 class HardeningConfig(Section):
@@ -215,6 +215,9 @@ class Config(Section):
 
     def _check_store(self) -> None:
         store = self.store
+        if store.preallocate and store.punch:
+            # Punching gives back what was taken, and then a full disk can stop writing back.
+            raise misfit("store.punch", "true", "false, because store.preallocate is true")
         segment_bytes_min = SEGMENT_PAGES_MIN * self.page_bytes
         if store.segment_bytes % (4 * KIB) or store.segment_bytes < segment_bytes_min:
             wanted = f"a multiple of 4K and at least {format_size(segment_bytes_min)}"

@@ -142,6 +142,7 @@ def _fill_machine_defaults(raw: Raw, machine: Machine) -> None:
 
     store = _section(raw, "store")
     _fill(store, "path", f"{raw['state_dir']}/store")
+    _fill(store, "punch", store.get("preallocate") is not True)
 
 
 def _section(raw: Raw, name: str) -> Raw:
@@ -208,7 +209,7 @@ def _found(value: Any) -> str:
 
 def _unknown_key(location: tuple[int | str, ...]) -> str:
     section = _section_at(location[:-1])
-    near = difflib.get_close_matches(str(location[-1]), section.model_fields, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(str(location[-1]), section.model_fields, n=1, cutoff=0.6)
     if near:
         return f"is not a known key, did you mean {near[0]}?"
     return f"is not a known key, wanted one of {', '.join(section.model_fields)}"

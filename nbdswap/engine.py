@@ -24,6 +24,8 @@ class Engine(Protocol):
 
     def start(self) -> None: ...
 
+    def thread_ids(self) -> list[int]: ...
+
     def attach(
         self,
         fd: int,
@@ -108,7 +110,7 @@ def open_engine(
     except ValueError as error:
         raise ConfigError("configuration", str(error)) from None
     except OSError as error:
-        raise RefusedError(f"the engine cannot be opened: {_words(error)}") from None
+        raise RefusedError(f"the engine cannot be opened: {_words(error)}{_cure(error)}") from None
 
 
 def _store_spec(config: Config) -> "StoreSpec | None":
@@ -123,6 +125,13 @@ def _store_spec(config: Config) -> "StoreSpec | None":
         "preallocate": store.preallocate,
         "punch": store.punch,
     }
+
+
+def _cure(error: OSError) -> str:
+    """What to do about a backing file of another state directory, or of a state that was lost."""
+    if "belongs to instance" not in str(error):
+        return ""
+    return "; if no other server uses that file, remove it, or name another store.path"
 
 
 def _words(error: OSError) -> str:

@@ -3,7 +3,8 @@
 When memory is gone, the kernel swaps out through us: if then we wait for memory ourselves, both
 wait for ever. So our memory is locked, our allocations never wait for I/O, and the out-of-memory
 killer takes others. The I/O mark belongs to a thread and is inherited by the threads that it
-starts: `harden` must run before any other thread exists.
+starts: `harden` must run before any other thread exists. `verify` asks the kernel again when all
+threads serve, since a protection that one thread lacks is none.
 
 What is not permitted is reported with its cure; insisting on it (`on`) is the caller's to enforce.
 """
@@ -12,7 +13,7 @@ import ctypes
 import os
 import resource
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -30,9 +31,15 @@ M_ARENA_MAX = -8
 
 OOM_SCORE_ADJ = Path("/proc/self/oom_score_adj")
 STATUS = Path("/proc/self/status")
+TASKS = Path("/proc/self/task")
+# What PR_SET_IO_FLUSHER sets in a thread's flags, PF_MEMALLOC_NOIO. prctl tells it to the thread
+# itself alone; the ninth field of its `stat` tells it to others.
+NO_IO_FLAG = 0x0008_0000
+FLAGS_FIELD = 9
 
 # Locked memory counts whole stacks, so the usual 8 MiB of a thread would be 8 MiB of memory.
 THREAD_STACK_BYTES = 512 << 10
+LOST_CURE = "it was granted at first and is gone: look for what changes this process from outside"
 # Interpreter, libraries and buffers besides the pool; a limit below the sum fails in mid-flight.
 LOCKED_BESIDES_POOL_BYTES = 256 << 20
 
@@ -57,6 +64,15 @@ class Kernel(Protocol):
 
     def share_one_heap(self) -> None:
         """Has all threads allocate from one heap."""
+
+    def locked_bytes(self) -> int:
+        """Memory of this process that cannot be swapped out."""
+
+    def marked_threads(self) -> Collection[int]:
+        """Threads of this process whose allocations never wait for I/O."""
+
+    def oom_score_adj(self) -> int:
+        """What the out-of-memory killer goes by."""
 
 
 class Linux:
@@ -92,11 +108,7 @@ class Linux:
 
     def may_lock_any_memory(self) -> bool:
         """CAP_IPC_LOCK is in force."""
-        for line in STATUS.read_text(encoding="ascii").splitlines():
-            name, _, value = line.partition(":")
-            if name == "CapEff":
-                return bool(int(value, 16) >> CAP_IPC_LOCK & 1)
-        return False
+        return bool(int(_of_status("CapEff"), 16) >> CAP_IPC_LOCK & 1)
 
     def share_one_heap(self) -> None:
         """What glibc calls arenas; a C library that has none needs nothing."""
@@ -104,11 +116,42 @@ class Linux:
         if mallopt is not None:
             mallopt(ctypes.c_int(M_ARENA_MAX), ctypes.c_int(1))
 
+    def locked_bytes(self) -> int:
+        """Whole mappings, also where no page was touched yet."""
+        return int(_of_status("VmLck").removesuffix("kB")) << 10
+
+    def marked_threads(self) -> Collection[int]:
+        """By their flags."""
+        return {int(task.name) for task in TASKS.iterdir() if _flags(task) & NO_IO_FLAG}
+
+    def oom_score_adj(self) -> int:
+        """As it is now."""
+        return int(OOM_SCORE_ADJ.read_text(encoding="ascii"))
+
     @staticmethod
     def _check(code: int) -> None:
         if code != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
+
+
+def _of_status(name: str) -> str:
+    for line in STATUS.read_text(encoding="ascii").splitlines():
+        found, _, value = line.partition(":")
+        if found == name:
+            return value.strip()
+    return "0"
+
+
+def _flags(task: Path) -> int:
+    try:
+        text = (task / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        # The thread has ended.
+        return 0
+    # The second field is a name in parentheses, which may hold anything.
+    _, _, fields = text.rpartition(")")
+    return int(fields.split()[FLAGS_FIELD - 3])
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +184,47 @@ def harden(
         cure = "give CAP_SYS_RESOURCE or OOMScoreAdjust=-1000 (docker: --oom-score-adj -1000)"
         protections.append(_take("oom_score_adj", "auto", score, cure))
     return protections
+
+
+def verify(
+    protections: Iterable[Protection],
+    config: HardeningConfig,
+    *,
+    threads: Collection[int],
+    pool_bytes: int,
+    kernel: Kernel | None = None,
+) -> list[Protection]:
+    """Asks whether all that was taken is in force in all threads; HardeningError as `harden`."""
+    kernel = kernel or Linux()
+    return [
+        _verified(kept, config, threads, pool_bytes, kernel) if kept.in_force else kept
+        for kept in protections
+    ]
+
+
+def _verified(
+    taken: Protection,
+    config: HardeningConfig,
+    threads: Collection[int],
+    pool_bytes: int,
+    kernel: Kernel,
+) -> Protection:
+    problem, mode = "", "auto"
+    if taken.what == "lock_memory":
+        mode, locked_bytes = config.lock_memory, kernel.locked_bytes()
+        if locked_bytes < pool_bytes:
+            problem = f"{locked_bytes} bytes are locked, wanted more than the pool's {pool_bytes}"
+    elif taken.what == "io_flusher":
+        mode, bare = config.io_flusher, len(set(threads) - set(kernel.marked_threads()))
+        if bare:
+            problem = f"{bare} of {len(threads)} threads do not have it"
+    elif kernel.oom_score_adj() != config.oom_score_adj:
+        problem = f"it is {kernel.oom_score_adj()}, wanted {config.oom_score_adj}"
+    if not problem:
+        return taken
+    if mode == "on":
+        raise HardeningError(f"hardening.{taken.what} is on but: {problem}; {LOST_CURE}")
+    return Protection(taken.what, False, problem, LOST_CURE)
 
 
 def _take(what: str, mode: str, action: Callable[[], None], cure: str) -> Protection:

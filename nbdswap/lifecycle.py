@@ -24,11 +24,11 @@ from nbdswap.addresses import Address
 from nbdswap.config import Config
 from nbdswap.engine import OpenCore, core_of_extension
 from nbdswap.errors import RefusedError, UsageError
-from nbdswap.hardening import Kernel, Protection, die_with_parent, harden, is_orphan
+from nbdswap.hardening import Kernel, die_with_parent, harden, is_orphan
 from nbdswap.listeners import adopt_all, bind_all, close_all
 from nbdswap.logs import EventLog
-from nbdswap.preflight import check_room
-from nbdswap.service import Process, Service
+from nbdswap.preflight import check_pidfile, check_room
+from nbdswap.service import Process, Service, say_what_is_unprotected
 from nbdswap.state import State, StateDir
 from nbdswap.stdio import Stdio, open_stdio
 from nbdswap.takeover import Takeover
@@ -70,16 +70,22 @@ def serve(
         if inherited and (options.listen_was_asked_for or options.stdio):
             raise UsageError("sockets were passed in, so --unix, --listen and --stdio cannot be")
         stdio = _open_stdio(undo) if options.stdio else None
+        if options.pidfile is not None:
+            check_pidfile(options.pidfile)
         state_dir = StateDir.lock(config.state_dir)
         undo.callback(state_dir.forsake)
         populate = _populates(config, local=stdio is not None or bool(inherited))
-        protections = _protect(config, populate=populate, kernel=kernel)
+        protections = harden(
+            config.hardening, populate=populate, pool_bytes=config.pool.bytes_max, kernel=kernel
+        )
+        say_what_is_unprotected(protections)
         listeners = inherited or bind_all(_addresses(config, stdio))
         undo.callback(close_all, listeners)
         admin = bind_all([config.admin] if config.admin is not None else [])
         undo.callback(close_all, admin)
         previous = _previous(state_dir, fresh=options.fresh)
-        for warning in check_room(config, previous.instance if previous else None):
+        instance_before = previous.instance if previous else None
+        for warning in check_room(config, instance_before, populate=populate):
             log.warning(warning)
         takeover = Takeover(
             open_core=open_core,
@@ -89,7 +95,8 @@ def serve(
             populate=populate,
         )
         process = Process(
-            protections={protection.what: protection.in_force for protection in protections},
+            protections=protections,
+            kernel=kernel,
             pidfile=options.pidfile,
             parent=parent,
         )
@@ -115,20 +122,6 @@ def _previous(state_dir: StateDir, *, fresh: bool) -> State | None:
             raise
         log.warning("replaced, as --fresh asks", problem=error)
         return None
-
-
-def _protect(config: Config, *, populate: bool, kernel: Kernel | None) -> list[Protection]:
-    pool_bytes = config.pool.bytes_max
-    protections = harden(config.hardening, populate=populate, pool_bytes=pool_bytes, kernel=kernel)
-    for protection in protections:
-        if not protection.in_force:
-            log.warning(
-                "not protected: a client on this machine can deadlock it",
-                what=protection.what,
-                problem=protection.problem,
-                cure=protection.cure,
-            )
-    return protections
 
 
 def _addresses(config: Config, stdio: Stdio | None) -> list[Address]:

@@ -135,7 +135,11 @@ def _pool(pool: PoolSnapshot) -> Iterator[Metric]:
     yield _gauge("pool_limit_bytes", "Most memory that the pool may take.", pool["limit_bytes"])
     yield _gauge("pool_used_bytes", "Memory in use, side data included.", pool["used_bytes"])
     yield _gauge("pool_used_bytes_max", "Highest memory in use.", pool["used_bytes_max"])
-    yield _gauge("pool_block_bytes", "Frames that blocks hold.", pool["block_bytes"])
+    yield _gauge(
+        "pool_block_bytes",
+        "Blocks that hold objects: how full the pool is.",
+        pool["block_bytes"],
+    )
     yield _gauge("pool_slot_bytes", "Slots that hold an object.", pool["slot_bytes"])
     yield _gauge("pool_compressed_bytes", "Lengths of all objects.", pool["compressed_bytes"])
     yield _gauge(

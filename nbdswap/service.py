@@ -7,7 +7,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,7 +19,7 @@ from nbdswap.config import Config
 from nbdswap.errors import RefusedError
 from nbdswap.exports import default_name, export_infos
 from nbdswap.guide import guide
-from nbdswap.hardening import is_orphan
+from nbdswap.hardening import Kernel, Protection, is_orphan, verify
 from nbdswap.listeners import Listener, close_all
 from nbdswap.logs import EventLog
 from nbdswap.nbd import ExportInfo
@@ -38,8 +38,10 @@ log = EventLog("service")
 class Process:
     """What concerns this one process and nothing that it serves."""
 
-    protections: Mapping[str, bool]
-    """Whether each that was asked for is in force."""
+    protections: Sequence[Protection]
+    """Those that were asked for."""
+    kernel: Kernel | None = None
+    """Another one than Linux, in tests."""
     pidfile: Path | None = None
     parent: int | None = None
     """Process id, if we end with it."""
@@ -61,6 +63,7 @@ class Service:
         self._lost = taken.lost
         self._engine = taken.engine
         self._process = process
+        self._protections = list(process.protections)
         self._started_s = time.monotonic()
         self._ready = False
         self._adopted = taken.adopted
@@ -86,6 +89,7 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.ask, signal.Signals(number).name)
         self._engine.start()
+        self._verify_protections()
         for listener in admin:
             await site.start(listener.sock)
         try:
@@ -100,7 +104,7 @@ class Service:
             self._stopped_in_order = True
         finally:
             await site.stop()
-            if self._process.pidfile is not None:
+            if self._process.pidfile is not None and self._ready:
                 self._process.pidfile.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -126,9 +130,21 @@ class Service:
             handshakes_open=self._server.handshakes_open,
             handshakes_failed_total=self._server.counts.handshakes_failed_total,
             connections_refused_total=self._server.counts.connections_refused_total,
-            hardening=dict(self._process.protections),
+            hardening={kept.what: kept.in_force for kept in self._protections},
         )
         return Snapshot(self._engine.snapshot(), server)
+
+    def _verify_protections(self) -> None:
+        """At the end of start-up, when every thread that serves is there."""
+        verified = verify(
+            self._protections,
+            self._config.hardening,
+            threads=[os.getpid(), *self._engine.thread_ids()],
+            pool_bytes=self._config.pool.bytes_max,
+            kernel=self._process.kernel,
+        )
+        before, self._protections = self._protections, verified
+        say_what_is_unprotected(new for new in verified if new not in before)
 
     def _announce(
         self, listeners: Sequence[Listener], admin: Sequence[Listener], stdio: Stdio | None
@@ -186,6 +202,18 @@ class Service:
     def _parent_is_gone(self) -> bool:
         parent = self._process.parent
         return parent is not None and is_orphan(parent)
+
+
+def say_what_is_unprotected(protections: Iterable[Protection]) -> None:
+    """Aloud, with the cure."""
+    for protection in protections:
+        if not protection.in_force:
+            log.warning(
+                "not protected: a client on this machine can deadlock it",
+                what=protection.what,
+                problem=protection.problem,
+                cure=protection.cure,
+            )
 
 
 def _write_pidfile(path: Path) -> None:

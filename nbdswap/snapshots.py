@@ -75,11 +75,11 @@ class PoolSnapshot(TypedDict):
     frame_bytes: int
     limit_bytes: int
     used_bytes: int
-    """Frames in use and their side data: what counts against the limit."""
+    """All that the pool holds from the system: with populated memory, the limit from the start."""
     used_bytes_max: int
     """The highest value of used_bytes so far."""
     block_bytes: int
-    """Frames that blocks hold: how full the pool is, whatever it holds from the system."""
+    """Blocks that hold objects, free slots and tails included: how full the pool is."""
     slot_bytes: int
     """Slots that hold an object; the rest of used_bytes is free slots and block tails."""
     compressed_bytes: int

@@ -34,16 +34,6 @@ class ExportState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Geometry:
-    """What the memory files are built by: with another one they cannot be taken over."""
-
-    page_bytes: int
-    zpool: str
-    frame_bytes: int
-    pool_bytes_max: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """What `state.json` says."""
 
@@ -52,7 +42,8 @@ class State:
     generation: int
     """Of the data: grows whenever older bytes must never again be taken for current ones."""
     memory_dir: str | None
-    geometry: Geometry
+    page_bytes: int
+    """With another one, or other exports, the page table cannot be taken over."""
     exports: tuple[ExportState, ...]
     clean: bool
     """The last server stopped in good order."""
@@ -84,13 +75,11 @@ class State:
             if plain.pop("format") != FORMAT:
                 raise ValueError(f"the format is not {FORMAT}")
             instance = int(plain.pop("instance"), 16)
-            geometry = Geometry(**plain.pop("geometry"))
             exports = tuple(ExportState(**export) for export in plain.pop("exports"))
-            state = cls(instance=instance, geometry=geometry, exports=exports, **plain)
+            state = cls(instance=instance, exports=exports, **plain)
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from None
-        numbers = (state.instance, state.generation, *asdict(geometry).values())
-        if not all(isinstance(number, int | str) for number in numbers):
+        if not all(isinstance(number, int) for number in (state.generation, state.page_bytes)):
             raise ValueError("a number is missing")
         return state
 
@@ -150,6 +139,10 @@ class StateDir:
             _sync_directory(self.path)
         except OSError as error:
             raise RefusedError(f"{self.state_path} cannot be written: {error.strerror}") from None
+
+    def remove_state(self) -> None:
+        """Takes back the first `write` of a start that failed."""
+        self.state_path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Lets go of the directory."""

@@ -5,9 +5,33 @@ A stable subset of the snapshot under stable names. Not here: how it looks (`sta
 
 from typing import Any
 
-from nbdswap.snapshots import Snapshot
+from nbdswap.snapshots import CoreSnapshot, Snapshot
 
 FORMAT = 1
+
+
+def hints_of(core: CoreSnapshot) -> list[str]:
+    """What an operator should act on, a sentence each."""
+    hints = []
+    pool, store = core["pool"], core["store"]
+    if store is not None and store["degraded"]:
+        hints.append(
+            f"the last write to {store['path']} failed: nothing is written back until one "
+            "succeeds; look at the disk and at the log"
+        )
+    if pool["is_stuck"]:
+        cure = "there is no store" if store is None else "the store has no room or fails"
+        hints.append(
+            f"the pool is full and nothing can be written back, {cure}: writes are refused with "
+            "ENOSPC until pages are discarded"
+        )
+    for export in core["exports"]:
+        if export["pages"]["lost"]:
+            hints.append(
+                f"export {export['name']} has lost {export['pages']['lost']} pages: reading them "
+                "fails until they are written or discarded"
+            )
+    return hints
 
 
 def status_of(snapshot: Snapshot) -> dict[str, Any]:
@@ -27,6 +51,7 @@ def status_of(snapshot: Snapshot) -> dict[str, Any]:
             "handshakes_failed_total": server.handshakes_failed_total,
             "refused_total": server.connections_refused_total,
         },
+        "hints": hints_of(core),
         "exports": core["exports"],
         "pool": core["pool"],
         "store": core["store"],

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from nbdswap.addresses import Address, TcpAddress, UnixAddress
 from nbdswap.errors import UnreachableError
@@ -25,7 +26,9 @@ def ask(address: Address) -> Status:
     try:
         return asyncio.run(_ask(address))
     except (OSError, aiohttp.ClientError, TimeoutError, ValueError) as error:
-        reason = str(error) or type(error).__name__
+        # aiohttp's own words speak of TLS and of its internals.
+        cause = getattr(error, "os_error", error)
+        reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
         raise UnreachableError(f"no nbdswap answers on {address}: {reason}") from None
 
 
@@ -49,7 +52,9 @@ async def _ask(address: Address) -> Status:
 
 def view(status: Status, earlier: Status | None) -> Group:
     """Tables for a terminal; with an earlier status also rates between the two."""
-    parts: list[Any] = [_headline(status), _exports(status), _pool(status["pool"])]
+    parts: list[Any] = [_headline(status)]
+    parts += [Text(f"! {hint}", style="bold") for hint in status["hints"]]
+    parts += [_exports(status), _pool(status["pool"])]
     if status["store"] is not None:
         parts.append(_store(status["store"]))
     if earlier is not None:
@@ -74,19 +79,20 @@ def _exports(status: Status) -> Table:
 
 
 def _pool(pool: Status) -> Table:
-    table = Table("zpool", "codec", "limit", "used", "", "compressed", "logical", "ratio")
+    table = Table("zpool", "codec", "limit", "taken", "in blocks", "full", "pages", "ratio")
     table.title = "Pool"
-    used, limit, logical = pool["used_bytes"], pool["limit_bytes"], pool["logical_bytes"]
+    # Memory taken from the system may be the whole limit from the start; blocks tell the load.
+    blocks, limit, logical = pool["block_bytes"], pool["limit_bytes"], pool["logical_bytes"]
     table.add_row(
         pool["zpool"],
         f"{pool['codec']}:{pool['codec_level']}",
         human_size(limit),
-        human_size(used),
-        f"{100 * used / limit:.0f} %" if limit else "-",
-        human_size(pool["compressed_bytes"]),
+        human_size(pool["used_bytes"]),
+        human_size(blocks),
+        f"{100 * blocks / limit:.0f} %" if limit else "-",
         human_size(logical),
-        # Memory saved in truth: pages against what the pool takes for them, tails and all.
-        f"{logical / used:.2f}" if used else "-",
+        # Memory saved in truth: pages against the blocks that they are in, tails and all.
+        f"{logical / blocks:.2f}" if blocks else "-",
     )
     return _right(table, first=2)
 

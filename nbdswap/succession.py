@@ -16,7 +16,7 @@ from pathlib import Path
 
 from nbdswap.config import Config
 from nbdswap.snapshots import CoreSnapshot, PageCounts
-from nbdswap.state import ExportState, Geometry, State
+from nbdswap.state import ExportState, State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +116,7 @@ def _new_state(
         instance=instance,
         generation=generation,
         memory_dir=None if config.memory_dir is None else str(config.memory_dir),
-        geometry=_geometry(config),
+        page_bytes=config.page_bytes,
         exports=tuple(
             ExportState(
                 name=export.name,
@@ -131,29 +131,19 @@ def _new_state(
     )
 
 
-def _geometry(config: Config) -> Geometry:
-    return Geometry(
-        page_bytes=config.page_bytes,
-        zpool=config.pool.zpool,
-        frame_bytes=config.pool.frame_bytes,
-        pool_bytes_max=config.pool.bytes_max,
-    )
-
-
 def _misfit(previous: State, config: Config) -> str:
-    """What in the configuration keeps the memory of the last server from being adopted."""
+    """What in the configuration keeps the memory of the last server from being adopted.
+
+    Not the pool's size or kind: the engine then adopts the page table without the pool, and only
+    the pages that were in the pool are lost.
+    """
     if previous.memory_dir is None:
         return "the last server kept its memory to itself (memory_dir: none)"
     if config.memory_dir is None or str(config.memory_dir) != previous.memory_dir:
         found = config.memory_dir or "none"
         return f"memory_dir was changed from {previous.memory_dir} to {found}"
-    wanted = _geometry(config)
-    keys = {"zpool": "pool.zpool", "frame_bytes": "pool.frame_bytes"}
-    for field in ("page_bytes", "zpool", "frame_bytes", "pool_bytes_max"):
-        old, new = getattr(previous.geometry, field), getattr(wanted, field)
-        if old != new:
-            key = keys.get(field, field.replace("pool_bytes", "pool.bytes"))
-            return f"{key} was changed from {old} to {new}"
+    if config.page_bytes != previous.page_bytes:
+        return f"page_bytes was changed from {previous.page_bytes} to {config.page_bytes}"
     was = [(export.name, export.size_bytes) for export in previous.exports]
     now = [(export.name, export.size_bytes) for export in config.exports]
     return "" if was == now else "names, sizes or order of the exports were changed"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nbdswap.config import Config
 from nbdswap.engine import Engine, OpenCore, open_engine
+from nbdswap.errors import NbdswapError
 from nbdswap.logs import EventLog
 from nbdswap.state import State, StateDir
 from nbdswap.succession import Newcomer, Succession, decide, lose, memory_files
@@ -74,9 +75,13 @@ class Takeover:
         if self.previous is not None and not succession.adopt:
             # Before the new memory is taken: the tmpfs may not have room for both.
             _remove_memory(self.previous)
-        engine, report = open_engine(
-            self.open_core, self.config, succession, populate=self.populate
-        )
+        try:
+            engine, report = open_engine(
+                self.open_core, self.config, succession, populate=self.populate
+            )
+        except NbdswapError:
+            self._undo(succession)
+            raise
         for warning in report["warnings"]:
             log.warning(warning)
         if report["adopted"]:
@@ -88,8 +93,17 @@ class Takeover:
         elif succession.adopt:
             log.error("cannot adopt the memory of the last server", reason=report["reason"])
         if report["pages_lost"]:
-            log.error("DATA LOST: not all pages could be adopted", pages=report["pages_lost"])
+            log.error(
+                "DATA LOST: not all pages could be adopted", pages=report["pages_lost"], cure=CURE
+            )
         return engine, report["adopted"]
+
+    def _undo(self, succession: Succession) -> None:
+        """Leaves nothing of a start that failed; what could be adopted stays for the next one."""
+        if not succession.adopt:
+            _remove_memory(succession.state)
+        if self.previous is None:
+            self.state_dir.remove_state()
 
     def _memory_present(self) -> bool:
         previous = self.previous

@@ -68,6 +68,10 @@ class FakeCore:
         assert not self.started, "started twice"
         self.started = True
 
+    def thread_ids(self) -> list[int]:
+        """It has no threads of its own."""
+        return []
+
     @property
     def ended_fd(self) -> int:
         """Readable while a connection has ended."""

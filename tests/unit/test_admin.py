@@ -9,7 +9,8 @@ import pytest
 from nbdswap.addresses import UnixAddress
 from nbdswap.admin import AdminSite
 from nbdswap.listeners import bind_all, close_all
-from nbdswap.snapshots import ServerSnapshot, Snapshot
+from nbdswap.snapshots import CoreSnapshot, ServerSnapshot, Snapshot
+from nbdswap.status import hints_of, status_of
 from tests.unit.fake_core import FakeCore, fake_exports
 from tests.unit.loop import run
 
@@ -96,3 +97,26 @@ def test_readiness_is_not_health(
 def test_nothing_else_is_served(tmp_path: Path) -> None:
     [(status, _, _)] = ask(Source(), tmp_path / "s", "/")
     assert status == 404
+
+
+def test_status_tells_how_full_the_blocks_are() -> None:
+    pool = status_of(Source().take())["pool"]
+    # What the system gave says nothing of the load.
+    assert pool["block_bytes"] == 40000 < pool["used_bytes"]
+
+
+def test_a_healthy_server_gives_no_hints() -> None:
+    assert hints_of(Source().core.snapshot()) == []
+
+
+def test_hints_say_what_an_operator_should_act_on() -> None:
+    source = Source()
+    source.core.opened_with["store"] = {"path": "/s", "capacity_bytes": 1 << 30}
+    core: CoreSnapshot = source.core.snapshot()
+    assert core["store"] is not None
+    core["store"]["degraded"] = core["pool"]["is_stuck"] = True
+    core["exports"][0]["pages"]["lost"] = 7
+    failing, stuck, lost = hints_of(core)
+    assert failing.startswith("the last write to /s failed")
+    assert "refused with ENOSPC" in stuck
+    assert lost.startswith("export swap has lost 7 pages")

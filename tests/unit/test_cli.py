@@ -1,5 +1,6 @@
 """Flags mean keys; what is wrong is one line and an exit code."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,13 @@ def test_the_help_tells_every_exit_code() -> None:
     for code, meaning in EXIT_CODE_MEANINGS.items():
         assert f"{code.value} {meaning}" in text
     assert set(EXIT_CODE_MEANINGS) == set(ExitCode)
+
+
+def test_the_readme_names_every_exit_code_and_flag() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for code, meaning in EXIT_CODE_MEANINGS.items():
+        assert f"| {code.value} | {meaning}".replace("status:", "`status`:") in readme
+    flags = set(re.findall(r"--[a-z-]+", run("serve", "--help").stdout))
+    assert len(flags) > 15, flags
+    for name in flags - {"--help"}:
+        assert name in readme, name

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from nbdswap.addresses import TCP_WANTED
 from nbdswap.config import CODEC_LEVELS, Config, ExportConfig
 from nbdswap.config_file import Override, dump, load
 from nbdswap.errors import ConfigError
@@ -123,7 +124,13 @@ def test_the_printed_configuration_reads_back_to_the_same(machine: Machine, tmp_
             "store: {segment_bytes: 17000}",
             "store.segment_bytes is 17000, wanted a multiple of 4K and at least 16K",
         ),
-        ("listen: {tcp: [a]}", "listen.tcp[0] is a, wanted HOST:PORT, [IPV6]:PORT or *:PORT"),
+        ("listen: {tcp: [10809]}", f"listen.tcp[0] is 10809, wanted {TCP_WANTED}"),
+        ("listen: {tcp: ['a:65536']}", f"listen.tcp[0] is a:65536, wanted {TCP_WANTED}"),
+        ("admin: 5", f"admin is 5, wanted {TCP_WANTED}, or unix:PATH, or none"),
+        (
+            "store: {preallocate: true, punch: true}",
+            "store.punch is true, wanted false, because store.preallocate is true",
+        ),
         ("polling: 1001", "polling is 1001, wanted auto, off or 1 to 1000 microseconds"),
         ("handshake_timeout_s: soon", "handshake_timeout_s is soon, wanted 0.1 to 3600 seconds"),
         (
@@ -171,7 +178,7 @@ def test_a_file_that_cannot_be_read_is_refused(
         ),
         (
             Override("listen.tcp", "--listen", ["x"]),
-            "command line: --listen is x, wanted HOST:PORT, [IPV6]:PORT or *:PORT",
+            f"command line: --listen is x, wanted {TCP_WANTED}",
         ),
     ],
 )

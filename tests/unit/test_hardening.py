@@ -16,10 +16,12 @@ from nbdswap.hardening import (
     MCL_ONFAULT,
     PR_SET_IO_FLUSHER,
     PR_SET_PDEATHSIG,
+    TASKS,
     Linux,
     die_with_parent,
     harden,
     is_orphan,
+    verify,
 )
 
 POOL_BYTES = 64 << 20
@@ -33,6 +35,9 @@ class FakeKernel:
         self.memlock_limit_bytes = resource.RLIM_INFINITY
         self.any_memory = False
         self.calls: list[tuple[str, int]] = []
+        self.locked = POOL_BYTES
+        self.marked = [1, 2, 3]
+        self.score = -1000
 
     def _grant(self, name: str, value: int) -> None:
         self.calls.append((name, value))
@@ -57,6 +62,15 @@ class FakeKernel:
 
     def share_one_heap(self) -> None:
         self.calls.append(("one heap", 0))
+
+    def locked_bytes(self) -> int:
+        return self.locked
+
+    def marked_threads(self) -> list[int]:
+        return self.marked
+
+    def oom_score_adj(self) -> int:
+        return self.score
 
 
 @pytest.fixture(autouse=True)
@@ -156,3 +170,41 @@ def test_an_orphan_is_one_whose_parent_is_another() -> None:
     assert parent == os.getppid()
     assert is_orphan(parent + 1)
     assert is_orphan(1)
+
+
+def in_force(config: HardeningConfig, kernel: FakeKernel) -> list[str]:
+    """Protections that are there for three threads."""
+    taken = harden(config, populate=True, pool_bytes=POOL_BYTES, kernel=kernel)
+    seen = verify(taken, config, threads=[1, 2, 3], pool_bytes=POOL_BYTES, kernel=kernel)
+    return [protection.what for protection in seen if protection.in_force]
+
+
+def test_what_is_in_force_in_every_thread_stays_reported() -> None:
+    assert in_force(HardeningConfig(), FakeKernel()) == [
+        "lock_memory",
+        "io_flusher",
+        "oom_score_adj",
+    ]
+
+
+def test_a_mark_that_one_thread_lacks_is_none() -> None:
+    kernel = FakeKernel()
+    kernel.marked = [1, 3]
+    assert in_force(HardeningConfig(), kernel) == ["lock_memory", "oom_score_adj"]
+    with pytest.raises(HardeningError, match="1 of 3 threads do not have it"):
+        in_force(HardeningConfig(io_flusher="on"), kernel)
+
+
+def test_a_lock_and_a_score_that_are_gone_are_noticed() -> None:
+    kernel = FakeKernel()
+    kernel.locked, kernel.score = POOL_BYTES - 1, 0
+    assert in_force(HardeningConfig(), kernel) == ["io_flusher"]
+    with pytest.raises(HardeningError, match="wanted more than the pool's"):
+        in_force(HardeningConfig(lock_memory="on"), kernel)
+
+
+def test_the_kernel_tells_of_this_process() -> None:
+    linux = Linux()
+    assert linux.locked_bytes() >= 0
+    assert set(linux.marked_threads()) <= {int(task.name) for task in TASKS.iterdir()}
+    assert -1000 <= linux.oom_score_adj() <= 1000

@@ -49,7 +49,7 @@ MAY_KNOW: dict[str, set[str]] = {
     # From one server to the next.
     "succession": {"config", "snapshots", "state"},
     "preflight": SETTINGS | {"succession"},
-    "takeover": {"config", "engine", "logs", "state", "succession"},
+    "takeover": {"config", "engine", "errors", "logs", "state", "succession"},
     # The whole.
     "service": SETTINGS
     | {"__init__", "admin", "exports", "guide", "hardening", "listeners", "logs", "nbd", "server"}

@@ -83,7 +83,7 @@ def test_a_full_tmpfs_leaves_nothing_behind(tmp_path: Path) -> None:
     config = write_config(tmp_path, pool={"bytes_max": "8T"})
     refused = run("serve", "-c", config)
     assert refused.returncode == ExitCode.REFUSED
-    assert "pool.bytes_max is 8.00 TiB, but only" in refused.stderr
+    assert "pool.bytes_max is 8.00 TiB and the page table" in refused.stderr
     assert {entry.name for entry in tmp_path.iterdir()} == {"memory", "nbdswap.yaml"}
 
 

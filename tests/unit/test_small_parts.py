@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from nbdswap import logs, systemd
+from nbdswap import logs, preflight, systemd
 from nbdswap.addresses import Address, TcpAddress, UnixAddress
 from nbdswap.errors import RefusedError, UsageError
 from nbdswap.guide import guide
 from nbdswap.logs import EventLog
-from nbdswap.preflight import check_room
+from nbdswap.preflight import check_pidfile, check_room
 from nbdswap.stop_request import StopRequest
 from tests.unit.conftest import MakeConfig
 
@@ -136,14 +136,14 @@ def test_the_guide_can_be_copied_for_every_listener_and_export(make_config: Make
 
 def test_a_pool_larger_than_the_tmpfs_is_refused_with_both_sizes(make_config: MakeConfig) -> None:
     with pytest.raises(RefusedError, match=r"pool\.bytes_max is 8\.00 TiB, but only .* are free"):
-        check_room(make_config({"pool.bytes_max": "8T"}), None)
+        check_room(make_config({"pool.bytes_max": "8T"}), None, populate=False)
 
 
 def test_a_store_larger_than_its_file_system_is_a_warning(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     keys = {"store.path": str(tmp_path / "store"), "store.capacity_bytes": "8T"}
-    [warning] = check_room(make_config(keys), None)
+    [warning] = check_room(make_config(keys), None, populate=False)
     assert "store.capacity_bytes is 8.00 TiB, but only" in warning
 
 
@@ -155,7 +155,7 @@ def test_a_directory_that_is_not_there_is_refused(
     key: str, said: str, make_config: MakeConfig, tmp_path: Path
 ) -> None:
     with pytest.raises(RefusedError, match=said):
-        check_room(make_config({key: str(tmp_path / "gone" / "x")}), None)
+        check_room(make_config({key: str(tmp_path / "gone" / "x")}), None, populate=False)
 
 
 # ---------------------------------------------------------------- stop requests
@@ -203,3 +203,22 @@ def test_a_parent_that_is_gone_cannot_ask_twice() -> None:
     stops = Stops(["scratch"], parent_is_gone=True)
     stops.request.ask("SIGTERM")
     assert stops.stopped == 1
+
+
+def test_a_pidfile_without_a_place_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    check_pidfile(tmp_path / "pid")
+    with pytest.raises(RefusedError, match="is a directory, wanted a file"):
+        check_pidfile(tmp_path)
+    with pytest.raises(RefusedError, match="directory of pidfile"):
+        check_pidfile(tmp_path / "none" / "pid")
+
+
+def test_a_populated_page_table_needs_room_too(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "_free_bytes", lambda *_: 8 << 20)
+    keys = {"exports": [{"name": "swap", "size_bytes": "4G"}], "store.path": "none"}
+    config = make_config(keys | {"pool.bytes_max": "7M"})
+    check_room(config, None, populate=False)
+    with pytest.raises(RefusedError, match=r"7\.00 MiB and the page table 8\.00 MiB, but only"):
+        check_room(config, None, populate=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from nbdswap.errors import RefusedError
-from nbdswap.state import ExportState, Geometry, State, StateDir
+from nbdswap.state import ExportState, State, StateDir
 
 STATE = State(
     instance=0xFEDCBA9876543210,
     generation=3,
     memory_dir="/dev/shm",
-    geometry=Geometry(page_bytes=4096, zpool="zblock", frame_bytes=4096, pool_bytes_max=1 << 20),
+    page_bytes=4096,
     exports=(
         ExportState(
             name="swap", size_bytes=1 << 20, durability="process", may_hold_data=False, lost=False

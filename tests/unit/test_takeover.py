@@ -173,9 +173,6 @@ def test_memory_that_is_there_but_damaged_opens_as_lost(life: Life) -> None:
 @pytest.mark.parametrize(
     ("keys", "lost"),
     [
-        ({"pool.bytes_max": "2M"}, ["swap"]),
-        ({"pool.zpool": "zsmalloc"}, ["swap"]),
-        ({"pool.frame_bytes": "16K"}, ["swap"]),
         ({"page_bytes": "16K"}, ["swap"]),
         ({"exports": [{"name": "swap", "size_bytes": "2M"}]}, ["swap"]),
         ({"exports": [SWAP, OTHER]}, ["swap"]),
@@ -197,6 +194,10 @@ def test_a_configuration_that_does_not_fit_the_memory_loses_it(
     "keys",
     [
         {"pool.codec": "zstd"},
+        # The engine adopts the page table and what is in the store, and makes a new pool.
+        {"pool.bytes_max": "2M"},
+        {"pool.zpool": "zsmalloc"},
+        {"pool.frame_bytes": "16K"},
         {"pool.high_mark_percent": 80, "pool.low_mark_percent": 70},
         {"polling": "off"},
         {"exports": [SWAP | {"durability": "volatile", "description": "new"}]},
@@ -290,6 +291,42 @@ def test_what_the_engine_refuses_is_one_line(
     with pytest.raises(refusal) as caught:
         takeover.run(fresh=False)
     assert "\n" not in str(caught.value)
+
+
+def test_a_failed_first_start_leaves_no_state_and_no_memory(life: Life) -> None:
+    def refuse(**arguments: Any) -> Any:
+        FakeCore.open(**arguments)
+        raise OSError("/store: belongs to instance 0x1, wanted 0x2")
+
+    takeover = Takeover(
+        open_core=refuse,
+        config=life.config,
+        state_dir=life.state_dir,
+        previous=None,
+        populate=False,
+    )
+    with pytest.raises(RefusedError, match=r"remove it, or name another store\.path"):
+        takeover.run(fresh=False)
+    assert life.state_dir.read() is None
+    assert list(life.memory_dir.iterdir()) == []
+
+
+def test_a_failed_start_leaves_memory_that_can_be_adopted(life: Life) -> None:
+    def refuse(**_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    first = life.start()
+    life.attach(first)
+    takeover = Takeover(
+        open_core=refuse,
+        config=life.config,
+        state_dir=life.state_dir,
+        previous=life.state(),
+        populate=False,
+    )
+    with pytest.raises(RefusedError):
+        takeover.run(fresh=False)
+    assert life.start().adopted
 
 
 def test_a_stop_keeps_what_one_of_several_exports_holds(life: Life) -> None:
