@@ -48,12 +48,17 @@ impl Background {
                 let id = rustix::thread::gettid().as_raw_nonzero().get();
                 thread_id.store(id, Ordering::Release);
                 while !is_stopping.load(Ordering::Acquire) {
+                    let is_asked = engine.bell().is_asked();
                     let work = engine.step();
-                    space_changed();
+                    // Nobody waits who has not asked, and waking workers is not free.
+                    if is_asked || matches!(work, Work::More | Work::Blocked) {
+                        space_changed();
+                    }
                     match work {
                         Work::More => {}
-                        Work::Idle => engine.bell().wait(),
-                        Work::Later => engine.bell().pause(QUIET),
+                        // What can wait is looked at a few times a second, whoever writes how much.
+                        Work::Idle if engine.bell().wait() => {}
+                        Work::Idle | Work::Later => engine.bell().pause(QUIET),
                         Work::Blocked => engine.bell().pause(RETRY),
                     }
                 }

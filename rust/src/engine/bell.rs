@@ -42,15 +42,25 @@ impl Bell {
         self.is_asked.store(true, Ordering::Release);
     }
 
+    /// Has a write asked for room since [`take_asked`](Self::take_asked)?
+    pub fn is_asked(&self) -> bool {
+        self.is_asked.load(Ordering::Acquire)
+    }
+
     /// Was a write refused since the last time this was asked?
     pub fn take_asked(&self) -> bool {
         self.is_asked.swap(false, Ordering::AcqRel)
     }
 
-    /// Waits for a ring or a nudge.
-    pub fn wait(&self) {
+    /// Waits for a ring or a nudge. True if it was a ring.
+    pub fn wait(&self) -> bool {
         let mut guard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        while !self.take(&self.is_rung) & !self.take(&self.is_nudged) {
+        loop {
+            let is_nudged = self.take(&self.is_nudged);
+            let is_rung = self.take(&self.is_rung);
+            if is_rung || is_nudged {
+                return is_rung;
+            }
             guard = self
                 .condition
                 .wait(guard)
@@ -89,9 +99,9 @@ mod tests {
     fn a_ring_before_the_wait_is_heard() {
         let bell = Bell::default();
         bell.ring();
-        bell.wait();
+        assert!(bell.wait());
         bell.nudge();
-        bell.wait();
+        assert!(!bell.wait());
     }
 
     #[test]

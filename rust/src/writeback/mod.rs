@@ -32,12 +32,11 @@ use victims::{Victims, current};
 /// overwrites alone leave about 1/20, and moving them would cost copies without end.
 const LOOSE_SHARE: u64 = 16;
 
-/// When nobody writes, holes are moved together down to this share, 1/40: full blocks of real pages
-/// leave as much.
-const LOOSE_SHARE_QUIET: u64 = 40;
+/// When nobody writes, holes are moved together down to this share, 1/64.
+const LOOSE_SHARE_QUIET: u64 = 64;
 
-/// This share of the pool's frames may be free and stay in memory, so that a burst finds them.
-const FREE_FRAMES_SHARE: u32 = 128;
+/// This share of the pool's frames may be free and stay in memory, so that a burst finds them: 1/256.
+const SPARE_SHARE: u32 = 256;
 
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,30 +140,32 @@ impl Writeback {
             return Work::More;
         }
         tiers.set_pressure(Pressure::Stuck);
-        // Also lets the arena ask the system again for memory that it was refused.
-        self.tidy(context, false);
+        // Lets the arena ask the system again for memory that it was refused.
+        tiers.pool.arena().release_free(u32::MAX);
         self.is_active = false;
         if is_asked { Work::Blocked } else { Work::Idle }
     }
 
-    /// Gives back what is not needed: memory of free frames, space of freed segments; and moves
-    /// objects together while nobody writes.
+    /// Gives freed segments back, and while nobody writes moves objects together and gives back the
+    /// memory of free frames. Under writers that would take from them what they ask for next.
     fn tidy(&mut self, context: &Context<'_>, is_loose: bool) -> Work {
         let arena = context.tiers.pool.arena();
-        arena.release_free(arena.frames() / FREE_FRAMES_SHARE);
         if context.tiers.store.as_ref().is_some_and(Store::tidy) {
             return Work::More;
         }
-        if !is_loose {
+        let spare_frames = arena.frames() / SPARE_SHARE;
+        if !is_loose && arena.spare_frames() <= spare_frames {
             return Work::Idle;
         }
         let writes = context.tiers.clock.writes();
-        let is_quiet = std::mem::replace(&mut self.writes_seen, writes) == writes;
-        match is_quiet.then(|| self.compact(context)) {
-            None => Work::Later,
-            Some(true) => Work::More,
-            Some(false) => Work::Idle,
+        if std::mem::replace(&mut self.writes_seen, writes) != writes {
+            return Work::Later;
         }
+        if is_loose && self.compact(context) {
+            return Work::More;
+        }
+        arena.release_free(spare_frames);
+        Work::Idle
     }
 
     /// Empties one sparse block into the free slots of others. False: no block can be emptied.

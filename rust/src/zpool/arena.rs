@@ -55,6 +55,8 @@ pub struct Arena {
     /// Bytes of frames and side words that the system has given and not got back.
     held_bytes: AtomicU64,
     held_bytes_max: AtomicU64,
+    /// What the frame map counts as used by blocks; readable without its lock.
+    used_frames: AtomicU32,
 }
 
 struct State {
@@ -123,6 +125,7 @@ impl Arena {
             state: Mutex::new(state),
             held_bytes: AtomicU64::new(SIDE_AT as u64),
             held_bytes_max: AtomicU64::new(0),
+            used_frames: AtomicU32::new(0),
         }
     }
 
@@ -151,9 +154,17 @@ impl Arena {
         self.held_bytes_max.load(Relaxed).max(self.held_bytes())
     }
 
-    /// Frames in use by blocks.
+    /// Frames in use by blocks. Takes no lock: every write asks.
     pub fn used_frames(&self) -> u32 {
-        self.lock().map.used_count()
+        self.used_frames.load(Relaxed)
+    }
+
+    /// Free frames whose memory [`release_free`](Self::release_free) could give back.
+    pub fn spare_frames(&self) -> u32 {
+        if self.options.populate {
+            return 0;
+        }
+        self.lock().map.free_count()
     }
 
     /// The side word of a frame in use.
@@ -203,6 +214,7 @@ impl Arena {
         );
         loop {
             if let Some(first) = state.map.take(count) {
+                self.used_frames.fetch_add(count, Relaxed);
                 return Some(first);
             }
             if !self.grow(&mut state) {
@@ -214,6 +226,7 @@ impl Arena {
     /// Gives a run back; its side words must say so already.
     pub fn free_run(&self, first: u32, count: u32) {
         self.lock().map.put(first, count);
+        self.used_frames.fetch_sub(count, Relaxed);
     }
 
     /// Gives the memory of free frames back to the system, highest first, until `frames_kept` free
@@ -282,6 +295,7 @@ impl Arena {
         let side_held = self.side_bytes(state.side_frames);
         self.held_bytes
             .store(SIDE_AT as u64 + side_held + frames_held, Relaxed);
+        self.used_frames.store(state.map.used_count(), Relaxed);
         state.adopting = false;
         drop(state);
         if self.options.populate {
@@ -307,6 +321,7 @@ impl Arena {
     pub fn check(&self) {
         let state = self.lock();
         state.map.check();
+        assert_eq!(self.used_frames(), state.map.used_count(), "frames in use");
         let held = u64::from(state.map.used_count() + state.map.free_count());
         let bytes = held * self.frame_bytes() as u64 + self.side_bytes(state.side_frames);
         assert_eq!(self.held_bytes(), bytes + SIDE_AT as u64, "bytes held");
