@@ -167,6 +167,14 @@ impl Engine {
         Ok(read)
     }
 
+    /// Hints that a page will be read soon. Looks without a lock and promises nothing.
+    #[inline]
+    pub fn prefetch(&self, page: PageId) {
+        if let Place::Pool(object) = self.tiers.table.peek(page).place() {
+            self.tiers.pool.prefetch(object.at, object.bytes);
+        }
+    }
+
     /// Brings a locked page into `out`, if it is in memory.
     fn load(&self, lane: &mut Lane, guard: &PageGuard<'_>, out: &mut [u8]) -> Result<Read> {
         let word = guard.word();

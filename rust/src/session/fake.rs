@@ -212,6 +212,8 @@ impl Pages for FakePages {
         }
     }
 
+    fn prefetch(&self, _: PageId) {}
+
     fn write(&self, (): &mut (), page: PageId, data: &[u8]) -> Result<Write> {
         assert_eq!(data.len(), self.page_bytes, "a write is of whole pages");
         self.fill(&mut self.cell(page), 0, data)

@@ -37,6 +37,9 @@ pub trait Pages: Send + Sync + 'static {
     /// Reads a whole page into `out`, or says where in the store it is.
     fn read(&self, lane: &mut Self::Lane, page: PageId, out: &mut [u8]) -> Result<Read>;
 
+    /// Hints that a page will be read soon.
+    fn prefetch(&self, page: PageId);
+
     /// Writes a whole page.
     fn write(&self, lane: &mut Self::Lane, page: PageId, data: &[u8]) -> Result<Write>;
 
@@ -104,6 +107,10 @@ impl Pages for Engine {
 
     fn read(&self, lane: &mut Lane, page: PageId, out: &mut [u8]) -> Result<Read> {
         self.read(lane, page, out)
+    }
+
+    fn prefetch(&self, page: PageId) {
+        self.prefetch(page);
     }
 
     fn write(&self, lane: &mut Lane, page: PageId, data: &[u8]) -> Result<Write> {

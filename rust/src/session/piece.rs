@@ -37,6 +37,11 @@ pub(super) fn fill<P: Pages>(
     while offset < to {
         let part = area.part(offset, to);
         let (slot, rest) = out.split_at_mut(part.bytes);
+        let next = offset + part.bytes as u64;
+        if next < to {
+            // It arrives in the cache while this one is decompressed.
+            desk.pages.prefetch(area.part(next, to).page);
+        }
         let tier = if let Some(fetch) = usable(desk, held, part.page) {
             if let Err(error) = &fetch.result {
                 return Piece::Failed {

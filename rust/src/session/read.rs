@@ -30,6 +30,7 @@ impl Session {
         if !self.fits(bytes) {
             return Step::Wait;
         }
+        self.prefetch_next(desk);
         let out = &mut self.output.space(bytes)[..bytes];
         let piece = fill(
             desk,
@@ -72,6 +73,23 @@ impl Session {
             }
         }
         Step::Done
+    }
+
+    /// If another READ follows in the input, its first page arrives in the cache while this one is
+    /// answered.
+    #[inline]
+    fn prefetch_next<P: Pages>(&self, desk: &Desk<P>) {
+        let next = self.input.filled().get(REQUEST_BYTES..);
+        let Some(raw) = next.and_then(|rest| rest.first_chunk::<REQUEST_BYTES>()) else {
+            return;
+        };
+        if let Ok(request) = Request::decode(raw)
+            && request.command == CMD_READ
+            && request.offset < self.area.size_bytes
+        {
+            desk.pages
+                .prefetch(self.area.part(request.offset, self.area.size_bytes).page);
+        }
     }
 
     /// Begins a READ of more than one piece.

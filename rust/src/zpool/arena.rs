@@ -184,6 +184,17 @@ impl Arena {
         self.mapping.bytes(at, len)
     }
 
+    /// Where the last frame ends in the mapping.
+    pub fn end(&self) -> usize {
+        self.frames_at + self.frames as usize * self.frame_bytes()
+    }
+
+    /// Hints that the bytes at `at` will be read soon.
+    #[inline]
+    pub fn prefetch(&self, at: usize, len: usize) {
+        self.mapping.prefetch(at, len);
+    }
+
     /// Copies `source` to `at`.
     pub fn store_bytes(&self, at: usize, source: &[u8]) {
         self.mapping.store_bytes(at, source);

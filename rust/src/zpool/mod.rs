@@ -138,6 +138,9 @@ pub trait Zpool: Send + Sync {
     /// (at least `object_bytes_max` long).
     fn load<'a>(&'a self, handle: Handle, bytes: usize, scratch: &'a mut [u8]) -> &'a [u8];
 
+    /// Hints that an object will be loaded soon. The handle may be old: then nothing useful happens.
+    fn prefetch(&self, handle: Handle, bytes: usize);
+
     /// Owner and stamp of an object.
     fn tag(&self, handle: Handle, bytes: usize) -> Tag;
 
