@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 import traceback
+from abc import ABC, abstractmethod
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -41,7 +42,7 @@ class EventLog:
         self._logger.error(event, exc_info=True, extra={"fields": fields})
 
 
-class _Formatter(logging.Formatter):
+class _Formatter(logging.Formatter, ABC):
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         head = {
@@ -54,8 +55,9 @@ class _Formatter(logging.Formatter):
         trace = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
         return self.render(head, fields, trace)
 
+    @abstractmethod
     def render(self, head: dict[str, str], fields: dict[str, Any], trace: str) -> str:
-        raise NotImplementedError
+        """One line, and the trace of a mistake of ours behind it."""
 
 
 class _TextFormatter(_Formatter):
