@@ -108,7 +108,12 @@ impl Pools {
         frames: u32,
         visit: &mut dyn FnMut(Resident),
     ) -> bool {
-        sweep_all(self.former().map(|kind| self.pool(kind)), sweep, frames, visit)
+        sweep_all(
+            self.former().map(|kind| self.pool(kind)),
+            sweep,
+            frames,
+            visit,
+        )
     }
 
     /// Looks no more at former pools that hold nothing.
@@ -273,3 +278,6 @@ fn sweep_all<'a>(
     }
     at_end
 }
+
+#[cfg(test)]
+mod tests;
