@@ -13,12 +13,13 @@ import typer
 from rich.console import Console
 
 from nbdswap import __version__, logs
-from nbdswap.addresses import AddressError, parse_address
+from nbdswap.addresses import Address, AddressError, parse_address
+from nbdswap.admin_client import ask, change
 from nbdswap.config_file import Override, dump, load
 from nbdswap.errors import EXIT_CODE_MEANINGS, ConfigError, ExitCode, NbdswapError, UsageError
 from nbdswap.lifecycle import ServeOptions, serve
 from nbdswap.machine import Machine
-from nbdswap.status_view import ask, view
+from nbdswap.status_view import change_view, view
 
 EXIT_CODES = "Exit codes: " + "; ".join(
     f"{code.value} {meaning}" for code, meaning in EXIT_CODE_MEANINGS.items()
@@ -171,16 +172,52 @@ def status_command(
     ] = DEFAULT_ADMIN,
 ) -> None:
     """Show a running server: exports, tiers, ratio, write-back and rates over one second."""
-    try:
-        address = parse_address(admin)
-    except AddressError as error:
-        raise UsageError(f"--admin: {error}") from None
+    address = _admin_address(admin)
     status = ask(address)
     if as_json:
         typer.echo(json.dumps(status, indent=2))
         return
     time.sleep(RATE_INTERVAL_S)
     Console().print(view(ask(address), earlier=status))
+
+
+@app.command("set", epilog=EXIT_CODES)
+def set_command(
+    codec: Annotated[
+        str | None,
+        typer.Option("--codec", metavar="NAME[:LEVEL]", help="Codec for new pages."),
+    ] = None,
+    zpool: Annotated[
+        str | None, typer.Option("--zpool", metavar="NAME", help="Zpool for new pages.")
+    ] = None,
+    admin: Annotated[
+        str, typer.Option("--admin", metavar="ADDR", help="HOST:PORT or unix:PATH of the server.")
+    ] = DEFAULT_ADMIN,
+) -> None:
+    """Change codec or zpool of a running server, until it starts again."""
+    asked: dict[str, Any] = {} if zpool is None else {"zpool": zpool}
+    if codec is not None:
+        name, colon, level = codec.partition(":")
+        asked["codec"] = name
+        if colon:
+            asked["codec_level"] = _level(codec, level)
+    if not asked:
+        raise UsageError("nothing to set, wanted --codec or --zpool")
+    typer.echo(change_view(change(_admin_address(admin), asked)))
+
+
+def _level(codec: str, level: str) -> int:
+    try:
+        return int(level)
+    except ValueError:
+        raise UsageError(f"--codec is {codec}, wanted NAME or NAME:LEVEL") from None
+
+
+def _admin_address(admin: str) -> Address:
+    try:
+        return parse_address(admin)
+    except AddressError as error:
+        raise UsageError(f"--admin: {error}") from None
 
 
 def _listen_settings(

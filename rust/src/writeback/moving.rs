@@ -5,9 +5,10 @@
 //! waits for any of this: an object that finds no place stays where it is, is as good as any, and is
 //! tried again.
 //!
-//! Moving never takes the last room from writers: above the high mark only those objects move that
-//! take no more memory than before. And it takes a share only: while somebody writes, so many frames
-//! between two looks of the background thread.
+//! Moving never takes the last room from writers: it stops at the high mark. With a store, write-back
+//! then makes room; without one, what is left moves when pages were discarded or rewritten. And it
+//! takes a share only: while somebody writes, so many frames between two looks of the background
+//! thread.
 //!
 //! Objects keep the codec that they were compressed with.
 //!
@@ -44,16 +45,19 @@ pub(super) struct Moving {
 impl Moving {
     /// Moves one piece. None: there is nothing to move, or nothing that has a place now.
     pub(super) fn run(&mut self, context: &Context<'_>, scratch: &mut [u8]) -> Option<Work> {
-        let pool = &context.tiers.pool;
-        pool.retire();
-        pool.former().next()?;
+        let tiers = context.tiers;
+        tiers.pool.retire();
+        tiers.pool.former().next()?;
+        if tiers.is_above_high_mark() {
+            return None;
+        }
         let moved = self.piece(context, scratch);
         context.stats.pages_moved.add(moved);
         self.is_stuck &= moved == 0;
         if self.is_stuck {
             return None;
         }
-        let writes = context.tiers.clock.writes();
+        let writes = tiers.clock.writes();
         if writes == self.writes_seen {
             return Some(Work::More);
         }
@@ -76,8 +80,7 @@ impl Moving {
                 .sweep_former(&mut self.sweep, frames, &mut |resident| {
                     seen += 1;
                     let alloc = |object: ObjectAt<Handle>| {
-                        let may_move = !tiers.is_above_high_mark()
-                            || tiers.pool.fits_current_as_well(object.at, object.bytes);
+                        let may_move = !tiers.is_above_high_mark();
                         let place = || tiers.pool.alloc_in_current(object.bytes, resident.tag);
                         may_move.then(place)?.ok()
                     };

@@ -96,11 +96,6 @@ impl Pools {
         Ok(place)
     }
 
-    /// Would an object take no more memory in the current pool than where it is, if blocks are full?
-    pub fn fits_current_as_well(&self, handle: Handle, bytes: usize) -> bool {
-        self.slot_bytes(bytes) <= self.holder(handle).slot_bytes(bytes)
-    }
-
     /// As [`sweep`](Zpool::sweep), over the former pools alone.
     pub fn sweep_former(
         &self,

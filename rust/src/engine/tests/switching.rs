@@ -153,16 +153,15 @@ fn a_full_pool_without_a_store_keeps_what_has_no_place_and_moves_it_later() {
 
 #[test]
 fn without_a_store_moving_leaves_the_last_room_to_writers() {
-    // From the densest to the least dense one, in whichever order they are.
     for (zpool, to) in pairs() {
         let setup = Setup {
             zpool,
             store_bytes: 0,
-            pool_bytes_max: 1 << 20,
+            pool_bytes_max: 2 << 20,
             ..SMALL
         };
         let mut run = Run::new(setup, 3);
-        run.fill(0..200);
+        run.fill(0..PAGES);
         assert_eq!(run.refused, 0);
         run.engine.set_zpool(to);
         for _ in 0..2000 {
