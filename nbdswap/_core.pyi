@@ -157,7 +157,7 @@ class Core:
         """
 
     def set_codec(self, codec: str, level: int) -> None:
-        """New pages are compressed by that codec from now on; those that are there stay as they are.
+        """New pages are compressed by that codec from now on; those that are there stay as is.
 
         Makes a compressor for each thread, so it allocates and may take some milliseconds without
         the GIL. Raises ConfigError if there is no such codec or level.

@@ -163,7 +163,7 @@ def _pool(pool: PoolSnapshot) -> Iterator[Metric]:
         "Objects in zpools that were current before and have not moved yet.",
         labels=["zpool"],
     )
-    for zpool, count in pool["former_zpools"].items():
+    for zpool, count in pool["former_objects"].items():
         former.add_metric([zpool], count)
     yield former
     yield _counter(

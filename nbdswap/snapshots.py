@@ -71,7 +71,7 @@ class PoolSnapshot(TypedDict):
 
     zpool: str
     """Where new pages go."""
-    former_zpools: dict[str, int]
+    former_objects: dict[str, int]
     """Objects in zpools that were current before, by name; those that hold none are absent."""
     codec: str
     """Of new pages."""

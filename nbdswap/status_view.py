@@ -73,7 +73,7 @@ def _pool(pool: Status) -> Table:
         # Memory saved in truth: pages against the blocks that they are in, tails and all.
         f"{logical / blocks:.2f}" if blocks else "-",
     )
-    former = [f"{count:,} in {zpool}" for zpool, count in pool["former_zpools"].items()]
+    former = [f"{count:,} in {zpool}" for zpool, count in pool["former_objects"].items()]
     if former:
         moved = pool["pages_moved"]
         table.caption = f"moving to {pool['zpool']}: {', '.join(former)}; {moved:,} moved so far"

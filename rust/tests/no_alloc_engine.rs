@@ -190,8 +190,11 @@ fn switch_and_go_on(bench: &mut Bench) {
             assert!(pages > 0, "no page is of {codec}");
         }
     }
-    let moved = bench.engine.snapshot().writeback.pages_moved.get();
-    assert!(moved > 100, "{moved} moved");
+    // Little is in the pool at that moment, but all of it.
+    let snapshot = bench.engine.snapshot();
+    let moved = snapshot.writeback.pages_moved.get();
+    assert!(moved > 10, "{moved} moved");
+    assert_eq!(snapshot.pool.former, []);
     bench.engine.check();
 }
 

@@ -41,7 +41,7 @@ class FakeCore:
         self.attached_to: dict[int, str] = {}
         self.refuses_attach = False
         self.pages: dict[str, dict[str, int]] = {}
-        self.former_zpools: dict[str, int] = {}
+        self.former_objects = {"zsmalloc": 8}
         self._ended: list[tuple[int, str]] = []
         self._ended_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._next = 1
@@ -133,7 +133,7 @@ class FakeCore:
         if zpool not in ZPOOLS:
             raise ValueError(f"zpool is {zpool}, wanted one of {', '.join(ZPOOLS)}")
         if zpool != self.opened_with["zpool"]:
-            self.former_zpools = {self.opened_with["zpool"]: 30}
+            self.former_objects = {self.opened_with["zpool"]: 30}
         self.opened_with["zpool"] = zpool
 
     def set_codec(self, codec: str, level: int) -> None:
@@ -148,7 +148,7 @@ class FakeCore:
             "exports": exports,
             "pool": {
                 "zpool": opened["zpool"],
-                "former_zpools": dict(self.former_zpools),
+                "former_objects": dict(self.former_objects),
                 "codec": opened["codec"],
                 "codec_level": opened["codec_level"],
                 "frame_bytes": opened["frame_bytes"],

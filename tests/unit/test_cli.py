@@ -63,6 +63,9 @@ def test_flags_override_the_file_and_start_nothing(tmp_path: Path) -> None:
         (["serve", "--no-such-flag"], "No such option: --no-such-flag"),
         (["serve", "-c", "/no/such/file"], "/no/such/file: cannot be read: No such file"),
         (["check", "/no/such/file"], "/no/such/file: cannot be read: No such file"),
+        (["set"], "nothing to set, wanted --codec or --zpool"),
+        (["set", "--codec", "zstd:"], "--codec is zstd:, wanted NAME or NAME:LEVEL"),
+        (["set", "--codec", "lz4", "--admin", "x"], "--admin: 'x' has no port, wanted HOST:PORT"),
         (["status", "--admin", "nowhere"], "--admin: 'nowhere' has no port, wanted HOST:PORT"),
     ],
 )

@@ -43,7 +43,7 @@ struct ExportView {
 #[derive(IntoPyObject)]
 struct PoolView {
     zpool: &'static str,
-    former_zpools: Names<u64>,
+    former_objects: Names<u64>,
     codec: &'static str,
     codec_level: i32,
     frame_bytes: u64,
@@ -198,7 +198,7 @@ fn export_view(
 fn pool_view(snapshot: &Snapshot<'_>, pool: &PoolSnapshot) -> PoolView {
     PoolView {
         zpool: pool.zpool,
-        former_zpools: pool.former.iter().copied().collect(),
+        former_objects: pool.former.iter().copied().collect(),
         codec: pool.codec.id.name(),
         codec_level: pool.codec.level,
         frame_bytes: pool.frame_bytes,
