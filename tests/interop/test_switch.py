@@ -30,7 +30,8 @@ from tests.support.servers import EXPORT, Server, nbdswap_command
 
 TASKS = 8
 PAGES = 4096
-STRIPE_PAGES = PAGES // TASKS
+# Of 64 MiB under load, moving takes the better part of a second: time to kill it in.
+PAGES_TO_KILL = 16384
 RUN_PAGES_MAX = 8
 READ_PAGES = 64
 ZEROES = bytes(PAGE_BYTES)
@@ -47,10 +48,11 @@ pytestmark = pytest.mark.only_nbdswap
 class Pages:
     """What each page may read as: what was acknowledged last, or what was under way since."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, count: int) -> None:
+        self.count = count
         self._bodies = [make_page(rng.getrandbits(32), index) for index in range(64)]
         self._stamp = 0
-        self._allowed: list[list[bytes]] = [[ZEROES] for _ in range(PAGES)]
+        self._allowed: list[list[bytes]] = [[ZEROES] for _ in range(count)]
 
     def new_page(self, rng: random.Random) -> bytes:
         """A page that no other one is like."""
@@ -83,6 +85,7 @@ class Load:
         self._client = client
         self._pages = pages
         self._rng = rng
+        self._stripe_pages = pages.count // TASKS
         self._stopping = False
         self._requests = 0
         self._passed = asyncio.Condition()
@@ -92,7 +95,7 @@ class Load:
         async with asyncio.TaskGroup() as tasks:
             for stripe in range(TASKS):
                 rng = random.Random(self._rng.getrandbits(64))
-                tasks.create_task(self._work(stripe * STRIPE_PAGES, rng))
+                tasks.create_task(self._work(stripe * self._stripe_pages, rng))
 
     def stop(self) -> None:
         self._stopping = True
@@ -106,7 +109,7 @@ class Load:
     async def _work(self, first: int, rng: random.Random) -> None:
         try:
             while not self._stopping:
-                start = first + rng.randrange(STRIPE_PAGES - RUN_PAGES_MAX)
+                start = first + rng.randrange(self._stripe_pages - RUN_PAGES_MAX)
                 await self._one(start, rng.randint(1, RUN_PAGES_MAX), rng)
                 self._requests += 1
                 async with self._passed:
@@ -161,14 +164,14 @@ def walk_over_pairs(names: list[str]) -> Iterator[str]:
 
 
 async def fill(client: Client, pages: Pages, rng: random.Random) -> None:
-    for first in range(0, PAGES, READ_PAGES):
+    for first in range(0, pages.count, READ_PAGES):
         contents = [pages.new_page(rng) for _ in range(READ_PAGES)]
         await client.write(first * PAGE_BYTES, b"".join(contents))
         pages.acknowledge(first, contents)
 
 
 async def check_all(client: Client, pages: Pages) -> None:
-    for first in range(0, PAGES, READ_PAGES):
+    for first in range(0, pages.count, READ_PAGES):
         pages.check(first, await client.read(first * PAGE_BYTES, READ_PAGES * PAGE_BYTES))
 
 
@@ -226,7 +229,7 @@ def test_every_pair_of_zpools_and_codecs_under_load(
     # With a store the pool is a fraction of the pages, so that writing back goes on as well.
     pool_bytes = 4 * MIB if store else 32 * MIB
     running = server(size_bytes=PAGES * PAGE_BYTES, pool_bytes=pool_bytes, store=store)
-    pages = Pages(rng)
+    pages = Pages(rng, PAGES)
 
     async def scenario() -> None:
         async with (
@@ -249,11 +252,10 @@ def test_every_pair_of_zpools_and_codecs_under_load(
 def test_a_kill_in_the_middle_of_moving_loses_nothing(
     server: ServerFactory, rng: random.Random
 ) -> None:
-    # Large pages move slowly enough under load that a kill some requests later comes before the end.
     running = server(
-        size_bytes=PAGES * PAGE_BYTES, pool_bytes=32 * MIB, arguments=("--codec=none",)
+        size_bytes=PAGES_TO_KILL * PAGE_BYTES, pool_bytes=96 * MIB, arguments=("--codec=none",)
     )
-    pages = Pages(rng)
+    pages = Pages(rng, PAGES_TO_KILL)
 
     async def live_and_die() -> None:
         client = await connect(str(running.unix_path), EXPORT)
@@ -266,6 +268,8 @@ def test_a_kill_in_the_middle_of_moving_loses_nothing(
                 await load.pass_requests(REQUESTS_PER_CHANGE)
                 current = (await pool_of(running))["zpool"]
                 await change(running, zpool=rng.choice([z for z in zpools if z != current]))
+                while (await pool_of(running))["pages_moved"] == 0:
+                    pass
                 load.is_killed = True
                 os.kill(running.pid, signal.SIGKILL)
         finally:
