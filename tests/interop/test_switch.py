@@ -8,6 +8,7 @@ last; in the end every page is, and again after a kill in the middle of moving.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import os
 import random
@@ -290,6 +291,34 @@ def test_a_kill_in_the_middle_of_moving_loses_nothing(
     running.kill()
     running.start()
     asyncio.run(come_back())
+    assert running.pages()["lost"] == 0
+
+
+def test_a_start_with_another_zpool_and_codec_keeps_every_page(
+    server: ServerFactory, rng: random.Random
+) -> None:
+    running = server(size_bytes=PAGES * PAGE_BYTES, pool_bytes=4 * MIB)
+    pages = Pages(rng, PAGES)
+
+    async def begin() -> list[str]:
+        async with await connect(str(running.unix_path), EXPORT) as client:
+            await fill(client, pages, rng)
+        return await names_of(running, "zpool")
+
+    async def go_on(zpool: str) -> None:
+        async with await connect(str(running.unix_path), EXPORT) as client:
+            await check_all(client, pages)
+            pool = await pool_when_moved(running)
+            assert (pool["zpool"], pool["codec"]) == (zpool, "zstd")
+            assert pool["pages_moved"] > 0
+            await check_all(client, pages)
+
+    _, *others = asyncio.run(begin())
+    for zpool in others:
+        running.stop()
+        arguments = (f"--zpool={zpool}", "--codec=zstd")
+        running.start(dataclasses.replace(running.settings, arguments=arguments))
+        asyncio.run(go_on(zpool))
     assert running.pages()["lost"] == 0
 
 
