@@ -105,7 +105,7 @@ fn engine(codec: &str, zpool: &str) -> Engine {
         page_bytes: PAGE,
         zpool: zpool.into(),
         frame_bytes: PAGE,
-        codec: CodecChoice::parse(codec, 3).expect("a codec"),
+        codec: CodecChoice::named(codec).expect("a codec"),
         pool_bytes_max: 512 << 10,
         high_mark_percent: 80,
         low_mark_percent: 50,
