@@ -47,8 +47,10 @@ pub struct CodecInfo {
 }
 
 /// All codecs, the default first. The bounds of a level are those within which it does something for
-/// a page. zstd: below -7 it is slower than lz4 and less dense; above 19 only its window grows, and
-/// no page fills even that of level 1.
+/// a page:
+/// * lz4hc: above 9 the library allocates for each page, and gains 0.1 per cent.
+/// * zstd: below -7 it is slower than lz4 and less dense; above 19 little but its window grows, and a
+///   page fills none.
 pub const CODECS: [CodecInfo; 6] = [
     CodecInfo {
         codec: Codec::Lz4,
@@ -64,7 +66,7 @@ pub const CODECS: [CodecInfo; 6] = [
         name: "lz4hc",
         id: CodecId::Lz4,
         level_min: 2,
-        level_max: 12,
+        level_max: 9,
         level_default: 9,
         about: "objects of lz4, read as fast, a little denser for much more work when written",
     },

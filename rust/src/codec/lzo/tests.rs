@@ -139,3 +139,50 @@ fn the_dearest_page_stays_within_its_bound() {
         assert!(decoded(&object, page_bytes) == Some(page));
     }
 }
+
+/// A page that needs every instruction: literals, then a copy from a distance, of a length.
+fn page_of_vectors() -> Vec<u8> {
+    const STEPS: [(usize, usize, usize); 18] = [
+        (3, 1, 300),
+        (17, 3, 40),
+        (2, 1100, 3),
+        (1, 9, 2),
+        (60, 2048, 4),
+        (300, 1, 9000),
+        (5, 2500, 3),
+        (4, 9500, 3),
+        (1, 9600, 40),
+        (2, 100, 8),
+        (0, 9800, 33),
+        (7, 1, 8000),
+        (1, 18000, 9),
+        (3, 17700, 30),
+        (0, 16390, 300),
+        (260, 1, 20000),
+        (2, 38500, 12),
+        (1, 1, 65536),
+    ];
+    let mut random = Random::new(8);
+    let mut page = Vec::new();
+    for (literals, distance, length) in STEPS {
+        (0..literals).for_each(|_| page.push(random.bits() as u8));
+        let from = page.len() - distance.min(page.len());
+        (from..from + length).for_each(|at| page.push(page[at]));
+    }
+    page.truncate(65536);
+    page
+}
+
+#[test]
+fn we_read_what_the_original_library_wrote() {
+    // Of liblzo2 2.10, by lzo1x_1_compress and lzo1x_999_compress.
+    let streams: [&[u8]; 2] = [
+        include_bytes!("vectors/lzo1x_1.bin"),
+        include_bytes!("vectors/lzo1x_999.bin"),
+    ];
+    let page = page_of_vectors();
+    for stream in streams {
+        assert!(decoded(stream, page.len()).as_ref() == Some(&page));
+    }
+    assert!(decoded(&encoded(&page), page.len()) == Some(page));
+}
