@@ -41,8 +41,8 @@ NBD_PORT = 10809
 ADMIN_PORT = 10810
 MEMORY_DIR = Path("/dev/shm")  # noqa: S108 -- the tmpfs that every Linux has
 
-# (lowest, highest, default) level of each codec, as the core has them; a test holds the two together.
-# For lz4 it is the acceleration, 1 is the densest; for the others more is denser.
+# (lowest, highest, default) level of each codec, as the core has them; a test compares the two. For
+# lz4 it is the acceleration, 1 is the densest; for the others more is denser.
 CODEC_LEVELS = {
     "lz4": (1, 65537, 1),
     "lz4hc": (2, 9, 9),

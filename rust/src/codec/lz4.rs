@@ -89,15 +89,16 @@ impl State {
         }
     }
 
-    /// Bytes of the block that `page` makes at the start of `out`, which has room for the worst case.
+    /// Bytes of the block that `page` makes at the start of `out`, which has room for the worst
+    /// case.
     pub(super) fn compress(&mut self, page: &[u8], out: &mut [u8]) -> usize {
         let lengths = (c_int::try_from(page.len()), c_int::try_from(out.len()));
         let (Ok(page_bytes), Ok(out_bytes)) = lengths else {
             panic!("a page of {} bytes", page.len());
         };
         // SAFETY: `words` is as large as the library says that this state is, aligned, and only
-        // written by functions of this one compressor, the first of which initialises it; source and
-        // destination are slices that are as long as it is told.
+        // written by functions of this one compressor, the first of which initialises it; source
+        // and destination are slices that are as long as it is told.
         let bytes = unsafe {
             (self.compress)(
                 self.words.as_mut_ptr().cast(),

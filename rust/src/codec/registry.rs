@@ -1,8 +1,7 @@
 //! The codecs that an operator can choose, in one table, and the choice that is made of them.
 //!
-//! A codec is here if it is free to use, maintained and known from the kernel's own swap compression
-//! or better than what is. lzo-rle is missing because no maintained implementation of it exists
-//! outside the kernel.
+//! These are the codecs of the kernel's zram and zswap, but for two: lzo-rle has no maintained
+//! implementation outside the kernel, and 842 is made for the hardware of POWER.
 //!
 //! Not here: what objects look like to a reader (`id`).
 //! Locking: none, plain values.
@@ -46,11 +45,11 @@ pub struct CodecInfo {
     pub about: &'static str,
 }
 
-/// All codecs, the default first. The bounds of a level are those within which it does something for
-/// a page:
+/// All codecs, the default first. The bounds of a level are those within which it does something
+/// for a page:
 /// * lz4hc: above 9 the library allocates for each page, and gains 0.1 per cent.
-/// * zstd: below -7 it is slower than lz4 and less dense; above 19 little but its window grows, and a
-///   page fills none.
+/// * zstd: below -7 it is slower than lz4 and less dense; above 19 little but its window grows, and
+///   a page fills none.
 pub const CODECS: [CodecInfo; 6] = [
     CodecInfo {
         codec: Codec::Lz4,
@@ -86,7 +85,7 @@ pub const CODECS: [CodecInfo; 6] = [
         level_min: 1,
         level_max: 1,
         level_default: 1,
-        about: "LZO1X as the kernel's zram has it: close to lz4 in everything",
+        about: "LZO1X, what zram calls lzo; between lz4 and zstd in all",
     },
     CodecInfo {
         codec: Codec::Deflate,
@@ -95,7 +94,7 @@ pub const CODECS: [CodecInfo; 6] = [
         level_min: 1,
         level_max: 12,
         level_default: 6,
-        about: "nearly as dense as zstd; a format that every machine can read",
+        about: "about as dense as zstd, slower both ways; zlib reads it",
     },
     CodecInfo {
         codec: Codec::None,

@@ -1,4 +1,4 @@
-//! LZO1X to pages. The stream may be anything; every length and distance is checked where it is used.
+//! LZO1X to pages. The stream may be anything: what it says is checked where it is used.
 //!
 //! Short copies are made in steps of 16 bytes where there is room for it: what they write too much
 //! is overwritten by what comes next, or the page is not full and refused.

@@ -1,10 +1,10 @@
-//! LZO1X, the format of the kernel's lzo: written here, because what there is in Rust under a free
-//! licence searches so thoroughly that a page takes a dozen times as long as with zstd, and reads
-//! byte by byte.
+//! LZO1X, the format of the kernel's lzo. It is written here because the one encoder in Rust under
+//! a licence like ours searches so thoroughly that a page takes ten times as long as with zstd, and
+//! comes out larger.
 //!
 //! A stream is a row of instructions. An instruction is a byte, more of its length if that is long,
-//! and its distance; it copies bytes that were written `distance` before. The two lowest bits of the
-//! byte before the last of an instruction say how many literals follow it, 0 to 3.
+//! and its distance; it copies bytes that were written `distance` before. The two lowest bits of
+//! the byte before the last of an instruction say how many literals follow it, 0 to 3.
 //!
 //! ```text
 //! code        distance                           length            then
@@ -16,8 +16,8 @@
 //! llldddss d  1 to 2048                          3 to 8
 //! ```
 //!
-//! "More" is a zero for each 255, and a byte from 1 to 255. If the very first byte is 18 or more, it
-//! is a run of that less 17 literals.
+//! "More" is a zero for each 255, and a byte from 1 to 255. A very first byte of 18 or more is a
+//! run of that less 17 literals.
 //!
 //! Locking: none.
 
