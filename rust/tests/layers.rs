@@ -19,6 +19,7 @@ const ALLOWED: [(&str, &[&str]); 17] = [
             "store",
             "wire",
             "worker",
+            "zpool",
         ],
     ),
     ("background", &["engine", "worker", "writeback"]),
