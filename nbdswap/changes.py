@@ -67,7 +67,7 @@ def _codec(codec: Any, level: Any) -> tuple[str, int]:
         return codec, default
     if isinstance(level, bool) or not isinstance(level, int) or not low <= level <= high:
         wanted = f"{low} to {high}" if low < high else f"{low}"
-        raise UsageError(f"codec_level is {level}, wanted {wanted} for {codec}")
+        raise UsageError(f"codec_level is {level!r}, wanted {wanted} for {codec}")
     return codec, level
 
 

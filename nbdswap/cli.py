@@ -84,7 +84,12 @@ def serve_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer w
         str | None, typer.Option("--zpool", metavar="NAME", help="zblock or zsmalloc.")
     ] = None,
     codec: Annotated[
-        str | None, typer.Option("--codec", metavar="NAME", help="lz4, zstd or none.")
+        str | None,
+        typer.Option(
+            "--codec",
+            metavar="NAME[:LEVEL]",
+            help="lz4, lz4hc, zstd, lzo, deflate or none; without a level its default.",
+        ),
     ] = None,
     store: Annotated[
         str | None, typer.Option("--store", metavar="PATH|none", help="Backing file.")
@@ -126,7 +131,7 @@ def serve_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer w
         ("exports", "--export", _exports(export, read_only=read_only)),
         ("pool.bytes_max", "--pool-size", pool_size),
         ("pool.zpool", "--zpool", zpool),
-        ("pool.codec", "--codec", codec),
+        *_codec_settings(codec),
         ("store.path", "--store", store),
         ("state_dir", "--state-dir", state_dir),
         # One client on a pipe is often one of many: they cannot all have the same port.
@@ -135,9 +140,6 @@ def serve_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer w
         ("log.format", "--log-format", log_format),
     ]
     overrides = [Override(key, flag, value) for key, flag, value in settings if value is not None]
-    if codec is not None:
-        # A level in the file belongs to the codec in the file.
-        overrides.append(Override("pool.codec_level", "--codec", "auto"))
     config = load(config_path, overrides, Machine.here())
     if print_config:
         sys.stdout.write(dump(config))
@@ -197,20 +199,12 @@ def set_command(
     """Change codec or zpool of a running server, until it starts again."""
     asked: dict[str, Any] = {} if zpool is None else {"zpool": zpool}
     if codec is not None:
-        name, colon, level = codec.partition(":")
-        asked["codec"] = name
-        if colon:
-            asked["codec_level"] = _level(codec, level)
+        asked["codec"], level = _codec_and_level(codec)
+        if level is not None:
+            asked["codec_level"] = level
     if not asked:
         raise UsageError("nothing to set, wanted --codec or --zpool")
     typer.echo(change_view(change(_admin_address(admin), asked)))
-
-
-def _level(codec: str, level: str) -> int:
-    try:
-        return int(level)
-    except ValueError:
-        raise UsageError(f"--codec is {codec}, wanted NAME or NAME:LEVEL") from None
 
 
 def _admin_address(admin: str) -> Address:
@@ -227,6 +221,25 @@ def _listen_settings(
     if not unix and not listen:
         return []
     return [("listen.unix", "--unix", unix or []), ("listen.tcp", "--listen", listen or [])]
+
+
+def _codec_settings(flag: str | None) -> list[tuple[str, str, Any]]:
+    """The codec and always a level: one in the file belongs to the codec in the file."""
+    if flag is None:
+        return []
+    name, level = _codec_and_level(flag)
+    return [
+        ("pool.codec", "--codec", name),
+        ("pool.codec_level", "--codec", "auto" if level is None else level),
+    ]
+
+
+def _codec_and_level(flag: str) -> tuple[str, int | str | None]:
+    """NAME[:LEVEL]. A level that is no number is for those to refuse who know the codec."""
+    name, colon, level = flag.partition(":")
+    if not colon:
+        return name, None
+    return name, int(level) if level.removeprefix("-").isdecimal() else level
 
 
 def _exports(flags: list[str] | None, *, read_only: bool) -> list[dict[str, Any]] | None:

@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use nbdswap_core::background::Background;
-use nbdswap_core::codec::{CodecChoice, CodecId};
+use nbdswap_core::codec::{CODECS, CodecChoice};
 use nbdswap_core::engine::{
     Backing, Engine, EngineOptions, ExportOptions, Fetch, Lane, Read, ReaderLane, StorePlace,
     StoreSource, Write,
@@ -104,7 +104,7 @@ impl World {
             page_bytes: PAGE,
             zpool: ZpoolKind::parse(zpool).unwrap(),
             frame_bytes: PAGE,
-            codec: CodecChoice::parse(codec, 1).unwrap(),
+            codec: CodecChoice::named(codec).unwrap(),
             pool_bytes_max: 160 << 10,
             high_mark_percent: 80,
             low_mark_percent: 50,
@@ -195,11 +195,8 @@ impl<'a> Actor<'a> {
         if self.random.chance(50) {
             engine.set_zpool(ZpoolKind::ALL[chosen % ZpoolKind::ALL.len()]);
         } else {
-            let id = CodecId::ALL[chosen % CodecId::ALL.len()];
-            // One of them is not for choosing.
-            if let Ok(choice) = CodecChoice::parse(id.name(), 1) {
-                engine.set_codec(choice);
-            }
+            let name = CODECS[chosen % CODECS.len()].name;
+            engine.set_codec(CodecChoice::named(name).expect("its name is in the table"));
         }
     }
 

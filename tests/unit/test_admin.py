@@ -232,6 +232,7 @@ def test_another_machine_can_read_and_change_nothing() -> None:
         ('{"codec": ["lz4"]}', "codec is ['lz4'], wanted one of lz4, "),
         ('{"codec": "zstd", "codec_level": 99}', "codec_level is 99, wanted -7 to 19 for zstd"),
         ('{"codec": "zstd", "codec_level": true}', "codec_level is True, wanted -7 to 19 for "),
+        ('{"codec": "zstd", "codec_level": ""}', "codec_level is '', wanted -7 to 19 for zstd"),
         ('{"codec": "none", "codec_level": 1}', "codec_level is 1, wanted 0 for none"),
     ],
 )

@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     fn compressor(codec: &str) -> Compressor {
-        Compressor::new(CodecChoice::parse(codec, 1).unwrap(), 4096)
+        Compressor::new(CodecChoice::named(codec).unwrap(), 4096)
     }
 
     #[test]
@@ -201,10 +201,10 @@ mod tests {
 
     #[test]
     fn steps_look_into_mailboxes_until_every_lane_has_changed() {
-        let switch = CodecSwitch::new(CodecChoice::parse("lz4", 1).unwrap());
+        let switch = CodecSwitch::new(CodecChoice::named("lz4").unwrap());
         let (mut first, first_box) = switch.join(4096);
         let (mut second, second_box) = switch.join(4096);
-        switch.change(CodecChoice::parse("zstd", 1).unwrap(), 4096);
+        switch.change(CodecChoice::named("zstd").unwrap(), 4096);
         first_box.exchange(&mut first);
         switch.tidy();
         assert!(lock(&first_box.compressor).is_none());

@@ -199,8 +199,8 @@ fn pool_view(snapshot: &Snapshot<'_>, pool: &PoolSnapshot) -> PoolView {
     PoolView {
         zpool: pool.zpool,
         former_objects: pool.former.iter().copied().collect(),
-        codec: pool.codec.id.name(),
-        codec_level: pool.codec.level,
+        codec: pool.codec.name(),
+        codec_level: pool.codec.level(),
         frame_bytes: pool.frame_bytes,
         limit_bytes: pool.limit_bytes,
         used_bytes: pool.held_bytes,

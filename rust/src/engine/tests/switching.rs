@@ -2,9 +2,10 @@
 //! former zpools are empty.
 
 use super::*;
+use crate::codec::CODECS;
 
 /// Every pair of different zpools, in both orders.
-pub(super) fn pairs() -> impl Iterator<Item = (ZpoolKind, ZpoolKind)> {
+fn pairs() -> impl Iterator<Item = (ZpoolKind, ZpoolKind)> {
     let pair = |from| ZpoolKind::ALL.map(|to| (from, to));
     ZpoolKind::ALL
         .into_iter()
@@ -12,11 +13,11 @@ pub(super) fn pairs() -> impl Iterator<Item = (ZpoolKind, ZpoolKind)> {
         .filter(|(from, to)| from != to)
 }
 
-/// Every codec that can be chosen.
-pub(super) fn choices() -> Vec<CodecChoice> {
-    let ids = CodecId::ALL.into_iter();
-    ids.filter(|&id| id != CodecId::Repeat)
-        .map(|id| CodecChoice::parse(id.name(), 1).unwrap())
+/// Every codec, at its default level.
+fn choices() -> Vec<CodecChoice> {
+    let names = CODECS.iter().map(|info| info.name);
+    names
+        .map(|name| CodecChoice::named(name).unwrap())
         .collect()
 }
 
