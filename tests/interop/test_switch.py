@@ -26,7 +26,8 @@ from nbdswap.nbd.client import Client
 from nbdswap.nbd.errors import ConnectionLostError
 from nbdswap.nbd.negotiator import connect
 from tests.conftest import ServerFactory
-from tests.support.pages import MIB, PAGE_BYTES, make_page
+from tests.support.model import ZEROES, Pages
+from tests.support.pages import MIB, PAGE_BYTES
 from tests.support.servers import EXPORT, Server, nbdswap_command
 
 TASKS = 8
@@ -35,7 +36,6 @@ PAGES = 4096
 PAGES_TO_KILL = 16384
 RUN_PAGES_MAX = 8
 READ_PAGES = 64
-ZEROES = bytes(PAGE_BYTES)
 # Requests between two changes: some hundred pages of the new codec in the new zpool.
 REQUESTS_PER_CHANGE = 80
 TIMEOUT_S = 60.0
@@ -44,39 +44,6 @@ MOVED_TIMEOUT_S = 20.0
 Json = dict[str, Any]
 
 pytestmark = pytest.mark.only_nbdswap
-
-
-class Pages:
-    """What each page may read as: what was acknowledged last, or what was under way since."""
-
-    def __init__(self, rng: random.Random, count: int) -> None:
-        self.count = count
-        self._bodies = [make_page(rng.getrandbits(32), index) for index in range(64)]
-        self._stamp = 0
-        self._allowed: list[list[bytes]] = [[ZEROES] for _ in range(count)]
-
-    def new_page(self, rng: random.Random) -> bytes:
-        """A page that no other one is like."""
-        self._stamp += 1
-        stamp = b"page %12d " % self._stamp
-        return stamp + rng.choice(self._bodies)[len(stamp) :]
-
-    def begin(self, first: int, contents: list[bytes]) -> None:
-        for index, content in enumerate(contents, first):
-            self._allowed[index].append(content)
-
-    def acknowledge(self, first: int, contents: list[bytes]) -> None:
-        for index, content in enumerate(contents, first):
-            self._allowed[index] = [content]
-
-    def check(self, first: int, data: bytes) -> None:
-        """Compares pages that were read."""
-        for index in range(len(data) // PAGE_BYTES):
-            content = data[index * PAGE_BYTES :][:PAGE_BYTES]
-            assert content in self._allowed[first + index], (
-                f"page {first + index} begins {content[:24]!r}, allowed: "
-                f"{[allowed[:24] for allowed in self._allowed[first + index]]}"
-            )
 
 
 class Load:
