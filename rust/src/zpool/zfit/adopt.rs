@@ -8,6 +8,7 @@
 //! Locking: single-threaded by contract; the claims and the shards are locked all the same.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use super::Zfit;
 use super::region::Region;
@@ -87,15 +88,17 @@ impl Zfit {
         }
         let mut claims = self.claims.lock().expect("adoption is single-threaded");
         let claims = &mut claims.get_or_insert_default().0;
-        if !claims.contains_key(&region.head) {
-            let is_ours =
-                region.is_marked(&self.arena) && self.arena.claim_run(region.head, region.frames);
-            if !is_ours {
-                return Err(AdoptError::Overlap);
+        let slots = match claims.entry(region.head) {
+            Entry::Occupied(slots) => slots.into_mut(),
+            Entry::Vacant(place) => {
+                let is_ours = region.is_marked(&self.arena)
+                    && self.arena.claim_run(region.head, region.frames);
+                if !is_ours {
+                    return Err(AdoptError::Overlap);
+                }
+                place.insert(Vec::new())
             }
-            claims.insert(region.head, Vec::new());
-        }
-        let slots = claims.get_mut(&region.head).expect("claimed just now");
+        };
         let index = slots.partition_point(|other| other.at < claim.at);
         let is_clear = slots[..index]
             .last()
@@ -116,12 +119,6 @@ impl Zfit {
         let mut claims = self.claims.lock().expect("adoption is single-threaded");
         for (head, slots) in claims.take().unwrap_or_default().0 {
             let region = Region::at(&self.arena, head).expect("a claimed region");
-            if slots.is_empty() {
-                // Every claim to it was refused.
-                region.unmark(&self.arena);
-                self.arena.free_run(region.head, region.frames);
-                continue;
-            }
             self.rebuild(&region, &slots);
         }
     }
