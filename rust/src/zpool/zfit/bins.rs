@@ -1,26 +1,35 @@
 //! Holes by length: one bin for every length that an object can need, and a few for longer ones.
 //!
-//! Links lie in the holes. A bitmap of bins that are not empty, and one of its words that are not
-//! zero, find the smallest hole that is long enough without a search.
+//! A bin remembers some of its holes here; only the others are linked through the pool's memory, so
+//! that taking and adding one seldom touches a second hole, which would be a cache miss and a
+//! page walk. A bitmap of bins that are not empty, and one of its words that are not zero, find the
+//! smallest hole that is long enough without a search.
+//!
+//! Measured against links alone, on 360 MiB of lz4 objects: a random overwrite took a third more.
 //!
 //! Not here: where holes come from and what becomes of their rest (`shard`).
 //! Locking: none, the shard's lock is held.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::zpool::Arena;
+use super::region::Grain;
+use crate::zpool::{Arena, Handle};
 
-/// Where a hole is: a handle's bits, so that it needs no region to be found.
+/// Where a hole is: a handle's bits.
 pub type Spot = u64;
 
 /// No hole.
 const NONE: Spot = u64::MAX;
 
-/// Bytes of the shortest hole that is kept in a bin: two words at its ends and two links.
-pub const HOLE_BYTES_MIN: usize = 32;
+/// Bytes of the shortest hole that has room for links, between the words at its ends. Shorter ones
+/// are remembered or forgotten; a forgotten one is found again when a slot beside it is freed.
+const LINKED_BYTES_MIN: usize = 32;
 
 /// Lengths are counted in so many bands of equal width.
 pub const BANDS: usize = 32;
+
+/// Holes that a bin remembers: with its first link they fill a cache line.
+const REMEMBERED: usize = 7;
 
 /// Bins for holes that are longer than any object, each for twice the length of the one before.
 const LONG_BINS: u32 = 8;
@@ -29,7 +38,7 @@ const WORD_BITS: u32 = u64::BITS;
 
 /// The holes of a shard.
 pub struct Bins {
-    heads: Box<[Spot]>,
+    bins: Box<[Bin]>,
     /// Bit b: bin b is not empty.
     filled: Box<[u64]>,
     /// Bit w: word w of `filled` is not zero.
@@ -41,12 +50,99 @@ pub struct Bins {
     holes: u64,
 }
 
-/// Gives the place in the mapping of a spot.
-pub trait Links {
-    /// Place of the word in front of the hole.
-    fn place(&self, spot: Spot) -> usize;
-    /// The memory.
-    fn arena(&self) -> &Arena;
+/// Holes of one length, or of long ones of about one length.
+#[derive(Clone)]
+#[repr(align(64))]
+struct Bin {
+    /// Some of the holes; NONE follows the last.
+    remembered: [Spot; REMEMBERED],
+    /// The first of the others, which are linked.
+    first: Spot,
+}
+
+/// The memory that links lie in.
+#[derive(Clone, Copy)]
+pub struct Memory<'a> {
+    /// The pool's frames.
+    pub arena: &'a Arena,
+    /// The unit of a spot.
+    pub grain: Grain,
+}
+
+impl<'a> Memory<'a> {
+    fn place(self, spot: Spot) -> usize {
+        let handle = Handle(spot);
+        self.arena.frame_at(handle.frame()) + handle.low() as usize * self.grain.bytes
+    }
+
+    /// Whether a hole has room for links.
+    pub fn has_links(self, granules: u32) -> bool {
+        granules as usize * self.grain.bytes >= LINKED_BYTES_MIN
+    }
+
+    fn next(self, spot: Spot) -> &'a AtomicU64 {
+        self.arena.word_u64(self.place(spot) + 8)
+    }
+
+    fn previous(self, spot: Spot) -> &'a AtomicU64 {
+        self.arena.word_u64(self.place(spot) + 16)
+    }
+}
+
+impl Bin {
+    const EMPTY: Bin = Bin {
+        remembered: [NONE; REMEMBERED],
+        first: NONE,
+    };
+
+    /// The hole that is taken next.
+    fn top(&self) -> Spot {
+        let remembered = self.remembered.iter().rev();
+        let last = remembered.copied().find(|&spot| spot != NONE);
+        last.unwrap_or(self.first)
+    }
+
+    /// Adds a hole. False: it is forgotten.
+    fn push(&mut self, memory: Memory<'_>, spot: Spot, granules: u32) -> bool {
+        if let Some(place) = self.remembered.iter_mut().find(|place| **place == NONE) {
+            *place = spot;
+            return true;
+        }
+        if !memory.has_links(granules) {
+            return false;
+        }
+        let next = std::mem::replace(&mut self.first, spot);
+        memory.next(spot).store(next, Relaxed);
+        memory.previous(spot).store(NONE, Relaxed);
+        if next != NONE {
+            memory.previous(next).store(spot, Relaxed);
+        }
+        true
+    }
+
+    /// Takes a hole out. False: it was forgotten.
+    fn remove(&mut self, memory: Memory<'_>, spot: Spot, granules: u32) -> bool {
+        if let Some(at) = self.remembered.iter().position(|&other| other == spot) {
+            self.remembered.copy_within(at + 1.., at);
+            self.remembered[REMEMBERED - 1] = NONE;
+            return true;
+        }
+        if !memory.has_links(granules) {
+            return false;
+        }
+        let next = memory.next(spot).load(Relaxed);
+        let previous = memory.previous(spot).load(Relaxed);
+        if next != NONE {
+            memory.previous(next).store(previous, Relaxed);
+        }
+        if previous == NONE {
+            assert_eq!(self.first, spot, "the first linked hole of a bin");
+            self.first = next;
+        } else {
+            memory.next(previous).store(next, Relaxed);
+        }
+        true
+    }
 }
 
 impl Bins {
@@ -56,7 +152,7 @@ impl Bins {
         let words = bins.div_ceil(WORD_BITS);
         assert!(words <= u128::BITS, "{bins} bins");
         Self {
-            heads: vec![NONE; bins as usize].into_boxed_slice(),
+            bins: vec![Bin::EMPTY; bins as usize].into_boxed_slice(),
             filled: vec![0; words as usize].into_boxed_slice(),
             filled_words: 0,
             exact_max,
@@ -99,113 +195,77 @@ impl Bins {
         self.exact_max + 1 + doublings.min(LONG_BINS - 1)
     }
 
-    /// Puts a hole into its bin.
-    pub fn push(&mut self, links: &impl Links, spot: Spot, granules: u32) {
+    /// Puts a hole into its bin, unless it is short and the bin remembers enough of them.
+    pub fn push(&mut self, memory: Memory<'_>, spot: Spot, granules: u32) {
         let bin = self.bin(granules);
-        let head = std::mem::replace(&mut self.heads[bin as usize], spot);
-        set_next(links, spot, head);
-        set_previous(links, spot, NONE);
-        if head == NONE {
-            self.filled[(bin / WORD_BITS) as usize] |= 1 << (bin % WORD_BITS);
-            self.filled_words |= 1 << (bin / WORD_BITS);
-        } else {
-            set_previous(links, head, spot);
+        if !self.bins[bin as usize].push(memory, spot, granules) {
+            return;
         }
+        self.filled[(bin / WORD_BITS) as usize] |= 1 << (bin % WORD_BITS);
+        self.filled_words |= 1 << (bin / WORD_BITS);
         self.bands[self.band(granules)] += u64::from(granules);
         self.holes += 1;
     }
 
-    /// Takes a hole out of its bin.
-    pub fn remove(&mut self, links: &impl Links, spot: Spot, granules: u32) {
-        let (next, previous) = (next(links, spot), previous(links, spot));
-        if next != NONE {
-            set_previous(links, next, previous);
+    /// Takes a hole out of its bin, if it is there.
+    pub fn remove(&mut self, memory: Memory<'_>, spot: Spot, granules: u32) {
+        let index = self.bin(granules);
+        let bin = &mut self.bins[index as usize];
+        if !bin.remove(memory, spot, granules) {
+            return;
         }
-        if previous == NONE {
-            let bin = self.bin(granules);
-            assert_eq!(
-                self.heads[bin as usize], spot,
-                "the first hole of bin {bin}"
-            );
-            self.heads[bin as usize] = next;
-            if next == NONE {
-                self.empty(bin);
+        if bin.top() == NONE {
+            let word = (index / WORD_BITS) as usize;
+            self.filled[word] &= !(1 << (index % WORD_BITS));
+            if self.filled[word] == 0 {
+                self.filled_words &= !(1 << word);
             }
-        } else {
-            set_next(links, previous, next);
         }
         self.bands[self.band(granules)] -= u64::from(granules);
         self.holes -= 1;
     }
 
-    /// The shortest hole of at least `granules`, which an object may need. It stays in its bin.
-    pub fn find(&self, granules: u32) -> Option<Spot> {
+    /// The shortest hole of at least `granules`, which an object may need, and its length if that
+    /// is known without looking at it. It stays in its bin.
+    pub fn find(&self, granules: u32) -> Option<(Spot, Option<u32>)> {
         let bin = self.find_bin(granules)?;
-        Some(self.heads[bin as usize])
+        let length = (bin <= self.exact_max).then_some(bin);
+        Some((self.bins[bin as usize].top(), length))
     }
 
     fn find_bin(&self, granules: u32) -> Option<u32> {
         debug_assert!(granules <= self.exact_max);
         let (word, bit) = (granules / WORD_BITS, granules % WORD_BITS);
         let here = self.filled[word as usize] >> bit << bit;
-        let (word, bits) = if here != 0 {
-            (word, here)
-        } else {
-            let later = self.filled_words.checked_shr(word + 1)?;
-            if later == 0 {
-                return None;
-            }
-            let word = word + 1 + later.trailing_zeros();
-            (word, self.filled[word as usize])
-        };
-        Some(word * WORD_BITS + bits.trailing_zeros())
-    }
-
-    fn empty(&mut self, bin: u32) {
-        let word = (bin / WORD_BITS) as usize;
-        self.filled[word] &= !(1 << (bin % WORD_BITS));
-        if self.filled[word] == 0 {
-            self.filled_words &= !(1 << word);
+        if here != 0 {
+            return Some(word * WORD_BITS + here.trailing_zeros());
         }
+        let later = self.filled_words.checked_shr(word + 1)?;
+        if later == 0 {
+            return None;
+        }
+        let word = word + 1 + later.trailing_zeros();
+        Some(word * WORD_BITS + self.filled[word as usize].trailing_zeros())
     }
 
-    /// Visits every hole with the bin that it is in and whether that is the right one for a length.
-    pub fn each(&self, links: &impl Links, mut visit: impl FnMut(Spot, &dyn Fn(u32) -> bool)) {
-        for (bin, &head) in self.heads.iter().enumerate() {
-            let (word, bit) = (bin as u32 / WORD_BITS, bin as u32 % WORD_BITS);
+    /// Visits every hole, with a function that says whether its bin is the right one for a length.
+    pub fn each(&self, memory: Memory<'_>, mut visit: impl FnMut(Spot, &dyn Fn(u32) -> bool)) {
+        for (index, bin) in self.bins.iter().enumerate() {
+            let (word, bit) = (index as u32 / WORD_BITS, index as u32 % WORD_BITS);
             let is_filled = self.filled[word as usize] >> bit & 1 == 1;
-            assert_eq!(is_filled, head != NONE, "bit of bin {bin}");
+            assert_eq!(is_filled, bin.top() != NONE, "bit of bin {index}");
             assert!(
                 !is_filled || self.filled_words >> word & 1 == 1,
-                "word of bin {bin}"
+                "word of bin {index}"
             );
-            let mut spot = head;
-            while spot != NONE {
-                visit(spot, &|granules| self.bin(granules) as usize == bin);
-                spot = next(links, spot);
+            let some = |spot| (spot != NONE).then_some(spot);
+            let remembered = bin.remembered.into_iter().map_while(some);
+            let linked = std::iter::successors(some(bin.first), |&spot| {
+                some(memory.next(spot).load(Relaxed))
+            });
+            for spot in remembered.chain(linked) {
+                visit(spot, &|granules| self.bin(granules) as usize == index);
             }
         }
     }
-}
-
-fn next(links: &impl Links, spot: Spot) -> Spot {
-    links.arena().word_u64(links.place(spot) + 8).load(Relaxed)
-}
-
-fn set_next(links: &impl Links, spot: Spot, next: Spot) {
-    links
-        .arena()
-        .word_u64(links.place(spot) + 8)
-        .store(next, Relaxed);
-}
-
-fn previous(links: &impl Links, spot: Spot) -> Spot {
-    links.arena().word_u64(links.place(spot) + 16).load(Relaxed)
-}
-
-fn set_previous(links: &impl Links, spot: Spot, previous: Spot) {
-    links
-        .arena()
-        .word_u64(links.place(spot) + 16)
-        .store(previous, Relaxed);
 }

@@ -2,13 +2,13 @@
 //!
 //! Locking: takes all shards' locks, in order; nothing else ever holds two.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Zfit;
-use super::bins::{BANDS, HOLE_BYTES_MIN};
+use super::bins::{BANDS, Memory};
 use super::region::Region;
-use super::shard::{Band, Memory, Shard};
+use super::shard::{Band, Shard};
 use crate::zpool::groups::GROUPS;
 use crate::zpool::side::{NONE, Side};
 
@@ -18,8 +18,8 @@ struct Found {
     regions: u64,
     frames: u64,
     bands: [Band; BANDS],
-    /// Spots of holes that belong into a bin.
-    holes: HashSet<u64>,
+    /// Holes in allocation, by spot, with their length.
+    holes: HashMap<u64, u32>,
 }
 
 impl Zfit {
@@ -73,9 +73,10 @@ impl Zfit {
                 hole = granules;
                 let before = region.hole_before(&self.arena, self.grain, at + granules);
                 assert_eq!(before, granules, "end of the hole at {at} of {region:?}");
-                let is_long = granules as usize * self.grain.bytes >= HOLE_BYTES_MIN;
-                if is_long && shard.isolated != region.head {
-                    found.holes.insert(region.handle(self.grain, at).0);
+                if shard.isolated != region.head {
+                    found
+                        .holes
+                        .insert(region.handle(self.grain, at).0, granules);
                 }
             } else {
                 assert_eq!(word.is_after_hole(), hole > 0, "slot {at} of {region:?}");
@@ -107,8 +108,11 @@ impl Zfit {
             arena: &self.arena,
             grain: self.grain,
         };
-        shard.bins.each(&memory, |spot, is_right| {
-            assert!(found.holes.remove(&spot), "spot {spot:#x} is not a hole");
+        shard.bins.each(memory, |spot, is_right| {
+            assert!(
+                found.holes.remove(&spot).is_some(),
+                "spot {spot:#x} is not a hole"
+            );
             let frame = crate::zpool::Handle(spot).frame();
             let region = Region::around(&self.arena, frame).expect("a hole is in a region");
             let at = region.granule(self.grain, crate::zpool::Handle(spot));
@@ -117,11 +121,9 @@ impl Zfit {
             holes += 1;
             granules += u64::from(length);
         });
-        assert!(
-            found.holes.is_empty(),
-            "{} holes in no bin",
-            found.holes.len()
-        );
+        // Only short holes may be forgotten.
+        let is_forgettable = |&granules: &u32| !memory.has_links(granules);
+        assert!(found.holes.values().all(is_forgettable), "holes in no bin");
         assert_eq!(
             (shard.bins.holes(), shard.bins.granules()),
             (holes, granules)

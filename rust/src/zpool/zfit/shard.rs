@@ -3,7 +3,7 @@
 //! Not here: who holds the lock (`zfit`), walking over regions (`upkeep`).
 //! Locking: none, the shard's lock is held.
 
-use super::bins::{BANDS, Bins, HOLE_BYTES_MIN, Links, Spot};
+use super::bins::{BANDS, Bins, Memory};
 use super::region::{Grain, Region};
 use super::word::{self, Word};
 use crate::zpool::arena::RUN_FRAMES_MAX;
@@ -14,6 +14,9 @@ use crate::zpool::{Arena, HANDLE_LOW_BITS, Handle, Tag};
 /// Regions are at most this share of what the shard holds, so that the last one, part-filled,
 /// weighs little in a small pool: 1/256.
 const REGION_SHARE: u32 = 256;
+
+/// Bytes of the shortest hole that an object fits into: the word in front, and eight bytes or fewer.
+const HOLE_BYTES_MIN: usize = 16;
 
 /// A shorter region wastes too much at its end.
 const REGION_FRAMES_MIN: u32 = 4;
@@ -49,23 +52,6 @@ pub struct Shard {
     pub object_bytes: u64,
     /// Slots by length.
     pub bands: [Band; BANDS],
-}
-
-/// The memory, for the links of holes.
-pub struct Memory<'a> {
-    pub arena: &'a Arena,
-    pub grain: Grain,
-}
-
-impl Links for Memory<'_> {
-    fn place(&self, spot: Spot) -> usize {
-        let handle = Handle(spot);
-        self.arena.frame_at(handle.frame()) + handle.low() as usize * self.grain.bytes
-    }
-
-    fn arena(&self) -> &Arena {
-        self.arena
-    }
 }
 
 impl Shard {
@@ -113,30 +99,35 @@ impl Shard {
     /// Cuts a slot of `granules` out of the shortest hole that is long enough, if need be out of a
     /// region that is made for it.
     pub fn cut(&mut self, arena: &Arena, granules: u32, bytes: usize, tag: Tag) -> Option<Handle> {
-        let spot = match self.bins.find(granules) {
-            Some(spot) => spot,
+        let (spot, length) = match self.bins.find(granules) {
+            Some(found) => found,
             None => {
                 self.build(arena, granules)?;
                 self.bins.find(granules).expect("a region was made for it")
             }
         };
-        let handle = Handle(spot);
+        let (handle, grain) = (Handle(spot), self.grain);
         let region = Region::around(arena, handle.frame()).expect("a hole is part of a region");
-        let at = region.granule(self.grain, handle);
-        let hole = region.read(arena, self.grain, at);
-        debug_assert!(hole.is_hole(), "no hole at {at} of {region:?}");
-        self.bins.remove(&self.memory(arena), spot, hole.granules());
-        let rest = hole.granules() - granules;
+        let at = region.granule(grain, handle);
+        // The hole itself is not looked at if its bin says how long it is: that would be to wait.
+        let hole = length.unwrap_or_else(|| region.read(arena, grain, at).granules());
+        debug_assert_eq!(
+            region.read(arena, grain, at),
+            Word::hole(hole),
+            "{region:?}"
+        );
+        self.bins.remove(self.memory(arena), spot, hole);
+        let rest = hole - granules;
         // What no object fits into stays part of the slot, where it is free of bookkeeping.
-        let length = if rest as usize * self.grain.bytes < HOLE_BYTES_MIN {
-            region.set_after_hole(arena, self.grain, at + hole.granules(), false);
-            hole.granules()
+        let length = if rest as usize * grain.bytes < HOLE_BYTES_MIN {
+            region.set_after_hole(arena, grain, at + hole, false);
+            hole
         } else {
             self.put_hole(arena, &region, at + granules, rest);
             granules
         };
         // What lies before the hole is a slot, or the two holes would be one.
-        region.write(arena, self.grain, at, Word::slot(length, tag, false));
+        region.write(arena, grain, at, Word::slot(length, tag, false));
         self.count(arena, &region, length, bytes);
         Some(handle)
     }
@@ -199,22 +190,18 @@ impl Shard {
     /// Makes a hole of granules that are nobody's; what follows must be marked by the caller.
     pub fn put_hole(&mut self, arena: &Arena, region: &Region, at: u32, granules: u32) {
         region.write_hole(arena, self.grain, at, granules);
-        if self.is_kept(region, granules) {
+        if self.isolated != region.head {
             let spot = region.handle(self.grain, at).0;
-            self.bins.push(&self.memory(arena), spot, granules);
+            self.bins.push(self.memory(arena), spot, granules);
         }
     }
 
     /// The opposite of `put_hole`; its words stay.
     pub fn take_hole(&mut self, arena: &Arena, region: &Region, at: u32, granules: u32) {
-        if self.is_kept(region, granules) {
+        if self.isolated != region.head {
             let spot = region.handle(self.grain, at).0;
-            self.bins.remove(&self.memory(arena), spot, granules);
+            self.bins.remove(self.memory(arena), spot, granules);
         }
-    }
-
-    fn is_kept(&self, region: &Region, granules: u32) -> bool {
-        granules as usize * self.grain.bytes >= HOLE_BYTES_MIN && self.isolated != region.head
     }
 
     /// Makes a region that holds a slot of `granules` at least: one hole.

@@ -60,6 +60,13 @@ impl Zpool for Zfit {
         match self.locate(handle) {
             Place::Whole(frame) => self.free_whole(frame, bytes),
             Place::Slot(region, at) => {
+                // The words that will be read under the lock, while nobody waits for it.
+                for granule in [at, at + self.granules(bytes)] {
+                    let place = region.place(&self.arena, self.grain, granule);
+                    if place < self.arena.end() {
+                        self.arena.prefetch(place, word::BYTES);
+                    }
+                }
                 self.lock(region.shard.into())
                     .give_back(&self.arena, &region, at, bytes);
             }
@@ -189,6 +196,13 @@ impl Zfit {
         self.whole.object_bytes.fetch_sub(bytes as u64, Relaxed);
     }
 
+    /// Whether a slot with room for `bytes` begins at a place in the mapping. Not asked in production:
+    /// to wait for the word doubles the time of a load.
+    fn holds(&self, at: usize, bytes: usize) -> bool {
+        let word = Word(self.arena.word_u64(at).load(Relaxed));
+        !word.is_hole() && bytes + word::BYTES <= word.granules() as usize * self.grain.bytes
+    }
+
     /// Place in the mapping of an object's first byte.
     fn content_at(&self, handle: Handle, bytes: usize) -> usize {
         let at = self.arena.frame_at(handle.frame());
@@ -197,9 +211,8 @@ impl Zfit {
             return at;
         }
         let at = at + handle.low() as usize * self.grain.bytes;
-        let word = Word(self.arena.word_u64(at).load(Relaxed));
-        assert!(
-            !word.is_hole() && bytes + word::BYTES <= word.granules() as usize * self.grain.bytes,
+        debug_assert!(
+            self.holds(at, bytes),
             "{handle:?} does not lead to an object of {bytes}: freed, or not of this pool"
         );
         at + word::BYTES
