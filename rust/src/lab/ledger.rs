@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use super::interrupt::Interrupt;
 use super::noise::Noise;
 use crate::error::{Error, Result};
 use crate::zpool::{Handle, Resident, Tag, Zpool};
@@ -36,6 +37,13 @@ pub struct Write {
     owner: u32,
     new: Entry,
     is_placed: bool,
+}
+
+impl Write {
+    /// Does the page need no object?
+    pub fn is_empty(&self) -> bool {
+        self.new.bytes == 0
+    }
 }
 
 /// The objects of a range of owners.
@@ -162,8 +170,12 @@ impl<'a> Ledger<'a> {
     }
 
     /// Panics unless every object has its content and owner.
-    pub fn verify(&mut self) {
+    ///
+    /// # Errors
+    /// That of `interrupt`.
+    pub fn verify(&mut self, interrupt: &mut Interrupt<'_>) -> Result<()> {
         for (owner, entry) in self.owners.clone().zip(&self.entries) {
+            interrupt.poll()?;
             if entry.bytes == 0 {
                 continue;
             }
@@ -176,6 +188,7 @@ impl<'a> Ledger<'a> {
             let tag = self.pool.tag(entry.handle, bytes);
             assert_eq!(tag, self.tag(owner, *entry), "tag of {entry:?}");
         }
+        Ok(())
     }
 
     fn tag(&self, owner: u32, entry: Entry) -> Tag {

@@ -19,7 +19,11 @@ impl Noise {
     pub fn new(object_bytes_max: usize) -> Noise {
         let mut random = Random::new(0);
         let words = (PLACES + object_bytes_max).div_ceil(8);
-        Noise((0..words).flat_map(|_| random.bits().to_le_bytes()).collect())
+        Noise(
+            (0..words)
+                .flat_map(|_| random.bits().to_le_bytes())
+                .collect(),
+        )
     }
 
     /// The bytes of the object that was written as number `serial`.

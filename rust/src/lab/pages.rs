@@ -5,10 +5,10 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::Stopwatch;
 use super::interrupt::Interrupt;
 use super::objects::Objects;
 use super::timing::{Percentiles, Timing, rank};
-use super::Stopwatch;
 use crate::codec::{CodecChoice, CodecId, Compressor, Decompressor};
 use crate::error::{Error, Result};
 use crate::page::{PAGE_BYTES_ALLOWED, pattern_of, repeated_word};
@@ -141,7 +141,9 @@ impl Press {
     fn round_trip(&mut self, index: usize, page: &[u8]) -> Result<u32> {
         let id = self.compressor.id();
         let compressor = &mut self.compressor;
-        let object = self.compress.one(|| compressor.compress(page, page.len() - 1));
+        let object = self
+            .compress
+            .one(|| compressor.compress(page, page.len() - 1));
         let (id, object) = match object {
             Some(object) => (id, object),
             None => {
