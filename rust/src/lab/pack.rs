@@ -82,11 +82,16 @@ pub struct PackReport {
 ///
 /// # Errors
 /// [`Error::Config`](crate::error::Error::Config) for a plan that cannot be carried out,
-/// [`Error::PoolFull`](crate::error::Error::PoolFull) if the system runs out of memory meanwhile,
-/// or that of `interrupt`.
+/// [`Error::Io`](crate::error::Error::Io) if the system has no memory for it, or that of
+/// `interrupt`.
 pub fn pack(objects: &Objects, plan: &Plan, interrupt: Interrupt<'_>) -> Result<PackReport> {
     let trial = Trial::new(objects, plan)?;
-    let report = Run::new(&trial, plan.seed, interrupt).phases()?;
+    live(&trial, plan.seed, interrupt)
+}
+
+/// Leads the pool of `trial` through its life.
+pub(super) fn live(trial: &Trial, seed: u64, interrupt: Interrupt<'_>) -> Result<PackReport> {
+    let report = Run::new(trial, seed, interrupt).phases()?;
     assert_eq!(trial.pool.stats(), Default::default(), "all was freed");
     assert_eq!(trial.pool.arena().used_frames(), 0, "no frame is held");
     Ok(report)
@@ -137,8 +142,9 @@ impl<'a> Run<'a> {
 
     fn phases(mut self) -> Result<PackReport> {
         let watch = Stopwatch::calibrated();
-        for page in 0..self.order.len() as u32 {
-            self.write(page, self.objects.of_page(page))?;
+        let pages = self.order.len() as u32;
+        for page in 0..pages {
+            self.write(page, self.objects.of_page(page, pages))?;
         }
         self.end("fresh")?;
         let loads = self.load_all(watch)?;
@@ -155,13 +161,12 @@ impl<'a> Run<'a> {
         let objects_moved = self.compact()?;
         self.end("compacted")?;
         let timeline = self.timeline.finish(self.pool);
-        for page in self.ledger.owners() {
+        for page in 0..pages {
             self.ledger.write(page, 0)?;
         }
-        self.pool.check();
-        self.pool.arena().check();
+        check(self.pool);
         Ok(PackReport {
-            stored_bytes: self.order.len() as u64 * self.objects.page_bytes() as u64,
+            stored_bytes: u64::from(pages) * self.objects.page_bytes() as u64,
             densities: self.densities,
             timeline,
             alloc_ns: times.alloc.percentiles(),
@@ -177,7 +182,7 @@ impl<'a> Run<'a> {
     /// Ends a phase: everything must be there, and what is not needed goes back.
     fn end(&mut self, phase: &'static str) -> Result<()> {
         self.ledger.verify(&mut self.interrupt)?;
-        self.check();
+        check(self.pool);
         let arena = self.pool.arena();
         arena.release_free(0);
         let stats = self.pool.stats();
@@ -190,11 +195,6 @@ impl<'a> Run<'a> {
             held_bytes: arena.held_bytes(),
         });
         Ok(())
-    }
-
-    fn check(&self) {
-        self.pool.check();
-        self.pool.arena().check();
     }
 
     fn write(&mut self, page: u32, bytes: u32) -> Result<()> {
@@ -314,6 +314,11 @@ impl<'a> Run<'a> {
             }
         }
     }
+}
+
+fn check(pool: &dyn Zpool) {
+    pool.check();
+    pool.arena().check();
 }
 
 /// Brings writes without an object to the front and counts them.
