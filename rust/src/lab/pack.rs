@@ -12,18 +12,14 @@
 //!
 //! * alloc, store and free while every page is overwritten: the pool's memory is warm, and none
 //!   comes from the system that was not there before;
-//! * load after the first fill, in random order: to find the object and to copy it once into the
-//!   reader's buffer. An object that a pool has in one piece is copied by the reader alone, one
-//!   that straddles is put together first and so copied twice, and both pay for the cache
-//!   misses that any decompressor would.
+//! * load of all objects after the first fill, in random order (see `loads`).
 //!
 //! Locking: none; one thread.
-
-use std::hint::black_box;
 
 use super::Stopwatch;
 use super::interrupt::Interrupt;
 use super::ledger::{Ledger, Write};
+use super::loads::Loads;
 use super::objects::Objects;
 use super::timeline::{Moment, Timeline};
 use super::timing::{Percentiles, Timing};
@@ -32,9 +28,9 @@ use crate::error::Result;
 use crate::random::Random;
 use crate::zpool::{Handle, Zpool};
 
-/// Pages that are written together while they are timed: enough that a batch is long beside a
+/// Pages that are written, or objects that are loaded, together while they are timed: enough that a batch is long beside a
 /// reading of the clock, so few that the pool grows by nothing.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// What a pool holds at the end of a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,13 +113,6 @@ struct WriteTimes {
     free: Timing,
 }
 
-/// What loading every object came to.
-struct Loads {
-    times: Timing,
-    objects_copied_twice: u64,
-    bytes_copied_twice: u64,
-}
-
 impl<'a> Run<'a> {
     fn new(trial: &'a Trial, seed: u64, interrupt: Interrupt<'a>) -> Run<'a> {
         let pages = u64::from(trial.pages);
@@ -147,7 +136,9 @@ impl<'a> Run<'a> {
             self.write(page, self.objects.of_page(page, pages))?;
         }
         self.end("fresh")?;
-        let loads = self.load_all(watch)?;
+        let mut held: Vec<(Handle, u32)> = self.ledger.held().collect();
+        self.random.shuffle(&mut held);
+        let loads = Loads::of(self.pool, &mut held, watch, &mut self.interrupt)?;
         let mut times = WriteTimes {
             alloc: Timing::new(watch),
             store: Timing::new(watch),
@@ -267,33 +258,6 @@ impl<'a> Run<'a> {
         self.end(refilled)?;
         self.order = order;
         Ok(())
-    }
-
-    /// Loads every object in random order.
-    fn load_all(&mut self, watch: Stopwatch) -> Result<Loads> {
-        let mut held: Vec<(Handle, u32)> = self.ledger.held().collect();
-        self.random.shuffle(&mut held);
-        let mut loads = Loads {
-            times: Timing::new(watch),
-            objects_copied_twice: 0,
-            bytes_copied_twice: 0,
-        };
-        let mut scratch = vec![0; self.pool.object_bytes_max()];
-        let mut reader = vec![0; self.objects.page_bytes()];
-        let scratch_range = scratch.as_ptr_range();
-        for batch in held.chunks_mut(BATCH) {
-            self.interrupt.poll()?;
-            loads.times.batch(batch, |&mut (handle, bytes)| {
-                let object = self.pool.load(handle, bytes as usize, &mut scratch);
-                reader[..object.len()].copy_from_slice(object);
-                black_box(&mut reader);
-                if scratch_range.contains(&object.as_ptr()) {
-                    loads.objects_copied_twice += 1;
-                    loads.bytes_copied_twice += u64::from(bytes);
-                }
-            });
-        }
-        Ok(loads)
     }
 
     /// Empties sparse blocks into others until none qualifies, as background work does. Returns

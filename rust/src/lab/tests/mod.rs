@@ -1,15 +1,15 @@
 //! Whole measurements, small: what reports say is what pools did.
 
+mod forgetful;
+
+use self::forgetful::Forgetful;
 use super::interrupt::Interrupt;
 use super::pack::live;
 use super::trial::Trial;
 use super::*;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::random::Random;
-use crate::zpool::{
-    AdoptError, AllocError, Arena, ClassStats, Handle, Resident, Sweep, Tag, Zpool, ZpoolKind,
-    ZpoolStats,
-};
+use crate::zpool::ZpoolKind;
 
 const PAGE_BYTES: usize = 4096;
 const PAGES: u64 = 1500;
@@ -227,84 +227,6 @@ fn speed_that_cannot_be_measured_is_refused() {
     assert!(refusal(&objects(), 65, 10).contains("threads are 65"));
     assert!(refusal(&objects(), 1, 0).contains("cycles are 0"));
     assert!(refusal(&Objects::new(PAGE_BYTES, vec![0]), 1, 1).contains("no page needs"));
-}
-
-/// A pool that gives one byte of one object back wrong: the canary.
-struct Forgetful(Box<dyn Zpool>);
-
-impl Zpool for Forgetful {
-    fn kind(&self) -> ZpoolKind {
-        self.0.kind()
-    }
-
-    fn arena(&self) -> &Arena {
-        self.0.arena()
-    }
-
-    fn slot_bytes(&self, bytes: usize) -> usize {
-        self.0.slot_bytes(bytes)
-    }
-
-    fn alloc(&self, bytes: usize, tag: Tag) -> std::result::Result<Handle, AllocError> {
-        self.0.alloc(bytes, tag)
-    }
-
-    fn free(&self, handle: Handle, bytes: usize) {
-        self.0.free(handle, bytes);
-    }
-
-    fn store(&self, handle: Handle, object: &[u8]) {
-        self.0.store(handle, object);
-    }
-
-    fn load<'a>(&'a self, handle: Handle, bytes: usize, scratch: &'a mut [u8]) -> &'a [u8] {
-        let is_victim = self.0.tag(handle, bytes).owner == 700;
-        let mut copy = vec![0; bytes];
-        copy.copy_from_slice(self.0.load(handle, bytes, scratch));
-        copy[bytes / 2] ^= u8::from(is_victim);
-        scratch[..bytes].copy_from_slice(&copy);
-        &scratch[..bytes]
-    }
-
-    fn prefetch(&self, handle: Handle, bytes: usize) {
-        self.0.prefetch(handle, bytes);
-    }
-
-    fn tag(&self, handle: Handle, bytes: usize) -> Tag {
-        self.0.tag(handle, bytes)
-    }
-
-    fn sweep(&self, sweep: &mut Sweep, frames: u32, visit: &mut dyn FnMut(Resident)) -> bool {
-        self.0.sweep(sweep, frames, visit)
-    }
-
-    fn isolate(&self, visit: &mut dyn FnMut(Resident)) -> bool {
-        self.0.isolate(visit)
-    }
-
-    fn settle(&self) {
-        self.0.settle();
-    }
-
-    fn adopt(&self, handle: Handle, bytes: usize, tag: Tag) -> std::result::Result<(), AdoptError> {
-        self.0.adopt(handle, bytes, tag)
-    }
-
-    fn adopted(&self) -> Result<()> {
-        self.0.adopted()
-    }
-
-    fn stats(&self) -> ZpoolStats {
-        self.0.stats()
-    }
-
-    fn classes(&self, visit: &mut dyn FnMut(ClassStats)) {
-        self.0.classes(visit);
-    }
-
-    fn check(&self) {
-        self.0.check();
-    }
 }
 
 #[test]
