@@ -13,7 +13,7 @@ import pytest
 
 import nbdswap
 from nbdswap._core import ConfigError, LabObjects, LabPages, zpools
-from tests.support.pages import MIB, PAGE_BYTES, page
+from tests.support.pages import MIB, PAGE_BYTES, make_data
 
 if TYPE_CHECKING:
     from nbdswap._core import CodecReport
@@ -23,8 +23,7 @@ PLAIN = {"str": str, "int": int, "float": float}
 
 
 def _compressed() -> tuple[LabObjects, CodecReport]:
-    data = b"".join(page(seed) for seed in range(300))
-    return LabPages.of(data, PAGE_BYTES).compress("lz4", 1)
+    return LabPages.of(make_data(1, 300), PAGE_BYTES).compress("lz4", 1)
 
 
 def _shapes() -> dict[str, dict[str, str]]:
