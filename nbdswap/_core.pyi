@@ -298,8 +298,8 @@ class LabObjects:
     def pack(self, *, zpool: str, frame_bytes: int, stored_bytes: int, seed: int) -> PackReport:
         """Leads a pool of its own through a hard life and verifies it. Releases the GIL.
 
-        Pages are put in, the set repeated, until they come to `stored_bytes`; same-filled ones
-        count and take no room. Every page is overwritten twice in random order, each time with the
+        Pages are put in, the set repeated, until they come to `stored_bytes`; what is no whole set
+        is spread evenly over it. Same-filled pages count and take no room. Every page is overwritten twice in random order, each time with the
         size of any other; half of them are discarded and written again; nine tenths are
         discarded and written again; then all are overwritten twice once more, which wears a pool
         most, and the pool is compacted until nothing is left to do.

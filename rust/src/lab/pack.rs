@@ -1,9 +1,9 @@
 //! How densely a pool packs objects, fresh and after a hard life, and what its operations cost.
 //!
-//! The phases are those that swap sees: a machine fills it, overwrites every page twice in random order
-//! (with the size of any other page), drops half of the pages and fills up again, drops nine tenths
-//! and fills up again. That leaves a pool nearly as dense as a fresh one, so it is worn once more
-//! by two overwrites before compaction runs until it finds nothing more to do. There is none
+//! The phases are those that swap sees: a machine fills it, overwrites every page twice in random
+//! order (with the size of any other page), drops half of the pages and fills up again, drops nine
+//! tenths and fills up again. That leaves a pool nearly as dense as a fresh one, so it is worn once
+//! more by two overwrites before compaction runs until it finds nothing more to do. There is none
 //! earlier: what a pool needs without it is what a busy server needs.
 //!
 //! After each phase every object is loaded and compared. Memory of free frames is given back at
@@ -11,8 +11,8 @@
 //!
 //! What is timed, in batches (see `timing`):
 //!
-//! * alloc, store and free while every page is overwritten: the pool's memory is warm, and none
-//!   comes from the system that was not there before;
+//! * alloc, store and free while every page is overwritten: then the pool's memory is warm, and
+//!   hardly any comes from the system;
 //! * load of all objects after the first fill, in random order (see `loads`).
 //!
 //! Locking: none; one thread.
@@ -29,8 +29,8 @@ use crate::error::Result;
 use crate::random::Random;
 use crate::zpool::{Handle, Zpool};
 
-/// Pages that are written, or objects that are loaded, together while they are timed: enough that a batch is long beside a
-/// reading of the clock, so few that the pool grows by nothing.
+/// Pages that are written, or objects that are loaded, together while they are timed: enough that a
+/// batch is long beside a reading of the clock, so few that the pool grows by nothing.
 pub(super) const BATCH: usize = 64;
 
 /// What a pool holds at the end of a phase.

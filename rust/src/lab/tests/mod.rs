@@ -2,6 +2,8 @@
 
 mod forgetful;
 
+use std::sync::Arc;
+
 use self::forgetful::Forgetful;
 use super::interrupt::Interrupt;
 use super::pack::live;
@@ -9,7 +11,7 @@ use super::trial::Trial;
 use super::*;
 use crate::error::Error;
 use crate::random::Random;
-use crate::zpool::ZpoolKind;
+use crate::zpool::{Arena, ArenaOptions, ZpoolKind};
 
 const PAGE_BYTES: usize = 4096;
 const PAGES: u64 = 1500;
@@ -110,11 +112,30 @@ fn phases_do_what_they_are_called() {
         assert_eq!(compacted.object_bytes, worn.object_bytes);
         assert_eq!(compacted.objects, worn.objects);
         assert!(compacted.block_bytes <= worn.block_bytes);
-        assert!(
-            worn.block_bytes > report.densities[0].block_bytes,
-            "worn by nothing"
-        );
     }
+}
+
+#[test]
+fn a_worn_pool_is_compacted() {
+    let report = pack(&objects(), &plan(ZpoolKind::Zblock, 4096), wanted()).unwrap();
+    let [fresh, .., worn, compacted] = report.densities[..] else {
+        panic!("phases")
+    };
+    assert!(worn.block_bytes > fresh.block_bytes, "worn by nothing");
+    assert!(compacted.block_bytes < worn.block_bytes);
+    assert!(report.objects_moved > 0);
+}
+
+#[test]
+fn a_pool_that_gets_no_memory_is_an_error() {
+    let mut trial = Trial::new(&objects(), &plan(ZpoolKind::Zblock, 4096)).unwrap();
+    let small = ArenaOptions {
+        pool_bytes_max: 200 * 4096,
+        ..trial.pool.arena().options().clone()
+    };
+    trial.pool = ZpoolKind::Zblock.make(Arc::new(Arena::create(small).unwrap()));
+    let error = live(&trial, 1, wanted()).unwrap_err().to_string();
+    assert!(error.contains("take memory for the pool"), "{error}");
 }
 
 #[test]
@@ -127,7 +148,8 @@ fn the_timeline_covers_the_run_in_order() {
     let compacted = report.densities.last().unwrap();
     assert_eq!(last.object_bytes, compacted.object_bytes);
     assert_eq!(last.block_bytes, compacted.block_bytes);
-    // Every page but those that need no object: a fill, eight of four overwrites, two times 1/2 and 9/10.
+    // Every page but those that need no object: a fill, eight of four overwrites, two times 1/2 and
+    // 9/10.
     let operations = PAGES as f64 * 0.95 * 11.8;
     assert!(
         (last.operations as f64 / operations - 1.0).abs() < 0.05,
