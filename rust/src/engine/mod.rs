@@ -31,7 +31,7 @@ use switch::CodecSwitch;
 
 use crate::codec::CodecId;
 use crate::error::{Error, Result};
-use crate::page::{PageId, PageIndex, fill_word, repeated_word};
+use crate::page::{PageId, PageIndex, fill_word, pattern_of, repeated_word};
 pub use crate::stats::Tier;
 
 use crate::stats::LaneStats;
@@ -380,11 +380,10 @@ impl Engine {
         page: &'a [u8],
     ) -> Shrunk<'a> {
         if let Some(word) = repeated_word(page) {
-            let pattern = word as u32;
-            if u64::from(pattern) << 32 | u64::from(pattern) == word {
-                return Shrunk::Pattern(pattern);
-            }
-            return Shrunk::Object(CodecId::Repeat, &page[..8]);
+            return match pattern_of(word) {
+                Some(pattern) => Shrunk::Pattern(pattern),
+                None => Shrunk::Object(CodecId::Repeat, &page[..8]),
+            };
         }
         let codec = compressor.id();
         let accept_bytes_max = self.accept_bytes_max.load(Ordering::Relaxed);

@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Engine;
-use super::open::accept_bytes_max;
 use crate::codec::{CodecChoice, Compressor};
 use crate::zpool::ZpoolKind;
 
@@ -144,7 +143,7 @@ impl Engine {
         let _one_at_a_time = lock(&self.zpool_switch);
         let pools = &self.tiers.pool;
         pools.set_current(zpool);
-        let most = accept_bytes_max(pools.pool(zpool), self.page_bytes());
+        let most = pools.pool(zpool).accept_bytes_max(self.page_bytes());
         self.accept_bytes_max.store(most, Ordering::Relaxed);
         self.bell.ring();
     }
