@@ -10,6 +10,7 @@
 //! Lock order: page -> class -> arena. A zpool never calls out while it holds a class lock.
 
 pub mod arena;
+mod buddies;
 mod frames;
 mod groups;
 mod kind;
@@ -18,7 +19,9 @@ mod pools;
 mod side;
 mod slotted;
 pub mod words;
+pub mod z3fold;
 pub mod zblock;
+pub mod zbud;
 pub mod zsmalloc;
 
 #[cfg(any(test, feature = "testing"))]

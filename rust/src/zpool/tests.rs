@@ -21,6 +21,16 @@ fn zsmalloc_conforms() {
     conforms(ZpoolKind::Zsmalloc);
 }
 
+#[test]
+fn zbud_conforms() {
+    conforms(ZpoolKind::Zbud);
+}
+
+#[test]
+fn z3fold_conforms() {
+    conforms(ZpoolKind::Z3fold);
+}
+
 /// A zblock whose slots overlap by 8 bytes: the canary.
 struct Overlapping;
 
