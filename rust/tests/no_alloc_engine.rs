@@ -176,7 +176,12 @@ impl Bench {
 
 #[test]
 fn page_operations_and_background_work_allocate_nothing_after_warm_up() {
-    for (codec, zpool) in [("lz4", "zblock"), ("zstd", "zsmalloc")] {
+    for (codec, zpool) in [
+        ("lz4", "zblock"),
+        ("zstd", "zsmalloc"),
+        ("lz4", "zbud"),
+        ("lz4", "z3fold"),
+    ] {
         let engine = engine(codec, zpool);
         let mut random = Random::new(1);
         let mut content = vec![[0; PAGE]; PAGES as usize];
@@ -195,7 +200,11 @@ fn page_operations_and_background_work_allocate_nothing_after_warm_up() {
         bench.round();
         let (before, fetches) = (ALLOCATIONS.get(), bench.fetches);
         (0..5).for_each(|_| bench.round());
-        assert_eq!(ALLOCATIONS.get() - before, 0, "allocations with {codec}");
+        assert_eq!(
+            ALLOCATIONS.get() - before,
+            0,
+            "allocations with {codec}, {zpool}"
+        );
         assert!(bench.fetches > fetches + 100, "{} fetches", bench.fetches);
         bench.engine.check();
         // The count is not blind: a box is seen.

@@ -348,5 +348,7 @@ fn a_read_under_load_is_never_older_than_what_was_acknowledged() {
         run("zblock", "lz4", 0, seed);
         run("zsmalloc", "none", 0, seed);
         run("zsmalloc", "lz4", 30, seed);
+        run("zbud", "lz4", 30, seed);
+        run("z3fold", "lz4", 0, seed);
     }
 }

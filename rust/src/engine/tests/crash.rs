@@ -240,7 +240,7 @@ fn change(run: &mut Run, scene: &Rc<RefCell<Scene>>) {
 
 #[test]
 fn whenever_the_process_dies_the_next_finds_every_acknowledged_write() {
-    for seed in seeds(4) {
+    for seed in seeds(ZpoolKind::ALL.len() as u64) {
         with_seed(seed, |seed| {
             let setup = Setup {
                 zpool: ZpoolKind::ALL[seed as usize % ZpoolKind::ALL.len()],

@@ -254,3 +254,6 @@ impl<R: Rule> Buddies<R> {
         by_count.max((chunks * cost).div_ceil(u64::from(CHUNKS_FREE)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -130,8 +130,7 @@ mod tests {
 
     #[test]
     fn gaps_are_what_objects_and_header_leave() {
-        let none: Vec<_> = Occupancy::EMPTY.gaps().collect();
-        assert_eq!(none, [1..64]);
+        assert!(Occupancy::EMPTY.gaps().eq(std::iter::once(1..64)));
         let frame = Occupancy([extent(54, 10), extent(1, 20), extent(30, 4)]);
         let gaps: Vec<_> = frame.gaps().collect();
         assert_eq!(gaps, [1..1, 64..64, 21..30, 34..54]);
