@@ -1,8 +1,7 @@
-//! Blocks that have room, in numbered lists: by how full they are, or by how much room they have.
+//! The blocks of a class that have a free slot, in lists by how full they are.
 //!
 //! Objects go to the fullest block that has room, so that the emptiest ones drain; whoever empties
-//! blocks on purpose takes from the other end. All moves are O(1): links lie in the blocks, and a
-//! bitmap says which lists are not empty.
+//! blocks on purpose takes from the other end. All moves are O(1): links lie in the blocks.
 //!
 //! Locking: none, the class's lock is held; links are atomics only because blocks are shared
 //! memory.
@@ -11,11 +10,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::side::NONE;
 
-/// Lists of a class of slots, each for an equal share of fullness.
+/// Lists, each for an equal share of fullness.
 pub const GROUPS: usize = 8;
-
-/// The blocks of a class that have a free slot.
-pub type Groups = Lists<GROUPS>;
 
 /// Where the links of a block are.
 pub trait Links {
@@ -25,51 +21,25 @@ pub trait Links {
     fn previous(&self, block: u32) -> &AtomicU32;
 }
 
-/// Heads of the lists, at most 64.
-pub struct Lists<const LISTS: usize> {
-    heads: [u32; LISTS],
-    /// Bit n is set when list n is not empty.
-    filled: u64,
+/// Heads of the lists.
+pub struct Groups {
+    heads: [u32; GROUPS],
+    /// Bit g is set when list g is not empty.
+    filled: u8,
 }
 
 impl Groups {
-    /// The list for a block with `used` of `slots` slots in use, not all of them.
-    pub fn group(used: u16, slots: u32) -> usize {
-        (u32::from(used) * GROUPS as u32 / slots) as usize
-    }
-
-    /// First block of the fullest list.
-    pub fn fullest(&self) -> Option<u32> {
-        let group = self.filled.checked_ilog2()?;
-        Some(self.heads[group as usize])
-    }
-
-    /// Blocks of the emptiest list.
-    pub fn emptiest<'a>(&'a self, links: &'a impl Links) -> impl Iterator<Item = u32> + 'a {
-        let group = self.filled.trailing_zeros() as usize;
-        self.list(links, group.min(GROUPS - 1))
-    }
-}
-
-impl<const LISTS: usize> Lists<LISTS> {
     /// Lists of nothing.
     pub fn new() -> Self {
-        const { assert!(LISTS <= 64, "the bitmap has a bit for each list") };
         Self {
-            heads: [NONE; LISTS],
+            heads: [NONE; GROUPS],
             filled: 0,
         }
     }
 
-    /// Bit n is set when list n is not empty.
-    pub fn filled(&self) -> u64 {
-        self.filled
-    }
-
-    /// First block of a list.
-    pub fn first(&self, list: usize) -> Option<u32> {
-        let head = self.heads[list];
-        (head != NONE).then_some(head)
+    /// The list for a block with `used` of `slots` slots in use, not all of them.
+    pub fn group(used: u16, slots: u32) -> usize {
+        (u32::from(used) * GROUPS as u32 / slots) as usize
     }
 
     /// Puts a block at the front of a list.
@@ -104,6 +74,18 @@ impl<const LISTS: usize> Lists<LISTS> {
         if next == NONE {
             self.filled &= !(1 << group);
         }
+    }
+
+    /// First block of the fullest list.
+    pub fn fullest(&self) -> Option<u32> {
+        let group = self.filled.checked_ilog2()?;
+        Some(self.heads[group as usize])
+    }
+
+    /// Blocks of the emptiest list.
+    pub fn emptiest<'a>(&'a self, links: &'a impl Links) -> impl Iterator<Item = u32> + 'a {
+        let group = self.filled.trailing_zeros() as usize;
+        self.list(links, group.min(GROUPS - 1))
     }
 
     /// Blocks of one list, front to back.

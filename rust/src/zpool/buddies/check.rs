@@ -22,8 +22,7 @@ impl<R: Rule> Buddies<R> {
                     let occupancy = self.header(frame).occupancy();
                     self.check_frame(frame, &occupancy);
                     objects += occupancy.count();
-                    found[at].frames[occupancy.count() - 1] += 1;
-                    found[at].chunks += u64::from(occupancy.chunks_used());
+                    found[at].add(&occupancy);
                     with_room[at] += usize::from(Self::listing(&occupancy).is_some());
                 }
                 _ => continue,

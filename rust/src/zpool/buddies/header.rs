@@ -15,6 +15,8 @@ use crate::zpool::{Arena, Tag};
 //  14  stamps    u16 x 3
 //  20  owners    u32 x 3
 //  32
+const NEXT_AT: usize = 0;
+const PREVIOUS_AT: usize = 4;
 const EXTENTS_AT: usize = 8;
 const STAMPS_AT: usize = EXTENTS_AT + 2 * PLACES;
 const OWNERS_AT: usize = STAMPS_AT + 2 * PLACES;
@@ -32,6 +34,29 @@ impl<'a> Header<'a> {
     pub fn of(arena: &'a Arena, frame: u32) -> Self {
         let at = arena.frame_at(frame);
         Self { arena, at }
+    }
+
+    /// The frames after and before this one in its list.
+    pub fn links(&self) -> (u32, u32) {
+        let word = |at| self.arena.word_u32(self.at + at).load(Relaxed);
+        (word(NEXT_AT), word(PREVIOUS_AT))
+    }
+
+    /// Writes both links.
+    pub fn set_links(&self, next: u32, previous: u32) {
+        self.set_next(next);
+        self.set_previous(previous);
+    }
+
+    /// Changes the frame after this one.
+    pub fn set_next(&self, next: u32) {
+        self.arena.word_u32(self.at + NEXT_AT).store(next, Relaxed);
+    }
+
+    /// Changes the frame before this one.
+    pub fn set_previous(&self, previous: u32) {
+        let word = self.arena.word_u32(self.at + PREVIOUS_AT);
+        word.store(previous, Relaxed);
     }
 
     /// The extent in a place.

@@ -16,6 +16,8 @@
 mod adopt;
 mod check;
 mod header;
+mod lists;
+mod merging;
 mod occupancy;
 mod shard;
 mod upkeep;
@@ -138,15 +140,8 @@ impl<R: Rule> Buddies<R> {
                 shard.list(&self.arena, to, frame);
             }
         }
-        let counts = &mut shard.counts;
-        if let Some(of) = before.count().checked_sub(1) {
-            counts.frames[of] -= 1;
-        }
-        if let Some(of) = after.count().checked_sub(1) {
-            counts.frames[of] += 1;
-        }
-        counts.chunks += u64::from(after.chunks_used());
-        counts.chunks -= u64::from(before.chunks_used());
+        shard.counts.subtract(before);
+        shard.counts.add(after);
     }
 
     /// Puts an object into a frame that has room for it.

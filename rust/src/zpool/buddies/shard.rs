@@ -11,9 +11,10 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 
-use super::occupancy::{CHUNKS, PLACES};
-use crate::zpool::Arena;
-use crate::zpool::groups::Lists;
+use super::lists::Lists;
+use super::merging::Rooms;
+use super::occupancy::{CHUNKS, CHUNKS_FREE, Occupancy, PLACES};
+use crate::zpool::{Arena, FULLNESS_GROUPS};
 
 /// On cache lines of its own: two threads in two shards do not disturb each other.
 #[repr(align(128))]
@@ -25,8 +26,8 @@ pub struct Shard {
 
 /// What the lock covers.
 pub struct ShardState {
-    /// Frames with room, by objects less one. The number of a list is the room in chunks.
-    lists: [Lists<{ CHUNKS as usize }>; PLACES - 1],
+    /// Frames with room, by objects less one.
+    lists: [Lists; PLACES - 1],
     /// What the frames hold.
     pub counts: Counts,
 }
@@ -34,14 +35,46 @@ pub struct ShardState {
 /// What frames hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Shared frames, by objects less one.
-    pub frames: [u64; PLACES],
+    /// Shared frames, by objects less one, then by how full they are.
+    pub frames: [[u64; FULLNESS_GROUPS]; PLACES],
     /// Chunks of the objects in them.
     pub chunks: u64,
     /// Frames that are one object.
     pub whole: u64,
     /// Bytes asked for, in both.
     pub object_bytes: u64,
+}
+
+impl Counts {
+    /// Counts a shared frame in. One without objects is none.
+    pub fn add(&mut self, frame: &Occupancy) {
+        if let Some(objects) = frame.count().checked_sub(1) {
+            self.frames[objects][fullness(frame.chunks_used())] += 1;
+            self.chunks += u64::from(frame.chunks_used());
+        }
+    }
+
+    /// Takes it out again.
+    pub fn subtract(&mut self, frame: &Occupancy) {
+        if let Some(objects) = frame.count().checked_sub(1) {
+            self.frames[objects][fullness(frame.chunks_used())] -= 1;
+            self.chunks -= u64::from(frame.chunks_used());
+        }
+    }
+
+    /// Shared frames of so many objects, all of them together.
+    pub fn frames_of(&self, objects: usize) -> u64 {
+        self.frames[objects - 1].iter().sum()
+    }
+}
+
+/// Ten equal shares of fullness, between none (0) and full.
+fn fullness(chunks_used: u32) -> usize {
+    if chunks_used == CHUNKS_FREE {
+        FULLNESS_GROUPS - 1
+    } else {
+        (chunks_used * 10 / CHUNKS_FREE) as usize + 1
+    }
 }
 
 /// A frame's place in the lists: its objects and its room in chunks.
@@ -99,26 +132,26 @@ impl Locked<'_> {
         let lists = self.lists.iter().rev();
         let rooms = lists.filter_map(|lists| Some((lowest(lists.filled(), chunks)?, lists)));
         let (room, lists) = rooms.min_by_key(|&(room, _)| room)?;
-        lists.first(room as usize)
+        lists.first(room)
     }
 
     /// The frame with the most room among those of one object.
     pub fn emptiest(&self) -> Option<u32> {
         let lone = &self.lists[0];
-        lone.first(lone.filled().checked_ilog2()? as usize)
+        lone.first(lone.filled().checked_ilog2()?)
     }
 
     /// Puts a frame into the lists.
     pub fn list(&mut self, arena: &Arena, listing: Listing, frame: u32) {
         let list = &mut self.lists[listing.objects - 1];
-        list.push(arena, listing.room as usize, frame);
+        list.push(arena, listing.room, frame);
         self.announce();
     }
 
     /// Takes a frame out of the lists.
     pub fn unlist(&mut self, arena: &Arena, listing: Listing, frame: u32) {
         let list = &mut self.lists[listing.objects - 1];
-        list.remove(arena, listing.room as usize, frame);
+        list.remove(arena, listing.room, frame);
         self.announce();
     }
 
@@ -129,13 +162,21 @@ impl Locked<'_> {
         }
     }
 
+    /// Adds the frames with room to those of other shards, by objects less one.
+    pub fn add_rooms(&self, sum: &mut [Rooms; PLACES - 1]) {
+        for (sum, lists) in sum.iter_mut().zip(&self.lists) {
+            let lengths = sum.iter_mut().zip(lists.lengths());
+            lengths.for_each(|(sum, &length)| *sum += u64::from(length));
+        }
+    }
+
     /// All listed frames.
     pub fn listed<'a>(&'a self, arena: &'a Arena) -> impl Iterator<Item = (Listing, u32)> + 'a {
         let filled = self.lists.iter().fold(0, |all, lists| all | lists.filled());
         assert_eq!(self.shard.room.load(Relaxed), filled, "announced room");
         (1..PLACES).flat_map(move |objects| {
             (0..CHUNKS).flat_map(move |room| {
-                let frames = self.lists[objects - 1].list(arena, room as usize);
+                let frames = self.lists[objects - 1].list(arena, room);
                 frames.map(move |frame| (Listing { objects, room }, frame))
             })
         })

@@ -2,14 +2,15 @@
 //!
 //! Locking: as the trait says; content and tag of a live object belong to who holds its handle.
 
+use super::lists::LISTS;
 use super::occupancy::{CHUNKS_FREE, OBJECT_CHUNKS_MAX, PLACES};
 use super::shard::Counts;
-use super::{Buddies, Rule, SHARED};
+use super::{Buddies, Rule, SHARED, merging};
 use crate::error;
 use crate::zpool::side::Side;
 use crate::zpool::{
-    AdoptError, AllocError, Arena, ClassStats, Handle, Resident, Sweep, Tag, Zpool, ZpoolKind,
-    ZpoolStats,
+    AdoptError, AllocError, Arena, ClassStats, FULLNESS_GROUPS, Handle, Resident, Sweep, Tag,
+    Zpool, ZpoolKind, ZpoolStats,
 };
 
 /// Bytes of an object that are fetched ahead; the CPU follows a run of lines by itself.
@@ -106,11 +107,10 @@ impl<R: Rule> Zpool for Buddies<R> {
 
     fn stats(&self) -> ZpoolStats {
         let counts = self.counts();
-        let shared = counts.frames.iter().sum::<u64>();
-        let objects = (1..)
-            .zip(counts.frames)
-            .map(|(objects, frames)| objects * frames);
-        let objects = objects.sum::<u64>();
+        let of_count = (1..=PLACES).map(|objects| (objects as u64, counts.frames_of(objects)));
+        let (shared, objects) = of_count.fold((0, 0), |(shared, all), (objects, frames)| {
+            (shared + frames, all + objects * frames)
+        });
         let whole_bytes = counts.whole * self.frame_cost_bytes();
         ZpoolStats {
             objects: objects + counts.whole,
@@ -122,12 +122,12 @@ impl<R: Rule> Zpool for Buddies<R> {
 
     /// A class is a number of objects that share a frame: the most of them first, which are the
     /// smallest; the last class is that of whole frames. Its largest object is the largest of which
-    /// that many have room.
+    /// that many have room. What can be freed are frames of one object, by merging them.
     fn classes(&self, visit: &mut dyn FnMut(ClassStats)) {
         let counts = self.counts();
         for objects in (1..=R::OBJECTS_MAX).rev() {
             let chunks = (CHUNKS_FREE / objects as u32).min(OBJECT_CHUNKS_MAX);
-            let blocks = counts.frames[objects - 1];
+            let blocks = counts.frames_of(objects);
             visit(ClassStats {
                 object_bytes_max: chunks * self.chunk_bytes as u32,
                 block_frames: 1,
@@ -135,8 +135,12 @@ impl<R: Rule> Zpool for Buddies<R> {
                 blocks,
                 slots: blocks * R::OBJECTS_MAX as u64,
                 slots_used: blocks * objects as u64,
+                freeable_frames: if objects == 1 { self.freeable() } else { 0 },
+                fullness: counts.frames[objects - 1],
             });
         }
+        let mut fullness = [0; FULLNESS_GROUPS];
+        fullness[FULLNESS_GROUPS - 1] = counts.whole;
         visit(ClassStats {
             object_bytes_max: self.arena.frame_bytes() as u32,
             block_frames: 1,
@@ -144,6 +148,8 @@ impl<R: Rule> Zpool for Buddies<R> {
             blocks: counts.whole,
             slots: counts.whole,
             slots_used: counts.whole,
+            freeable_frames: 0,
+            fullness,
         });
     }
 
@@ -158,13 +164,23 @@ impl<R: Rule> Buddies<R> {
         let mut sum = Counts::default();
         for shard in &self.shards {
             let counts = shard.lock().counts;
-            for objects in 0..PLACES {
-                sum.frames[objects] += counts.frames[objects];
-            }
+            let frames = sum.frames.iter_mut().flatten();
+            let more = counts.frames.iter().flatten();
+            frames.zip(more).for_each(|(sum, more)| *sum += more);
             sum.chunks += counts.chunks;
             sum.whole += counts.whole;
             sum.object_bytes += counts.object_bytes;
         }
         sum
+    }
+
+    /// Frames that merging would give back, near enough.
+    fn freeable(&self) -> u64 {
+        let mut rooms = [[0; LISTS]; PLACES - 1];
+        for shard in &self.shards {
+            shard.lock().add_rooms(&mut rooms);
+        }
+        let [lone, paired] = rooms;
+        merging::freeable(lone, paired, R::OBJECTS_MAX > 2)
     }
 }
