@@ -1,7 +1,7 @@
 //! The head of a shared frame: who has which chunks.
 //!
-//! Locking: written under the lock of the frame's shard. Extent and tag of a live object may also be
-//! read by the holder of its handle, for whom they do not change.
+//! Locking: written under the lock of the frame's shard. Extent and tag of a live object may also
+//! be read by the holder of its handle, for whom they do not change.
 
 use std::sync::atomic::Ordering::Relaxed;
 

@@ -1,7 +1,7 @@
 //! Frames with room, in lists by the size of the largest object that they would take.
 //!
-//! All moves are O(1): links lie in the headers of the frames, and a bitmap says which lists are not
-//! empty, so the tightest frame is found without a search.
+//! All moves are O(1): links lie in the headers of the frames, and a bitmap says which lists are
+//! not empty, so the tightest frame is found without a search.
 //!
 //! Locking: none, the shard's lock is held.
 

@@ -4,14 +4,14 @@
 //! most two or three objects, each a run of chunks. The first object of a frame lies at its front,
 //! the second at its end, a third behind the one before it. An object takes the frame with the
 //! least room that is enough, else a new frame, so nothing is ever searched. An object that leaves
-//! no chunk for a companion is a whole frame, with its tag in the side word. The length of an object
-//! says which of the two it is, and its handle says where it starts: a load reads no header.
+//! no chunk for a companion is a whole frame, with its tag in the side word. The length of an
+//! object says which of the two it is, and its handle where it starts: a load reads no header.
 //!
 //! Not here: how many objects share a frame (`zbud`, `z3fold`, behind the trait [`Rule`]).
-//! Locking: one lock a shard, over the lists of its frames, their headers and side words. Frames are
-//! dealt to the shards by number, and an allocation starts to look at a shard that its owner picks.
-//! Order: shard -> arena; never two shards, but in `check`. All bookkeeping lies inside the frames,
-//! so the arena's limit covers it.
+//! Locking: one lock a shard, over the lists of its frames, their headers and side words. Frames
+//! are dealt to the shards by number, and an allocation starts to look at a shard that its owner
+//! picks. Order: shard -> arena; never two shards, but in `check`. All that grows with the pool
+//! lies inside the frames, so the arena's limit covers it.
 
 mod adopt;
 mod check;
@@ -158,17 +158,17 @@ impl<R: Rule> Buddies<R> {
         Handle::of(frame, start)
     }
 
-    /// The shard that has the tightest frame, and how much room that has. Of equal ones the first
-    /// from `first` on, so that not all threads meet at one.
-    fn tightest(&self, chunks: u32, first: usize) -> Option<(usize, u32)> {
+    /// The shard that has the tightest frame. Of equal ones the first from `first` on, so that not
+    /// all threads meet at one.
+    fn tightest(&self, chunks: u32, first: usize) -> Option<usize> {
         let shards = (first..first + SHARDS).map(|shard| shard % SHARDS);
         let rooms = shards.filter_map(|at| Some((at, self.shards[at].room_for(chunks)?)));
-        rooms.min_by_key(|&(_, room)| room)
+        rooms.min_by_key(|&(_, room)| room).map(|(at, _)| at)
     }
 
     fn alloc_shared(&self, bytes: usize, chunks: u32, tag: Tag) -> Option<Handle> {
         // What was announced may be gone when the lock is held; then another thread got on.
-        while let Some((at, _)) = self.tightest(chunks, tag.owner as usize % SHARDS) {
+        while let Some(at) = self.tightest(chunks, tag.owner as usize % SHARDS) {
             let mut shard = self.shards[at].lock();
             if let Some(frame) = shard.tightest(chunks) {
                 shard.counts.object_bytes += bytes as u64;

@@ -142,7 +142,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn gaps_and_objects_are_the_frame(wanted in prop::collection::vec((1u32..70, 1u32..66), 0..6)) {
+        fn gaps_and_objects_are_the_frame(
+            wanted in prop::collection::vec((1u32..70, 1u32..66), 0..6),
+        ) {
             let mut frame = Occupancy::EMPTY;
             let mut taken = [false; CHUNKS as usize];
             taken[0] = true;
