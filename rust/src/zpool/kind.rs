@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::z3fold::Z3fold;
 use super::zblock::Zblock;
 use super::zbud::Zbud;
+use super::zfit::Zfit;
 use super::zsmalloc::Zsmalloc;
 use super::{Arena, Zpool};
 use crate::error::{Error, Result};
@@ -23,15 +24,18 @@ pub enum ZpoolKind {
     Zbud = 2,
     /// Frames that three objects share.
     Z3fold = 3,
+    /// Regions that are cut into slots as long as their objects.
+    Zfit = 4,
 }
 
 impl ZpoolKind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [ZpoolKind; 4] = [
+    pub const ALL: [ZpoolKind; 5] = [
         ZpoolKind::Zblock,
         ZpoolKind::Zsmalloc,
         ZpoolKind::Zbud,
         ZpoolKind::Z3fold,
+        ZpoolKind::Zfit,
     ];
 
     /// The name in configuration, metrics and status.
@@ -41,6 +45,7 @@ impl ZpoolKind {
             ZpoolKind::Zsmalloc => "zsmalloc",
             ZpoolKind::Zbud => "zbud",
             ZpoolKind::Z3fold => "z3fold",
+            ZpoolKind::Zfit => "zfit",
         }
     }
 
@@ -68,6 +73,7 @@ impl ZpoolKind {
             ZpoolKind::Zsmalloc => Box::new(Zsmalloc::new(arena)),
             ZpoolKind::Zbud => Box::new(Zbud::new(arena)),
             ZpoolKind::Z3fold => Box::new(Z3fold::new(arena)),
+            ZpoolKind::Zfit => Box::new(Zfit::new(arena)),
         }
     }
 }

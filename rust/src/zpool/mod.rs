@@ -22,6 +22,7 @@ pub mod words;
 pub mod z3fold;
 pub mod zblock;
 pub mod zbud;
+pub mod zfit;
 pub mod zsmalloc;
 
 #[cfg(any(test, feature = "testing"))]
@@ -163,6 +164,16 @@ pub trait Zpool: Send + Sync {
 
     /// Bytes of memory that an object of `bytes` costs when blocks are full (slot and side data).
     fn slot_bytes(&self, bytes: usize) -> usize;
+
+    /// The largest object that takes less of the pool than one of `page_bytes`: a page that does not
+    /// get smaller is better kept as it is. 0 if none does.
+    fn accept_bytes_max(&self, page_bytes: usize) -> usize {
+        let whole = self.slot_bytes(page_bytes);
+        (1..page_bytes)
+            .rev()
+            .find(|&bytes| self.slot_bytes(bytes) < whole)
+            .unwrap_or(0)
+    }
 
     /// Finds a place for an object of `bytes` (1..=object_bytes_max) and tags it. The content is
     /// undefined until [`store`](Self::store). Never waits, never asks the system for memory

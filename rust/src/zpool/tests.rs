@@ -32,6 +32,11 @@ fn z3fold_conforms() {
     conforms(ZpoolKind::Z3fold);
 }
 
+#[test]
+fn zfit_conforms() {
+    conforms(ZpoolKind::Zfit);
+}
+
 /// A zblock whose slots overlap by 8 bytes: the canary.
 struct Overlapping;
 

@@ -244,7 +244,8 @@ fn whenever_the_process_dies_the_next_finds_every_acknowledged_write() {
         with_seed(seed, |seed| {
             let setup = Setup {
                 zpool: ZpoolKind::ALL[seed as usize % ZpoolKind::ALL.len()],
-                codec: ["lz4", "none"][seed as usize / 2 % 2],
+                // The densest zpool has room for all that lz4 leaves, and would store nothing.
+                codec: ["lz4", "none", "none"][seed as usize / 2 % 3],
                 ..SETUP
             };
             let (deaths, second_deaths, found) = crash_everywhere(setup, seed, Pool::Whole);
