@@ -103,7 +103,11 @@ impl World {
             zpool: ZpoolKind::parse(zpool).unwrap(),
             frame_bytes: PAGE,
             codec: CodecChoice::named(codec).unwrap(),
-            pool_bytes_max: 160 << 10,
+            // Too little for all pages. Blocks of many frames need more of it than single frames.
+            pool_bytes_max: match zpool {
+                "zbud" | "z3fold" => 96 << 10,
+                _ => 160 << 10,
+            },
             high_mark_percent: 80,
             low_mark_percent: 50,
             populate: false,
