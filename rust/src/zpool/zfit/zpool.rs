@@ -162,6 +162,7 @@ impl Zpool for Zfit {
             blocks: whole,
             slots: whole,
             slots_used: whole,
+            ..ClassStats::default()
         });
     }
 
