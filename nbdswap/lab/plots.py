@@ -1,0 +1,255 @@
+"""A run as plots, PNG and SVG: density, fragmentation over time, latency.
+
+Three plots for each codec, page size and frame size. The same results give the same files, byte
+for byte. Colours are Okabe and Ito's, which people of any colour vision can tell apart.
+
+Needs matplotlib (the extra `plots`); only this module does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from nbdswap.errors import UsageError
+from nbdswap.units import format_size, human_size
+
+from .output import SHARED_MODE, write_whole
+from .results import LabResults, PackResult, Percentiles, codec_name, size_name
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+INK = "#333333"
+FAINT = "#DDDDDD"
+PNG_DPI = 150
+PHASE_LABELS = {
+    "fresh": "fresh",
+    "overwritten": "every page\noverwritten twice",
+    "discarded50": "half gone",
+    "refilled50": "filled again",
+    "discarded90": "90 % gone",
+    "refilled90": "filled again",
+    "compacted": "compacted",
+}
+# Any: what a key is called is a type in some versions of matplotlib and a text in others.
+STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10.0,
+    "axes.titlelocation": "left",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    # Ids in an SVG are random but for this.
+    "svg.hashsalt": "nbdswap",
+}
+
+Draw = Callable[["Figure", Sequence[PackResult], dict[str, str]], None]
+
+
+def require_matplotlib() -> None:
+    """Before a long run: raises UsageError if it is not installed."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise UsageError(
+            "--plots needs matplotlib, which is not installed: pip install 'nbdswap[plots]'"
+        ) from None
+
+
+def write_plots(results: LabResults, directory: Path) -> list[Path]:
+    """Draws everything that there is to draw; returns the files."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    colours = _colours(results)
+    written = []
+    for packs in _groups(results):
+        subtitle = _subtitle(results, packs[0])
+        for name, (size, draw) in PLOTS.items():
+            with mpl.rc_context(STYLE):
+                figure = Figure(figsize=size, layout="constrained")
+                draw(figure, packs, colours)
+                figure.text(0.995, 0.005, subtitle, ha="right", va="bottom", fontsize=6)
+                # Room for that line, which the layout does not know of.
+                figure.get_layout_engine().set(rect=(0, 0.035, 1, 0.965))  # type: ignore[call-arg, union-attr]
+                stem = directory / f"{name}-{_file_part(packs[0])}"
+                written += [_save(figure, stem, kind) for kind in ("png", "svg")]
+    return written
+
+
+def _save(figure: Figure, stem: Path, kind: str) -> Path:
+    path = stem.with_name(f"{stem.name}.{kind}")
+
+    def write(file: IO[bytes]) -> None:
+        # No date and no version: neither is a result.
+        metadata = {"Date": None, "Creator": "nbdswap"} if kind == "svg" else {"Software": None}
+        figure.savefig(file, format=kind, dpi=PNG_DPI, metadata=metadata)
+
+    write_whole(path, write, mode=SHARED_MODE)
+    return path
+
+
+def _groups(results: LabResults) -> list[list[PackResult]]:
+    """What stands in one plot: the zpools with the same objects and frames."""
+    groups: dict[tuple[str, int, int, int], list[PackResult]] = {}
+    for pack in results.packs:
+        key = (pack.codec, pack.level, pack.page_bytes, pack.frame_bytes)
+        groups.setdefault(key, []).append(pack)
+    return list(groups.values())
+
+
+def _colours(results: LabResults) -> dict[str, str]:
+    """A zpool has the same colour in all plots."""
+    zpools = dict.fromkeys(pack.zpool for pack in results.packs)
+    return {zpool: COLOURS[index % len(COLOURS)] for index, zpool in enumerate(zpools)}
+
+
+def _file_part(pack: PackResult) -> str:
+    part = f"{codec_name(pack).replace(':', '_')}-{format_size(pack.page_bytes)}"
+    if pack.frame_bytes != pack.page_bytes:
+        part += f"-in-{format_size(pack.frame_bytes)}"
+    return part
+
+
+def _subtitle(results: LabResults, pack: PackResult) -> str:
+    return (
+        f"{codec_name(pack)}, pages of {size_name(pack.page_bytes, pack.frame_bytes)}, "
+        f"{human_size(pack.stored_bytes)} of pages, seed {pack.seed}, "
+        f"nbdswap {results.environment.nbdswap}, {results.environment.cpu}"
+    )
+
+
+def _density(figure: Figure, packs: Sequence[PackResult], colours: dict[str, str]) -> None:
+    """Groups of bars, one for each phase: what a pool takes above the compressed bytes."""
+    axes = figure.add_subplot()
+    axes.set_title("Memory of the pool above the compressed bytes, per cent", pad=18)
+    phases = [phase for phase in PHASE_LABELS if any(pack.phase(phase) for pack in packs)]
+    width = 0.84 / len(packs)
+    for index, pack in enumerate(packs):
+        colour = colours[pack.zpool]
+        for at, phase in enumerate(phases):
+            density = pack.phase(phase)
+            if density is None or density.overhead is None:
+                continue
+            percent = 100 * (density.overhead - 1)
+            x = at - 0.42 + width * (index + 0.5)
+            axes.bar(x, percent, width * 0.9, color=colour)
+            label = f"{percent:.1f}" if percent < 99.95 else f"{percent:.0f}"
+            axes.annotate(
+                label, (x, max(percent, 0)), (0, 2), textcoords="offset points",
+                ha="center", va="bottom", fontsize=6.5, color=colour, rotation=90,
+            )  # fmt: skip
+    axes.set_xticks(range(len(phases)), [PHASE_LABELS[phase] for phase in phases])
+    axes.tick_params(axis="x", length=0)
+    axes.margins(y=0.12)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    _names(axes, [pack.zpool for pack in packs], colours)
+
+
+def _names(axes: Axes, zpools: Sequence[str], colours: dict[str, str]) -> None:
+    """The zpools in their colours above the plot, in the order of the bars."""
+    from matplotlib.offsetbox import AnnotationBbox, HPacker, TextArea
+
+    children: list[Artist] = [
+        TextArea(zpool, textprops={"color": colours[zpool], "fontweight": "bold"})
+        for zpool in zpools
+    ]
+    box = AnnotationBbox(
+        HPacker(children=children, pad=0, sep=12), (0, 1), xycoords="axes fraction",
+        box_alignment=(0, 0), frameon=False, pad=0, xybox=(0, 4), boxcoords="offset points",
+    )  # fmt: skip
+    axes.add_artist(box)
+
+
+def _fragmentation(figure: Figure, packs: Sequence[PackResult], colours: dict[str, str]) -> None:
+    """A line for each zpool: pool bytes per compressed byte, from the first object to the last."""
+    axes = figure.add_subplot()
+    axes.set_title("Bytes of pool per compressed byte, over the operations of the run")
+    ends: list[tuple[float, str]] = []
+    last = 0.0
+    for pack in packs:
+        moments = [moment for moment in pack.timeline if moment.object_bytes]
+        if not moments:
+            continue
+        xs = [moment.operations / 1e6 for moment in moments]
+        ys = [moment.block_bytes / moment.object_bytes for moment in moments]
+        axes.plot(xs, ys, color=colours[pack.zpool], linewidth=1.4, solid_joinstyle="round")
+        ends.append((ys[-1], pack.zpool))
+        last = max(last, xs[-1])
+    axes.set_xlabel("million allocations and frees")
+    axes.set_xlim(0, last or 1)
+    axes.set_ylim(bottom=1)
+    axes.grid(axis="y", color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    bottom, top = axes.get_ylim()
+    gap = (top - bottom) * 0.045
+    for y, (value, zpool) in zip(_apart([end[0] for end in sorted(ends)], gap), sorted(ends),
+                                 strict=True):  # fmt: skip
+        axes.annotate(
+            f"{zpool} {value:.3f}", (last, y), (6, 0), textcoords="offset points",
+            va="center", color=colours[zpool], annotation_clip=False,
+        )  # fmt: skip
+
+
+def _apart(values: Sequence[float], gap: float) -> list[float]:
+    """Places for labels at these values, ascending, none nearer than `gap` to the next."""
+    places: list[float] = []
+    for value in values:
+        places.append(max(value, places[-1] + gap) if places else value)
+    return places
+
+
+def _latency(figure: Figure, packs: Sequence[PackResult], colours: dict[str, str]) -> None:
+    """A panel for each operation, a row for each zpool: p50, p99 and p99.9 on a line."""
+    panels = figure.subplots(2, 2, sharex=True, sharey=True)
+    operations: dict[str, Callable[[PackResult], Percentiles]] = {
+        "alloc": lambda pack: pack.alloc_ns,
+        "store": lambda pack: pack.store_ns,
+        "load": lambda pack: pack.load_ns,
+        "free": lambda pack: pack.free_ns,
+    }
+    for axes, (operation, times_of) in zip(panels.flat, operations.items(), strict=True):
+        axes.set_title(f"{operation}, ns")
+        for row, pack in enumerate(packs):
+            times, colour = times_of(pack), colours[pack.zpool]
+            # A logarithm has no place for 0, which a clock of whole ticks may say.
+            points = [max(ns, 1) for ns in (times.p50, times.p99, times.p999)]
+            axes.plot(points, [row] * 3, color=colour, linewidth=1.2)
+            axes.scatter(points, [row] * 3, s=(34, 22, 10), color=colour, zorder=3)
+            for ns in points:
+                axes.annotate(
+                    f"{ns:,}", (ns, row), (0, 6), textcoords="offset points",
+                    ha="center", fontsize=6.5, color=colour,
+                )  # fmt: skip
+        axes.set_xscale("log")
+        axes.margins(x=0.12)
+        axes.minorticks_off()
+        axes.grid(axis="x", color=FAINT, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.set_yticks(range(len(packs)), [pack.zpool for pack in packs])
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+    panels.flat[0].set_ylim(len(packs) - 0.4, -0.8)
+    figure.suptitle(
+        "Nanoseconds of one operation: half take less than the first dot, "
+        "99 % than the second, 99.9 % than the third",
+        fontsize=10, x=0.01, ha="left",
+    )  # fmt: skip
+
+
+PLOTS: dict[str, tuple[tuple[float, float], Draw]] = {
+    "density": ((11, 4.6), _density),
+    "fragmentation": ((10, 4.6), _fragmentation),
+    "latency": ((11, 5.6), _latency),
+}
