@@ -8,6 +8,8 @@
 // binding expand to unsafe code of their own.
 #![allow(unsafe_code)]
 
+mod lab;
+mod lab_views;
 mod options;
 mod snapshot;
 
@@ -229,6 +231,9 @@ fn to_python(error: Error) -> PyErr {
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Core>()?;
+    module.add_class::<lab::LabPages>()?;
+    module.add_class::<lab::LabObjects>()?;
+    module.add_function(wrap_pyfunction!(lab::zpools, module)?)?;
     module.add("ConfigError", module.py().get_type::<ConfigError>())?;
     module.add(
         "ForeignFileError",
