@@ -27,6 +27,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 INK = "#333333"
 FAINT = "#DDDDDD"
 PNG_DPI = 150
+MIB = 1 << 20
 PHASE_LABELS = {
     "fresh": "fresh",
     "overwritten": "every page\noverwritten twice",
@@ -36,6 +37,13 @@ PHASE_LABELS = {
     "refilled90": "filled again",
     "compacted": "compacted",
 }
+SPARSE_PHASES = ("discarded50", "discarded90")
+# The first dot has its figure to the left, the last one to the right, so that none meet.
+LATENCY_LABELS: tuple[dict[str, Any], ...] = (
+    {"xytext": (-5, 0), "ha": "right", "va": "center"},
+    {"xytext": (0, 4), "ha": "center", "va": "bottom"},
+    {"xytext": (5, 0), "ha": "left", "va": "center"},
+)
 # Any: what a key is called is a type in some versions of matplotlib and a text in others.
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -130,10 +138,27 @@ def _subtitle(results: LabResults, pack: PackResult) -> str:
 
 
 def _density(figure: Figure, packs: Sequence[PackResult], colours: dict[str, str]) -> None:
-    """Groups of bars, one for each phase: what a pool takes above the compressed bytes."""
-    axes = figure.add_subplot()
-    axes.set_title("Memory of the pool above the compressed bytes, per cent", pad=18)
+    """Groups of bars, one for each phase: what a pool takes above the compressed bytes.
+
+    A full pool and a sparse one are two scales: with one, the bars that matter had no height.
+    """
     phases = [phase for phase in PHASE_LABELS if any(pack.phase(phase) for pack in packs)]
+    full = [phase for phase in phases if phase not in SPARSE_PHASES]
+    sparse = [phase for phase in phases if phase in SPARSE_PHASES]
+    panels = [panel for panel in (full, sparse) if panel]
+    ratios = [len(panel) for panel in panels]
+    row = figure.subplots(1, len(panels), width_ratios=ratios, squeeze=False)[0]
+    for axes, panel in zip(row, panels, strict=True):
+        _bars(axes, packs, panel, colours)
+    row[0].set_title("Memory of the pool above the compressed bytes, per cent", pad=18)
+    if full and sparse:
+        row[1].set_title("the same before it is filled again", pad=18)
+    _names(row[0], [pack.zpool for pack in packs], colours)
+
+
+def _bars(
+    axes: Axes, packs: Sequence[PackResult], phases: Sequence[str], colours: dict[str, str]
+) -> None:
     width = 0.84 / len(packs)
     for index, pack in enumerate(packs):
         colour = colours[pack.zpool]
@@ -147,14 +172,13 @@ def _density(figure: Figure, packs: Sequence[PackResult], colours: dict[str, str
             label = f"{percent:.1f}" if percent < 99.95 else f"{percent:.0f}"
             axes.annotate(
                 label, (x, max(percent, 0)), (0, 2), textcoords="offset points",
-                ha="center", va="bottom", fontsize=6.5, color=colour, rotation=90,
+                ha="center", va="bottom", fontsize=7, color=colour,
             )  # fmt: skip
     axes.set_xticks(range(len(phases)), [PHASE_LABELS[phase] for phase in phases])
     axes.tick_params(axis="x", length=0)
-    axes.margins(y=0.12)
+    axes.margins(y=0.1)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    _names(axes, [pack.zpool for pack in packs], colours)
 
 
 def _names(axes: Axes, zpools: Sequence[str], colours: dict[str, str]) -> None:
@@ -173,33 +197,51 @@ def _names(axes: Axes, zpools: Sequence[str], colours: dict[str, str]) -> None:
 
 
 def _fragmentation(figure: Figure, packs: Sequence[PackResult], colours: dict[str, str]) -> None:
-    """A line for each zpool: pool bytes per compressed byte, from the first object to the last."""
-    axes = figure.add_subplot()
-    axes.set_title("Bytes of pool per compressed byte, over the operations of the run")
+    """Lines from the first object to the last: above the bytes, below their quotient."""
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    above.set_title("Pool over the operations of the run, MiB; grey: the compressed bytes in it")
+    above.fill_between(
+        [moment.operations / 1000 for moment in packs[0].timeline],
+        [moment.object_bytes / MIB for moment in packs[0].timeline],
+        color=FAINT, linewidth=0,
+    )  # fmt: skip
     ends: list[tuple[float, str]] = []
-    last = 0.0
     for pack in packs:
+        style: dict[str, Any] = {"color": colours[pack.zpool], "linewidth": 1.3}
+        xs = [moment.operations / 1000 for moment in pack.timeline]
+        above.plot(xs, [moment.block_bytes / MIB for moment in pack.timeline], **style)
         moments = [moment for moment in pack.timeline if moment.object_bytes]
-        if not moments:
-            continue
-        xs = [moment.operations / 1e6 for moment in moments]
-        ys = [moment.block_bytes / moment.object_bytes for moment in moments]
-        axes.plot(xs, ys, color=colours[pack.zpool], linewidth=1.4, solid_joinstyle="round")
-        ends.append((ys[-1], pack.zpool))
-        last = max(last, xs[-1])
-    axes.set_xlabel("million allocations and frees")
-    axes.set_xlim(0, last or 1)
-    axes.set_ylim(bottom=1)
-    axes.grid(axis="y", color=FAINT, linewidth=0.6)
-    axes.set_axisbelow(True)
-    bottom, top = axes.get_ylim()
-    gap = (top - bottom) * 0.045
-    for y, (value, zpool) in zip(_apart([end[0] for end in sorted(ends)], gap), sorted(ends),
-                                 strict=True):  # fmt: skip
-        axes.annotate(
+        ratios = [moment.block_bytes / moment.object_bytes for moment in moments]
+        below.plot([moment.operations / 1000 for moment in moments], ratios, **style)
+        ends += [(ratios[-1], pack.zpool)] if ratios else []
+    last = max((pack.timeline[-1].operations / 1000 for pack in packs if pack.timeline), default=1)
+    top = _ratio_top(packs)
+    below.set_title("Bytes of pool per compressed byte (while the pool is sparse, off the scale)")
+    below.set_xlabel("thousand allocations and frees")
+    below.set_xlim(0, last)
+    below.set_ylim(1, top)
+    above.set_ylim(bottom=0)
+    for axes in (above, below):
+        axes.grid(axis="y", color=FAINT, linewidth=0.6)
+        axes.set_axisbelow(True)
+    ends.sort()
+    places = _apart([value for value, _ in ends], (top - 1) * 0.11)
+    for y, (value, zpool) in zip(places, ends, strict=True):
+        below.annotate(
             f"{zpool} {value:.3f}", (last, y), (6, 0), textcoords="offset points",
             va="center", color=colours[zpool], annotation_clip=False,
         )  # fmt: skip
+
+
+def _ratio_top(packs: Sequence[PackResult]) -> float:
+    """The end of the scale: all full pools are on it, with some room."""
+    overheads = [
+        density.overhead
+        for pack in packs
+        for density in pack.densities
+        if density.phase not in SPARSE_PHASES and density.overhead is not None
+    ]
+    return 1 + 1.3 * max(max(overheads, default=1) - 1, 0.01)
 
 
 def _apart(values: Sequence[float], gap: float) -> list[float]:
@@ -227,13 +269,14 @@ def _latency(figure: Figure, packs: Sequence[PackResult], colours: dict[str, str
             points = [max(ns, 1) for ns in (times.p50, times.p99, times.p999)]
             axes.plot(points, [row] * 3, color=colour, linewidth=1.2)
             axes.scatter(points, [row] * 3, s=(34, 22, 10), color=colour, zorder=3)
-            for ns in points:
+            for ns, where in zip(points, LATENCY_LABELS, strict=True):
                 axes.annotate(
-                    f"{ns:,}", (ns, row), (0, 6), textcoords="offset points",
-                    ha="center", fontsize=6.5, color=colour,
+                    f"{ns:,}", (ns, row), textcoords="offset points",
+                    fontsize=7, color=colour, **where,
                 )  # fmt: skip
         axes.set_xscale("log")
-        axes.margins(x=0.12)
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.margins(x=0.14)
         axes.minorticks_off()
         axes.grid(axis="x", color=FAINT, linewidth=0.6)
         axes.set_axisbelow(True)
@@ -250,6 +293,6 @@ def _latency(figure: Figure, packs: Sequence[PackResult], colours: dict[str, str
 
 PLOTS: dict[str, tuple[tuple[float, float], Draw]] = {
     "density": ((11, 4.6), _density),
-    "fragmentation": ((10, 4.6), _fragmentation),
-    "latency": ((11, 5.6), _latency),
+    "fragmentation": ((10, 6.2), _fragmentation),
+    "latency": ((11, 5.2), _latency),
 }
