@@ -99,7 +99,7 @@ def run_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer wan
     if plots is not None:
         require_matplotlib()
         make_directory(plots)
-    results = _run(request, files)
+    results = _run(request, files, page_bytes_least=max(request.page_bytes))
     if json_path == STANDARD_OUTPUT:
         sys.stdout.write(to_json(results))
     else:
@@ -185,7 +185,8 @@ def advise_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer 
             raise UsageError(f"{earlier}: holds no results, wanted a file of `lab run --json`")
     else:
         request = LabRequest.of(core_of_extension(), page_sizes=ADVICE_PAGE_SIZES, seed=seed)
-        results = _run(request, files or [])
+        # With less than one larger page the smaller ones still have something to tell.
+        results = _run(request, files or [], page_bytes_least=min(request.page_bytes))
     advice = advise(results, Prefer(prefer))
     if as_json:
         typer.echo(json.dumps(advice_json(advice, **sizes), indent=2))
@@ -193,17 +194,16 @@ def advise_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer 
         typer.echo(sentences(results, advice, **sizes))
 
 
-def _run(request: "LabRequest", files: list[Path]) -> "LabResults":
+def _run(request: "LabRequest", files: list[Path], *, page_bytes_least: int) -> "LabResults":
     from .core import core_of_extension
     from .environment import available_memory_bytes
     from .pages import read_files
     from .progress import shown
     from .run import run, step_count
 
+    # They are in memory twice, here and in the core.
     page_files = read_files(
-        files,
-        page_bytes_max=max(request.page_bytes),
-        memory_bytes=available_memory_bytes() // 2,
+        files, page_bytes_least=page_bytes_least, memory_bytes=available_memory_bytes() // 2
     )
     with shown(step_count(request)) as on_step:
         return run(core_of_extension(), request, page_files, command_line=sys.argv, on_step=on_step)

@@ -25,18 +25,18 @@ class PageFile:
 
 
 def read_files(
-    paths: Sequence[Path], *, page_bytes_max: int, memory_bytes: int
+    paths: Sequence[Path], *, page_bytes_least: int, memory_bytes: int
 ) -> tuple[PageFile, ...]:
     """All files, each with a whole page at least; raises UsageError.
 
-    memory_bytes: what they may take together. A file that is named twice counts twice.
+    page_bytes_least: of such a page. memory_bytes: what they may take together. A file that is named twice counts twice.
     """
     files = []
     left_bytes = memory_bytes
     for path in paths:
         data = _read(path, left_bytes)
-        if len(data) < page_bytes_max:
-            page = format_size(page_bytes_max)
+        if len(data) < page_bytes_least:
+            page = format_size(page_bytes_least)
             found = f"{len(data):,} bytes" if data else "empty"
             raise UsageError(f"{path}: {found}, wanted at least one page of {page}")
         left_bytes -= len(data)

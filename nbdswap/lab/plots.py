@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 INK = "#333333"
 FAINT = "#DDDDDD"
 PNG_DPI = 150
@@ -32,9 +32,9 @@ PHASE_LABELS = {
     "fresh": "fresh",
     "overwritten": "every page\noverwritten twice",
     "discarded50": "half gone",
-    "refilled50": "filled again",
+    "refilled50": "half gone and\nfilled again",
     "discarded90": "90 % gone",
-    "refilled90": "filled again",
+    "refilled90": "90 % gone and\nfilled again",
     "compacted": "compacted",
 }
 SPARSE_PHASES = ("discarded50", "discarded90")

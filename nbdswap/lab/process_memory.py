@@ -15,6 +15,8 @@ from typing import Self
 from nbdswap.errors import NotPermittedError, UsageError
 
 PROC = Path("/proc")
+NO_MEMORY = "has no memory of its own: it is a thread of the kernel or has ended"
+CAP_SYS_PTRACE = 1 << 19
 YAMA = PROC / "sys/kernel/yama/ptrace_scope"
 YAMA_MEANINGS = {
     1: "only parents may",
@@ -97,7 +99,7 @@ class ProcessMemory:
         while self._descriptors:
             os.close(self._descriptors.popitem()[1])
 
-    def swappable_pages(self, mapping: Mapping) -> Iterator[tuple[int, array[int]]]:
+    def swappable_pages(self, mapping: Mapping) -> Iterator[tuple[int, bytes]]:
         """For chunks of a mapping: the address, and 1 for each page that is there, else 0.
 
         There is: resident, and neither a page of a file nor of shared memory. Pages that a fork
@@ -114,7 +116,7 @@ class ProcessMemory:
             )
             words = array("Q", raw[: len(raw) // PAGEMAP_ENTRY_BYTES * PAGEMAP_ENTRY_BYTES])
             mask = PRESENT | FILE_OR_SHARED
-            there = array("B", (word & mask == PRESENT for word in words))
+            there = bytes(word & mask == PRESENT for word in words)
             yield mapping.start + at * self.page_bytes, there
 
     def read(self, address: int, size_bytes: int) -> bytes:
@@ -144,16 +146,28 @@ class ProcessMemory:
             text += chunk
         lines = os.fsdecode(bytes(text)).splitlines()
         if not lines:
-            raise UsageError(f"{self} has no memory of its own: it is a kernel thread or has ended")
+            raise UsageError(f"{self} {NO_MEMORY}")
         return [Mapping.parse(line) for line in lines]
 
     def _refusal(self, error: OSError) -> Exception:
         if isinstance(error, FileNotFoundError | ProcessLookupError):
-            return UsageError(f"{self} has ended, wanted one that runs")
+            # The kernel says "no such process" of its own threads too.
+            return UsageError(f"{self} {NO_MEMORY}")
         if not isinstance(error, PermissionError):
             return UsageError(f"{self} cannot be read: {error.strerror}")
-        wanted = "wanted the same user and a process that may be dumped, root, or CAP_SYS_PTRACE"
-        return NotPermittedError(f"{self} may not be read: {error.strerror}; {wanted}{_yama()}")
+        wanted = (
+            "CAP_SYS_PTRACE is not enough: a security module or a container protects it"
+            if _has_ptrace_capability()
+            else f"wanted its user, root, or CAP_SYS_PTRACE{_yama()}"
+        )
+        return NotPermittedError(f"{self} may not be read: {error.strerror}; {wanted}")
+
+
+def _has_ptrace_capability() -> bool:
+    for line in (PROC / "self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) & CAP_SYS_PTRACE)
+    return False
 
 
 def _yama() -> str:

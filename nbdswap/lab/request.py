@@ -109,14 +109,13 @@ def _codec(offered: dict[str, Report], flag: str) -> CodecChoice:
     low, high = int(str(info["level_min"])), int(str(info["level_max"]))
     if not colon:
         return CodecChoice(name, int(str(info["level_default"])))
-    if low == high:
-        raise _unwanted("--codec", flag, f"{name}, which has no levels")
     try:
         level = int(level_text)
     except ValueError:
         level = high + 1
     if not low <= level <= high:
-        raise _unwanted("--codec", flag, f"{name} with a level of {low} to {high}")
+        levels = "which has no levels" if low == high else f"with a level of {low} to {high}"
+        raise _unwanted("--codec", flag, f"{name}, {levels}")
     return CodecChoice(name, level)
 
 

@@ -7,7 +7,6 @@ Not here: /proc (`process_memory`).
 """
 
 import random
-from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,7 +25,7 @@ class Memory(Protocol):
     page_bytes: int
     mappings: tuple[Mapping, ...]
 
-    def swappable_pages(self, mapping: Mapping) -> Iterator[tuple[int, array[int]]]: ...
+    def swappable_pages(self, mapping: Mapping) -> Iterator[tuple[int, bytes]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +101,16 @@ def _stretches(memory: Memory, mapping: Mapping, group_bytes: int, found: Survey
         yield Run(start, end - start)
 
 
-def _whole_groups(
-    address: int, there: array[int], page_bytes: int, group_bytes: int
-) -> Iterator[int]:
+def _whole_groups(address: int, there: bytes, page_bytes: int, group_bytes: int) -> Iterator[int]:
     """Addresses of aligned groups of which every page is there.
 
     A group over the edge of two chunks is lost; chunks are large.
     """
     pages = group_bytes // page_bytes
     first = -(-address // group_bytes) * group_bytes
-    flags = there.tobytes()
     whole = b"\1" * pages
-    for at in range((first - address) // page_bytes, len(flags) - pages + 1, pages):
-        if flags[at : at + pages] == whole:
+    for at in range((first - address) // page_bytes, len(there) - pages + 1, pages):
+        if there[at : at + pages] == whole:
             yield address + at * page_bytes
 
 

@@ -99,6 +99,7 @@ def _codecs(results: LabResults) -> Table:
     for codec in results.codecs:
         sizes = codec.object_bytes_percentiles
         packed, unpacked = codec.compress_ns, codec.decompress_ns
+        times = (packed.mean, packed.p99, unpacked.mean, unpacked.p99)
         table.add_row(
             codec_name(codec),
             size_name(codec.page_bytes, codec.page_bytes),
@@ -106,8 +107,8 @@ def _codecs(results: LabResults) -> Table:
             _percent(codec.same_filled, codec.all_pages),
             _percent(codec.incompressible, codec.all_pages),
             _number(codec.ratio, 2),
-            *(f"{size:,}" for size in (sizes[0], sizes[2], sizes[4])),
-            *(_us(ns) for ns in (packed.mean, packed.p99, unpacked.mean, unpacked.p99)),
+            *(f"{size:,}" if codec.pages else "-" for size in (sizes[0], sizes[2], sizes[4])),
+            *(_us(ns) if codec.pages else "-" for ns in times),
         )
     return table
 
@@ -127,14 +128,14 @@ def _densities(results: LabResults) -> Table:
         "page bytes/pool bytes: of all pages, in a pool that was filled again after 90 % had "
         "gone;\ncopied twice: share of the bytes whose load joins two frames"
     )
-    for codec, name, packs in _sections(results):
+    for codec, packs in _sections(results):
         for index, pack in enumerate(packs):
             phases = {density.phase: density for density in pack.densities}
             worn = phases.get(WORN)
             share = share_of_pages(codec, worn) if worn else None
             fresh = phases.get("fresh")
             table.add_row(
-                *_section_head(name, pack, index),
+                *_section_head(pack, index),
                 pack.zpool,
                 *(_number(phases[key].overhead if key in phases else None, 3) for key in PHASES),
                 _number(1 / share if share else None, 2),
@@ -149,10 +150,13 @@ def _times(results: LabResults) -> Table:
     table = _table(
         "\nTimes: nanoseconds, mean p50/p99/p99.9", 3, "codec", "pages", "zpool", *operations
     )
-    for _, name, packs in _sections(results):
+    table.caption = (
+        "mean: of operations in a row, which the processor overlaps; percentiles: one by one"
+    )
+    for _, packs in _sections(results):
         for index, pack in enumerate(packs):
             times = (pack.alloc_ns, pack.store_ns, pack.load_ns, pack.free_ns)
-            table.add_row(*_section_head(name, pack, index), pack.zpool, *map(_ns, times))
+            table.add_row(*_section_head(pack, index), pack.zpool, *map(_ns, times))
         table.add_section()
     return table
 
@@ -181,15 +185,15 @@ def _speeds(results: LabResults) -> Table:
     return table
 
 
-def _sections(results: LabResults) -> Iterator[tuple[CodecResult, str, list[PackResult]]]:
+def _sections(results: LabResults) -> Iterator[tuple[CodecResult, list[PackResult]]]:
     """The packs of each codec and page size, by frame size."""
     for codec in results.codecs:
         if packs := list(results.packs_of(codec)):
-            yield codec, codec_name(codec), packs
+            yield codec, packs
 
 
-def _section_head(name: str, pack: PackResult, index: int) -> Sequence[str]:
-    return (name if index == 0 else "", size_name(pack.page_bytes, pack.frame_bytes))
+def _section_head(pack: PackResult, index: int) -> Sequence[str]:
+    return (codec_name(pack) if index == 0 else "", size_name(pack.page_bytes, pack.frame_bytes))
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -4,6 +4,7 @@ Not here: how it was found (`advice`).
 """
 
 from collections.abc import Iterator
+from textwrap import indent
 from typing import Any
 
 from nbdswap.units import format_size, human_size
@@ -48,12 +49,14 @@ def sentences(
     choice = advice.main
     plan = Plan(choice, memory_bytes, swapped_bytes)
     parts = [
+        *_poor(choice),
         _choice(choice),
         _sizes(choice, plan),
+        "In the configuration:\n\n" + indent(yaml_lines(choice, plan), "    "),
         _why(choice, advice),
         *_larger_pages(advice),
-        *_warnings(results, choice),
-        "In the configuration:\n\n" + yaml_lines(choice, plan),
+        *_few(choice),
+        _measured(results),
     ]
     return "\n\n".join(parts)
 
@@ -136,12 +139,12 @@ def _choice(choice: Choice) -> str:
     best, codec = choice.best, choice.best.codec
     size = size_name(codec.page_bytes, best.pack.frame_bytes)
     return (
-        f"Take {_name(best)} (pages of {size}). Pages like these then take "
-        f"{100 * best.share:.1f} % of their size in the pool, which is {1 / best.share:.2f} to 1, "
-        "pages of one word, part-filled blocks and side tables counted, in a pool that has been "
-        "in use for long.\n"
+        f"Take {_name(best)}, for pages of {size}. Such pages then take "
+        f"{100 * best.share:.1f} % of their size in the pool ({1 / best.share:.2f} to 1). That "
+        "counts everything: pages of one word, which take nothing, part-filled blocks after long "
+        "use, and side tables.\n"
         f"A page takes {_us(codec.compress_ns.p50)} us to compress and "
-        f"{_us(codec.decompress_ns.p50)} us to decompress (half of them less; 1 in 100 more than "
+        f"{_us(codec.decompress_ns.p50)} us to decompress (median; 1 in 100 takes more than "
         f"{_us(codec.compress_ns.p99)} and {_us(codec.decompress_ns.p99)} us)."
     )
 
@@ -194,46 +197,55 @@ def _against(other: Candidate, best: Candidate) -> str:
 
 
 def _larger_pages(advice: Advice) -> Iterator[str]:
+    """Rule 6, and where it does not apply."""
     main = advice.main
     assert isinstance(main, Choice), "nothing was said about the smallest page"
     small = format_size(main.best.codec.page_bytes)
     helping = advice.larger_pages_that_help()
-    for choice in helping:
+    for choice in advice.choices[1:]:
+        if isinstance(choice, Nothing):
+            size = format_size(choice.page_bytes)
+            yield f"Pages of {size}: {choice.pages:,} of them are too few to say."
+            continue
         size = format_size(choice.best.codec.page_bytes)
-        less = 100 * (1 - choice.best.share / main.best.share)
-        yield (
-            f"A client whose kernel has pages of {size} would need {less:.0f} % less pool, with "
-            f"{_name(choice.best)}. The page size is the client's: set page_bytes to it."
-        )
-    if len(advice.choices) > len(helping) + 1:
-        others = [
-            format_size(choice.best.codec.page_bytes)
-            for choice in advice.choices[1:]
-            if isinstance(choice, Choice) and choice not in helping
-        ]
-        if others:
-            yield f"Pages of {' or '.join(others)} would not save much against {small}."
+        if choice in helping:
+            less = 100 * (1 - choice.best.share / main.best.share)
+            yield (
+                f"A client whose kernel has pages of {size} would need {less:.0f} % less pool, "
+                f"with {_name(choice.best)}. The page size is the client's: set page_bytes to it."
+            )
+        else:
+            yield f"Pages of {size} would save no more than a few per cent against {small}."
 
 
-def _warnings(results: LabResults, choice: Choice) -> Iterator[str]:
+def _poor(choice: Choice) -> Iterator[str]:
     codec = choice.best.codec
     if is_poor(choice):
         yield (
             "These pages hardly compress: a pool saves next to nothing of them, and a store on "
-            "SSD is the place for them. Encrypted, packed or random data is like that."
+            "SSD is the place for them. Encrypted, packed or random data is like that. The least "
+            "bad:"
         )
     elif codec.incompressible * 2 > codec.pages:
         part = 100 * codec.incompressible / codec.pages
-        yield f"{part:.0f} % of the pages do not compress and are kept as they are."
-    if codec.pages < 4 * PAGES_LEAST:
+        yield f"{part:.0f} % of these pages do not compress and are kept as they are."
+
+
+def _few(choice: Choice) -> Iterator[str]:
+    pages = choice.best.codec.pages
+    if pages < 4 * PAGES_LEAST:
         yield (
-            f"{codec.pages:,} pages are few: other pages of the same processes may differ from "
-            "these by some per cent."
+            f"{pages:,} pages are few: other pages of the same processes may differ from these by "
+            "some per cent."
         )
+
+
+def _measured(results: LabResults) -> str:
     machine = results.environment
-    yield (
-        f"Measured on {machine.cpu} ({machine.kernel}). Sizes are exact for these pages; times "
-        "are of this machine and of how busy it was."
+    return (
+        f"Measured on {machine.cpu} ({machine.kernel}) with {human_size(results.stored_bytes)} of "
+        "pages in each pool; a larger one loses less to part-filled blocks. Sizes are exact for "
+        "these pages; times are of this machine and of how busy it was."
     )
 
 
