@@ -9,8 +9,9 @@
    p50), and if that is less than TIME_NOISE apart, the first in the order of the results.
 4. The codec is the one of the least cost: the share in percent points, and for each microsecond
    that compressing and decompressing a 4 KiB page takes (by p50) a price in points. The price is
-   what the user prefers. Costs less than COST_NOISE points apart are a tie; then the one that
-   decompresses faster, for a process waits for that.
+   what the user prefers. Costs are a tie if they are no further apart than SHARE_NOISE of the
+   share and TIME_NOISE of the time come to; then the one that decompresses faster, for a process
+   waits for that.
 5. A pool that takes more than SHARE_POOR of the pages saves next to nothing, and that is said.
 6. A larger page is worth a remark if the best share with it is at least SHARE_GAIN smaller
    (relative): the client decides about its page size, the server follows.
@@ -30,7 +31,6 @@ PAGES_LEAST = 256
 WORN_PHASES = ("fresh", "overwritten", "refilled50", "refilled90")
 SHARE_NOISE = 0.005
 TIME_NOISE = 0.15
-COST_NOISE = 0.5
 SHARE_POOR = 0.9
 SHARE_GAIN = 0.05
 HIGH_MARK_PERCENT = 95
@@ -73,6 +73,11 @@ class Candidate:
     def cost(self, prefer: Prefer) -> float:
         """Percent points of memory, time included at its price."""
         return 100 * self.share + PRICE_POINTS_PER_US[prefer] * self.time_us
+
+    def cost_noise(self, prefer: Prefer) -> float:
+        """What the cost may be wrong by."""
+        price = PRICE_POINTS_PER_US[prefer]
+        return 100 * self.share * SHARE_NOISE + price * self.time_us * TIME_NOISE
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +154,8 @@ def _choose(results: LabResults, page_bytes: int, prefer: Prefer) -> Choice | No
     if pages < PAGES_LEAST or not candidates:
         return Nothing(page_bytes, pages, same_filled)
     ranked = sorted(candidates, key=lambda candidate: candidate.cost(prefer))
-    limit = ranked[0].cost(prefer) + COST_NOISE
-    tied = [candidate for candidate in ranked if candidate.cost(prefer) < limit]
+    limit = ranked[0].cost(prefer) + ranked[0].cost_noise(prefer)
+    tied = [candidate for candidate in ranked if candidate.cost(prefer) <= limit]
     best = min(tied, key=lambda candidate: candidate.codec.decompress_ns.p50)
     return Choice(
         best,

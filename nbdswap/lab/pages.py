@@ -29,7 +29,8 @@ def read_files(
 ) -> tuple[PageFile, ...]:
     """All files, each with a whole page at least; raises UsageError.
 
-    page_bytes_least: of such a page. memory_bytes: what they may take together. A file that is named twice counts twice.
+    page_bytes_least: of such a page. memory_bytes: what they may take together. A file that is
+    named twice counts twice.
     """
     files = []
     left_bytes = memory_bytes

@@ -157,13 +157,14 @@ class ProcessMemory:
             return UsageError(f"{self} cannot be read: {error.strerror}")
         wanted = (
             "CAP_SYS_PTRACE is not enough: a security module or a container protects it"
-            if _has_ptrace_capability()
+            if has_ptrace_capability()
             else f"wanted its user, root, or CAP_SYS_PTRACE{_yama()}"
         )
         return NotPermittedError(f"{self} may not be read: {error.strerror}; {wanted}")
 
 
-def _has_ptrace_capability() -> bool:
+def has_ptrace_capability() -> bool:
+    """Whether this very process may read others by that right."""
     for line in (PROC / "self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) & CAP_SYS_PTRACE)

@@ -125,9 +125,9 @@ def _nothing(nothing: Nothing) -> str:
         )
     size = format_size(nothing.page_bytes)
     return (
-        f"Too few pages to say: {nothing.pages:,} pages of {size} that are not of one repeated "
-        f"word, wanted at least {PAGES_LEAST:,}. `nbdswap lab grab PID` takes some from a process "
-        "that is like those that will be swapped."
+        f"Too few pages to say: of {all_pages:,} ({size} each) {nothing.pages:,} are not of one "
+        f"repeated word, wanted at least {PAGES_LEAST:,} such. `nbdswap lab grab PID` takes some "
+        "from a process that is like those that will be swapped."
     )
 
 
