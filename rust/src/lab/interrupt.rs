@@ -13,7 +13,7 @@ pub const ASK_EVERY: Duration = Duration::from_millis(100);
 /// Whom to ask, and when that was done last.
 pub struct Interrupt<'a> {
     is_wanted: &'a dyn Fn() -> bool,
-    asked: Instant,
+    asked: Option<Instant>,
 }
 
 impl<'a> Interrupt<'a> {
@@ -21,20 +21,20 @@ impl<'a> Interrupt<'a> {
     pub fn new(is_wanted: &'a dyn Fn() -> bool) -> Interrupt<'a> {
         Interrupt {
             is_wanted,
-            asked: Instant::now(),
+            asked: None,
         }
     }
 
-    /// Asks if it is time to.
+    /// Asks, the first time and then if it is time to.
     ///
     /// # Errors
     /// [`Error::Io`] with [`io::ErrorKind::Interrupted`] if the measurement is to end.
     pub fn poll(&mut self) -> Result<()> {
         let now = Instant::now();
-        if now - self.asked < ASK_EVERY {
+        if self.asked.is_some_and(|asked| now - asked < ASK_EVERY) {
             return Ok(());
         }
-        self.asked = now;
+        self.asked = Some(now);
         if (self.is_wanted)() {
             return Ok(());
         }

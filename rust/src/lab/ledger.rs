@@ -5,6 +5,7 @@
 //!
 //! Locking: none; one thread has a ledger. Several ledgers of one pool have different owners.
 
+use std::io;
 use std::ops::Range;
 
 use super::interrupt::Interrupt;
@@ -115,11 +116,13 @@ impl<'a> Ledger<'a> {
     /// Puts the new object in the old one's stead. Returns what is to be freed.
     ///
     /// # Errors
-    /// [`Error::PoolFull`] if there was no place.
+    /// [`Error::Io`] if there was no place: the arena has room for all, so the system had no memory.
     #[inline]
     pub fn publish(&mut self, write: &Write) -> Result<Option<(Handle, u32)>> {
         if !write.is_placed {
-            return Err(Error::PoolFull);
+            let held_bytes = self.pool.arena().held_bytes();
+            let source = io::Error::from(io::ErrorKind::OutOfMemory);
+            return Err(Error::io("take memory for the pool", held_bytes, source));
         }
         let place = (write.owner - self.owners.start) as usize;
         let old = std::mem::replace(&mut self.entries[place], write.new);
@@ -130,7 +133,7 @@ impl<'a> Ledger<'a> {
     /// allocations and frees that took.
     ///
     /// # Errors
-    /// [`Error::PoolFull`] if there is no place.
+    /// As [`publish`](Self::publish).
     pub fn write(&mut self, owner: u32, bytes: u32) -> Result<u64> {
         let mut write = self.begin(owner, bytes);
         if bytes > 0 {

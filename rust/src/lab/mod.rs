@@ -10,6 +10,7 @@
 
 mod interrupt;
 mod ledger;
+mod loads;
 mod noise;
 mod objects;
 mod pack;

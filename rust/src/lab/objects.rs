@@ -31,9 +31,16 @@ impl Objects {
         self.sizes.len()
     }
 
-    /// Size of the object of page number `page`, if the set is repeated without end.
-    pub fn of_page(&self, page: u32) -> u32 {
-        self.sizes[page as usize % self.sizes.len()]
+    /// Size of the object of `page`, one of `pages`: the set is repeated as often as it fits, and what
+    /// is left is spread evenly over it. A part of the set would be of one program's pages.
+    pub fn of_page(&self, page: u32, pages: u32) -> u32 {
+        assert!(page < pages, "page {page} of {pages}");
+        let (page, pages, set) = (page as usize, pages as usize, self.sizes.len());
+        let whole = pages - pages % set;
+        if page < whole {
+            return self.sizes[page % set];
+        }
+        self.sizes[(page - whole) * set / (pages - whole)]
     }
 
     /// Size of a random page's object.
@@ -42,9 +49,9 @@ impl Objects {
         self.sizes[random.below(self.sizes.len() as u64) as usize]
     }
 
-    /// Sum of the sizes.
-    pub fn bytes(&self) -> u64 {
-        self.sizes.iter().map(|&bytes| u64::from(bytes)).sum()
+    /// The size of every page's object, in the order of the pages.
+    pub fn sizes(&self) -> &[u32] {
+        &self.sizes
     }
 
     /// The set as a pool stores it that takes objects up to `accept_bytes_max`: larger ones are kept
@@ -65,5 +72,25 @@ impl Objects {
     pub fn without_empty(&self) -> Objects {
         let sizes = self.sizes.iter().copied().filter(|&bytes| bytes > 0);
         Objects::new(self.page_bytes, sizes.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn laid_out(objects: &Objects, pages: u32) -> Vec<u32> {
+        (0..pages)
+            .map(|page| objects.of_page(page, pages))
+            .collect()
+    }
+
+    #[test]
+    fn the_set_is_repeated_and_the_rest_spread_over_it() {
+        let objects = Objects::new(4096, vec![10, 20, 30, 40]);
+        assert_eq!(laid_out(&objects, 2), [10, 30]);
+        assert_eq!(laid_out(&objects, 4), [10, 20, 30, 40]);
+        assert_eq!(laid_out(&objects, 7), [10, 20, 30, 40, 10, 20, 30]);
+        assert_eq!(laid_out(&objects, 10)[8..], [10, 30]);
     }
 }

@@ -12,18 +12,14 @@
 //!
 //! * alloc, store and free while every page is overwritten: the pool's memory is warm, and none
 //!   comes from the system that was not there before;
-//! * load after the first fill, in random order: to find the object and to copy it once into the
-//!   reader's buffer. An object that a pool has in one piece is copied by the reader alone, one
-//!   that straddles is put together first and so copied twice, and both pay for the cache
-//!   misses that any decompressor would.
+//! * load of all objects after the first fill, in random order (see `loads`).
 //!
 //! Locking: none; one thread.
-
-use std::hint::black_box;
 
 use super::Stopwatch;
 use super::interrupt::Interrupt;
 use super::ledger::{Ledger, Write};
+use super::loads::Loads;
 use super::objects::Objects;
 use super::timeline::{Moment, Timeline};
 use super::timing::{Percentiles, Timing};
@@ -32,9 +28,9 @@ use crate::error::Result;
 use crate::random::Random;
 use crate::zpool::{Handle, Zpool};
 
-/// Pages that are written together while they are timed: enough that a batch is long beside a
+/// Pages that are written, or objects that are loaded, together while they are timed: enough that a batch is long beside a
 /// reading of the clock, so few that the pool grows by nothing.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// What a pool holds at the end of a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,11 +78,16 @@ pub struct PackReport {
 ///
 /// # Errors
 /// [`Error::Config`](crate::error::Error::Config) for a plan that cannot be carried out,
-/// [`Error::PoolFull`](crate::error::Error::PoolFull) if the system runs out of memory meanwhile,
-/// or that of `interrupt`.
+/// [`Error::Io`](crate::error::Error::Io) if the system has no memory for it, or that of
+/// `interrupt`.
 pub fn pack(objects: &Objects, plan: &Plan, interrupt: Interrupt<'_>) -> Result<PackReport> {
     let trial = Trial::new(objects, plan)?;
-    let report = Run::new(&trial, plan.seed, interrupt).phases()?;
+    live(&trial, plan.seed, interrupt)
+}
+
+/// Leads the pool of `trial` through its life.
+pub(super) fn live(trial: &Trial, seed: u64, interrupt: Interrupt<'_>) -> Result<PackReport> {
+    let report = Run::new(trial, seed, interrupt).phases()?;
     assert_eq!(trial.pool.stats(), Default::default(), "all was freed");
     assert_eq!(trial.pool.arena().used_frames(), 0, "no frame is held");
     Ok(report)
@@ -112,13 +113,6 @@ struct WriteTimes {
     free: Timing,
 }
 
-/// What loading every object came to.
-struct Loads {
-    times: Timing,
-    objects_copied_twice: u64,
-    bytes_copied_twice: u64,
-}
-
 impl<'a> Run<'a> {
     fn new(trial: &'a Trial, seed: u64, interrupt: Interrupt<'a>) -> Run<'a> {
         let pages = u64::from(trial.pages);
@@ -137,11 +131,14 @@ impl<'a> Run<'a> {
 
     fn phases(mut self) -> Result<PackReport> {
         let watch = Stopwatch::calibrated();
-        for page in 0..self.order.len() as u32 {
-            self.write(page, self.objects.of_page(page))?;
+        let pages = self.order.len() as u32;
+        for page in 0..pages {
+            self.write(page, self.objects.of_page(page, pages))?;
         }
         self.end("fresh")?;
-        let loads = self.load_all(watch)?;
+        let mut held: Vec<(Handle, u32)> = self.ledger.held().collect();
+        self.random.shuffle(&mut held);
+        let loads = Loads::of(self.pool, &mut held, watch, &mut self.interrupt)?;
         let mut times = WriteTimes {
             alloc: Timing::new(watch),
             store: Timing::new(watch),
@@ -155,13 +152,12 @@ impl<'a> Run<'a> {
         let objects_moved = self.compact()?;
         self.end("compacted")?;
         let timeline = self.timeline.finish(self.pool);
-        for page in self.ledger.owners() {
+        for page in 0..pages {
             self.ledger.write(page, 0)?;
         }
-        self.pool.check();
-        self.pool.arena().check();
+        check(self.pool);
         Ok(PackReport {
-            stored_bytes: self.order.len() as u64 * self.objects.page_bytes() as u64,
+            stored_bytes: u64::from(pages) * self.objects.page_bytes() as u64,
             densities: self.densities,
             timeline,
             alloc_ns: times.alloc.percentiles(),
@@ -177,7 +173,7 @@ impl<'a> Run<'a> {
     /// Ends a phase: everything must be there, and what is not needed goes back.
     fn end(&mut self, phase: &'static str) -> Result<()> {
         self.ledger.verify(&mut self.interrupt)?;
-        self.check();
+        check(self.pool);
         let arena = self.pool.arena();
         arena.release_free(0);
         let stats = self.pool.stats();
@@ -190,11 +186,6 @@ impl<'a> Run<'a> {
             held_bytes: arena.held_bytes(),
         });
         Ok(())
-    }
-
-    fn check(&self) {
-        self.pool.check();
-        self.pool.arena().check();
     }
 
     fn write(&mut self, page: u32, bytes: u32) -> Result<()> {
@@ -269,33 +260,6 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Loads every object in random order.
-    fn load_all(&mut self, watch: Stopwatch) -> Result<Loads> {
-        let mut held: Vec<(Handle, u32)> = self.ledger.held().collect();
-        self.random.shuffle(&mut held);
-        let mut loads = Loads {
-            times: Timing::new(watch),
-            objects_copied_twice: 0,
-            bytes_copied_twice: 0,
-        };
-        let mut scratch = vec![0; self.pool.object_bytes_max()];
-        let mut reader = vec![0; self.objects.page_bytes()];
-        let scratch_range = scratch.as_ptr_range();
-        for batch in held.chunks_mut(BATCH) {
-            self.interrupt.poll()?;
-            loads.times.batch(batch, |&mut (handle, bytes)| {
-                let object = self.pool.load(handle, bytes as usize, &mut scratch);
-                reader[..object.len()].copy_from_slice(object);
-                black_box(&mut reader);
-                if scratch_range.contains(&object.as_ptr()) {
-                    loads.objects_copied_twice += 1;
-                    loads.bytes_copied_twice += u64::from(bytes);
-                }
-            });
-        }
-        Ok(loads)
-    }
-
     /// Empties sparse blocks into others until none qualifies, as background work does. Returns
     /// how many objects moved.
     fn compact(&mut self) -> Result<u64> {
@@ -314,6 +278,11 @@ impl<'a> Run<'a> {
             }
         }
     }
+}
+
+fn check(pool: &dyn Zpool) {
+    pool.check();
+    pool.arena().check();
 }
 
 /// Brings writes without an object to the front and counts them.

@@ -76,7 +76,7 @@ impl Pages {
         &self,
         codec: &str,
         level: i32,
-        interrupt: &mut Interrupt<'_>,
+        mut interrupt: Interrupt<'_>,
     ) -> Result<(Objects, CodecReport)> {
         let mut press = Press::new(CodecChoice::parse(codec, level)?, self.page_bytes);
         let mut sizes = Vec::with_capacity(self.count());
@@ -156,15 +156,114 @@ impl Press {
             .decompress
             .one(|| decompressor.decompress(id, object, back));
         let bytes = object.len() as u32;
-        if !is_page || self.back != page {
-            return Err(Error::Corrupt {
-                what: "checksum of a page that was decompressed",
-                at: (index * page.len()) as u64,
-                wanted: xxh3_64(page),
-                found: xxh3_64(&self.back),
-            });
+        if !is_page {
+            self.back.fill(0);
         }
+        compare(index, page, &self.back)?;
         self.sizes.push(bytes);
         Ok(bytes)
+    }
+}
+
+/// Is `back` the page number `index`?
+fn compare(index: usize, page: &[u8], back: &[u8]) -> Result<()> {
+    if back == page {
+        return Ok(());
+    }
+    Err(Error::Corrupt {
+        what: "checksum of a page that was decompressed",
+        at: (index * page.len()) as u64,
+        wanted: xxh3_64(page),
+        found: xxh3_64(back),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::Random;
+
+    const PAGE_BYTES: usize = 4096;
+
+    /// Pages of zeros, of a pattern, of a longer word, of text, of noise; and a rest.
+    fn mixture() -> Vec<u8> {
+        let mut random = Random::new(3);
+        let mut data = vec![0; PAGE_BYTES];
+        data.extend([7, 8, 9, 10].repeat(PAGE_BYTES / 4));
+        data.extend([1, 2, 3, 4, 5, 6, 7, 8].repeat(PAGE_BYTES / 8));
+        data.extend((0..PAGE_BYTES).map(|at| (at / 13 * 7) as u8));
+        data.extend((0..PAGE_BYTES).map(|_| random.bits() as u8));
+        data.extend([1; 100]);
+        data
+    }
+
+    fn compress(data: Vec<u8>, codec: &str, level: i32) -> Result<(Objects, CodecReport)> {
+        Pages::of(data, PAGE_BYTES)?.compress(codec, level, Interrupt::new(&|| true))
+    }
+
+    #[test]
+    fn each_kind_of_page_is_counted_and_stored_as_the_server_does() {
+        for (codec, level) in [("lz4", 1), ("zstd", 3)] {
+            let (objects, report) = compress(mixture(), codec, level).unwrap();
+            let sizes = objects.sizes();
+            assert_eq!(sizes[..3], [0, 0, 8]);
+            assert!((1..3000).contains(&sizes[3]), "{codec}: {sizes:?}");
+            assert_eq!(sizes[4..], [PAGE_BYTES as u32]);
+            assert_eq!(
+                (report.pages, report.same_filled, report.incompressible),
+                (2, 3, 1)
+            );
+            assert_eq!(report.object_bytes, u64::from(sizes[3] + sizes[4]));
+            assert_eq!(report.object_bytes_percentiles[1], sizes[3]);
+            assert_eq!(report.object_bytes_percentiles[4], sizes[4]);
+            assert_eq!(report.compress_ns.count, 2);
+            assert!(report.decompress_ns.max > 0);
+        }
+    }
+
+    #[test]
+    fn without_a_codec_every_page_is_kept() {
+        let (objects, report) = compress(mixture(), "none", 0).unwrap();
+        assert_eq!(report.incompressible, 2);
+        assert_eq!(objects.sizes()[3..], [PAGE_BYTES as u32; 2]);
+    }
+
+    #[test]
+    fn no_pages_give_a_report_of_zeros() {
+        let (objects, report) = compress(vec![1; PAGE_BYTES - 1], "lz4", 1).unwrap();
+        assert_eq!(objects.count(), 0);
+        assert_eq!(report.compress_ns, Percentiles::default());
+        assert_eq!(report.object_bytes_percentiles, [0; 5]);
+    }
+
+    #[test]
+    fn a_page_that_comes_back_as_another_is_noticed() {
+        let page = mixture()[3 * PAGE_BYTES..4 * PAGE_BYTES].to_vec();
+        let mut back = page.clone();
+        assert!(compare(3, &page, &back).is_ok());
+        back[4095] ^= 1;
+        let error = compare(3, &page, &back).unwrap_err().to_string();
+        assert!(error.contains("at byte 12288"), "{error}");
+    }
+
+    #[test]
+    fn settings_that_do_not_exist_are_refused() {
+        let wrong_page = Pages::of(Vec::new(), 8192).err().unwrap().to_string();
+        assert_eq!(wrong_page, "page size is 8192, wanted 4096, 16384 or 65536");
+        assert!(matches!(
+            compress(mixture(), "lzma", 1),
+            Err(Error::Config(_))
+        ));
+        assert!(matches!(
+            compress(mixture(), "lz4", 0),
+            Err(Error::Config(_))
+        ));
+    }
+
+    #[test]
+    fn compression_can_be_interrupted() {
+        let pages = Pages::of(mixture(), PAGE_BYTES).unwrap();
+        let stopped = pages.compress("lz4", 1, Interrupt::new(&|| false));
+        assert!(matches!(stopped, Err(Error::Io { .. })));
     }
 }

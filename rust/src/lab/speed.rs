@@ -6,7 +6,6 @@
 //!
 //! Locking: each thread has a share of the pages; the pool is shared and locks itself.
 
-use std::ops::Range;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -42,6 +41,8 @@ pub struct SpeedReport {
 struct Share<'a> {
     ledger: Ledger<'a>,
     objects: &'a Objects,
+    /// Of all shares.
+    pages: u32,
     random: Random,
     cycles: u64,
 }
@@ -70,6 +71,7 @@ pub fn speed(
         shares.push(Share {
             ledger: Ledger::new(&*trial.pool, &trial.noise, pages(thread)..pages(thread + 1)),
             objects: &sizes,
+            pages: trial.pages,
             random: Random::new(plan.seed.wrapping_add(thread)),
             cycles: part(cycles, thread + 1) - part(cycles, thread),
         });
@@ -148,12 +150,13 @@ fn await_all(outcomes: &Receiver<Outcome>, interrupt: &mut Interrupt<'_>) -> Out
 impl Share<'_> {
     /// Fills the share and overwrites all of it once.
     fn prepare(&mut self, interrupt: &mut Interrupt<'_>) -> Result<()> {
-        let owners: Range<u32> = self.ledger.owners();
+        let owners = self.ledger.owners();
         let mut order: Vec<u32> = owners.clone().collect();
         self.random.shuffle(&mut order);
-        for owner in owners.clone() {
+        for owner in owners {
             interrupt.poll()?;
-            self.ledger.write(owner, self.objects.of_page(owner))?;
+            self.ledger
+                .write(owner, self.objects.of_page(owner, self.pages))?;
         }
         for owner in order {
             interrupt.poll()?;

@@ -3,7 +3,8 @@
 //! Reading the clock around an operation keeps the processor from overlapping it with its neighbours.
 //! So pool operations are done in batches: one batch in eight is timed operation by operation and
 //! gives the percentiles, the others are timed whole and give the mean, as operations in a row
-//! cost. Codecs take microseconds, there every operation is timed, and the mean is of the same times.
+//! cost. The slowest hundredth of these is left out of the mean: another program had the processor.
+//! Codecs take microseconds, there every operation is timed, and the mean is of the same times.
 //!
 //! Locking: none; a timing has one owner.
 
@@ -11,6 +12,9 @@ use super::Stopwatch;
 
 /// One batch in so many is timed operation by operation.
 const SINGLY_EVERY: u64 = 8;
+
+/// One in so many batches, the slowest, says nothing of the pool.
+const SLOWEST_LEFT_OUT: usize = 100;
 
 /// Nanoseconds of an operation, the cost of reading the clock taken off.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -37,9 +41,15 @@ pub struct Timing {
     watch: Stopwatch,
     singly_ns: Vec<u64>,
     batches: u64,
-    /// Operations of the batches that were timed whole, and what these took.
-    whole_operations: u64,
-    whole_ns: u64,
+    /// Batches that were timed whole.
+    whole: Vec<Batch>,
+}
+
+/// Operations in a row.
+#[derive(Clone, Copy, Debug)]
+struct Batch {
+    ns: u64,
+    operations: u64,
 }
 
 impl Timing {
@@ -49,8 +59,7 @@ impl Timing {
             watch,
             singly_ns: Vec::new(),
             batches: 0,
-            whole_operations: 0,
-            whole_ns: 0,
+            whole: Vec::new(),
         }
     }
 
@@ -69,9 +78,9 @@ impl Timing {
                 self.one(|| operation(item));
             }
         } else {
-            self.whole_operations += items.len() as u64;
+            let operations = items.len() as u64;
             let ((), ns) = self.watch.time(|| items.iter_mut().for_each(operation));
-            self.whole_ns += ns;
+            self.whole.push(Batch { ns, operations });
         }
         self.batches += 1;
     }
@@ -80,19 +89,26 @@ impl Timing {
     pub fn percentiles(&self) -> Percentiles {
         let mut sorted = self.singly_ns.clone();
         sorted.sort_unstable();
-        let (sum, count) = match self.whole_operations {
-            0 => (sorted.iter().sum(), sorted.len() as u64),
-            operations => (self.whole_ns, operations),
-        };
         Percentiles {
             count: sorted.len() as u64,
-            mean: sum as f64 / count.max(1) as f64,
+            mean: self.mean(&sorted),
             p50: rank(&sorted, 500).unwrap_or(0),
             p90: rank(&sorted, 900).unwrap_or(0),
             p99: rank(&sorted, 990).unwrap_or(0),
             p999: rank(&sorted, 999).unwrap_or(0),
             max: sorted.last().copied().unwrap_or(0),
         }
+    }
+
+    fn mean(&self, singly_ns: &[u64]) -> f64 {
+        let mut whole = self.whole.clone();
+        whole.sort_by_key(|batch| batch.ns);
+        whole.truncate(whole.len() - whole.len() / SLOWEST_LEFT_OUT);
+        let operations: u64 = whole.iter().map(|batch| batch.operations).sum();
+        if operations == 0 {
+            return singly_ns.iter().sum::<u64>() as f64 / singly_ns.len().max(1) as f64;
+        }
+        whole.iter().map(|batch| batch.ns).sum::<u64>() as f64 / operations as f64
     }
 }
 
@@ -128,8 +144,18 @@ mod tests {
         assert_eq!(items, [16; 10]);
         let percentiles = timing.percentiles();
         assert_eq!(percentiles.count, 20);
-        assert_eq!(timing.whole_operations, 140);
+        assert_eq!(timing.whole.len(), 14);
         assert!(percentiles.p50 <= percentiles.p999 && percentiles.p999 <= percentiles.max);
+    }
+
+    #[test]
+    fn the_slowest_hundredth_of_the_batches_is_not_in_the_mean() {
+        let mut timing = Timing::new(Stopwatch::calibrated());
+        let batch = |ns| Batch { ns, operations: 10 };
+        timing.whole = vec![batch(500); 199];
+        timing.whole.insert(7, batch(1_000_000));
+        timing.whole.insert(8, batch(1_000_000));
+        assert_eq!(timing.percentiles().mean, 50.0);
     }
 
     #[test]

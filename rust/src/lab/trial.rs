@@ -48,6 +48,9 @@ impl Trial {
     pub fn new(objects: &Objects, plan: &Plan) -> Result<Trial> {
         let pages = pages(objects, plan)?;
         let kind = ZpoolKind::parse(&plan.zpool)?;
+        let available_bytes = available_bytes();
+        // The objects alone may be too much; what the pool adds, only the pool can say.
+        check_room(objects, pages, available_bytes, |bytes| bytes)?;
         let frames = u64::from(pages) + SPARE_FRAMES;
         // A frame with its side word, and the pages that side words begin and end in.
         let pool_bytes_max = frames * (plan.frame_bytes as u64 + 8) + (8 << 10);
@@ -60,7 +63,9 @@ impl Trial {
         })?;
         let pool = kind.make(Arc::new(arena));
         let objects = objects.as_stored(pool.accept_bytes_max(objects.page_bytes()));
-        check_room(&*pool, &objects, pages, available_bytes())?;
+        check_room(&objects, pages, available_bytes, |bytes| {
+            pool.slot_bytes(bytes)
+        })?;
         Ok(Trial {
             noise: Noise::new(objects.page_bytes()),
             pool,
@@ -92,25 +97,21 @@ fn pages(objects: &Objects, plan: &Plan) -> Result<u32> {
     }
 }
 
-/// Refuses what the system has no memory for: it would rather kill a process than say so.
+/// Refuses what the system has no memory for: it would rather kill a process than say so. An object of
+/// so many bytes costs `slot_bytes` of them.
 fn check_room(
-    pool: &dyn Zpool,
     objects: &Objects,
     pages: u32,
     available_bytes: Option<u64>,
+    slot_bytes: impl Fn(usize) -> usize,
 ) -> Result<()> {
-    let set: u64 = (0..objects.count() as u32)
-        .map(|page| match objects.of_page(page) {
-            0 => 0,
-            bytes => pool.slot_bytes(bytes as usize) as u64,
-        })
-        .sum();
-    let wanted = (u128::from(set) * u128::from(pages) / objects.count() as u128) as u64;
+    let sizes = objects.sizes().iter().filter(|&&bytes| bytes > 0);
+    let set: u64 = sizes.map(|&bytes| slot_bytes(bytes as usize) as u64).sum();
+    let wanted = u128::from(set) * u128::from(pages) / objects.count() as u128;
     match available_bytes {
-        Some(available) if wanted > available => Err(Error::Config(format!(
-            "{pages} pages need {wanted} bytes of {}, wanted at most the {available} that the system \
-             has available",
-            pool.kind().name()
+        Some(available) if wanted > u128::from(available) => Err(Error::Config(format!(
+            "{pages} pages need {wanted} bytes of memory, wanted at most the {available} that the \
+             system has available"
         ))),
         _ => Ok(()),
     }
@@ -168,7 +169,10 @@ mod tests {
                 plan("zblock", 16384, u64::MAX),
                 "wanted at least a page, 16384",
             ),
-            (plan("zblock", 16384, 1 << 45), "the system has available"),
+            (
+                plan("zblock", 16384, 1 << 45),
+                "that the system has available",
+            ),
         ] {
             let refusal = refusal(&objects, &plan);
             assert!(refusal.contains(wanted), "{refusal}");
@@ -181,8 +185,7 @@ mod tests {
     fn an_object_that_saves_nothing_is_stored_as_a_page() {
         let objects = Objects::new(4096, vec![0, 8, 2000, 4095]);
         let trial = Trial::new(&objects, &plan("zblock", 4096, 1 << 20)).unwrap();
-        let stored: Vec<u32> = (0..4).map(|page| trial.objects.of_page(page)).collect();
-        assert_eq!(stored, [0, 8, 2000, 4096]);
+        assert_eq!(trial.objects.sizes(), [0, 8, 2000, 4096]);
         assert_eq!(trial.pages, 256);
     }
 

@@ -40,9 +40,7 @@ impl LabPages {
         codec: &str,
         level: i32,
     ) -> PyResult<(LabObjects, CodecReportView)> {
-        let compressed = interruptible(py, |mut interrupt| {
-            self.0.compress(codec, level, &mut interrupt)
-        });
+        let compressed = interruptible(py, |interrupt| self.0.compress(codec, level, interrupt));
         compressed.map(|(objects, report)| (LabObjects(objects), report.into()))
     }
 }
