@@ -13,10 +13,11 @@ import typer
 from nbdswap.errors import ConfigError, UsageError
 from nbdswap.units import SizeError, parse_size
 
+from .request import ADVICE_PAGE_SIZES, DEFAULT_CODECS, LabRequest
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from .request import LabRequest
     from .results import LabResults
 
 STANDARD_OUTPUT = "-"
@@ -25,12 +26,14 @@ COLUMNS_WITHOUT_TERMINAL = 120
 GRAB_SIZE = "12M"
 
 Files = Annotated[
-    list[Path], typer.Argument(metavar="FILES...", help="Files of raw pages, also packed as .xz.")
+    list[Path], typer.Argument(metavar="FILE", help="Files of raw pages, also packed as .xz.")
 ]
 Codecs = Annotated[
     list[str] | None,
     typer.Option(
-        "--codec", metavar="NAME[:LEVEL]", help="Repeatable; all: each one at its default level."
+        "--codec",
+        metavar="NAME[:LEVEL]",
+        help=f"Repeatable; all: each at its default level; default: {', '.join(DEFAULT_CODECS)}.",
     ),
 ]
 Zpools = Annotated[
@@ -72,14 +75,13 @@ def run_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer wan
     ] = None,
     plots: Annotated[
         Path | None,
-        typer.Option("--plots", metavar="DIR", help="Draw PNG and SVG; needs nbdswap[plots]."),
+        typer.Option("--plots", metavar="DIR", help="Draw PNG and SVG; needs the extra `plots`."),
     ] = None,
 ) -> None:
     """Measure codecs and zpools on pages: density, wear, times."""
     from .core import core_of_extension
     from .output import check_writable, make_directory, write_text
     from .plots import require_matplotlib, write_plots
-    from .request import LabRequest
     from .results import to_json
     from .tables import view
 
@@ -142,7 +144,7 @@ def grab_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer wa
 def advise_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer wants it
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="FILES...", help="Files of raw pages, also packed as .xz."),
+        typer.Argument(metavar="FILE", help="Files of raw pages, also packed as .xz."),
     ] = None,
     earlier: Annotated[
         Path | None,
@@ -163,7 +165,6 @@ def advise_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer 
     """Say which codec, zpool and pool size suit your pages, and why."""
     from .advice import Prefer, advise
     from .core import core_of_extension
-    from .request import ADVICE_PAGE_SIZES, LabRequest
     from .results import read_results
     from .wording import as_json as advice_json
     from .wording import sentences
@@ -174,7 +175,9 @@ def advise_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer 
     if memory is not None and swapped is not None:
         raise UsageError("--memory is what the pool may take, --swapped what it shall hold: one")
     if bool(files) == (earlier is not None):
-        raise UsageError("advise needs FILES of pages, or --from a file of `lab run --json`")
+        raise UsageError(
+            "advise needs files of pages, or --from a file of `lab run --json`: one of the two"
+        )
     sizes = {
         "memory_bytes": _pool_size("--memory", memory),
         "swapped_bytes": _pool_size("--swapped", swapped),
@@ -194,7 +197,7 @@ def advise_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer 
         typer.echo(sentences(results, advice, **sizes))
 
 
-def _run(request: "LabRequest", files: list[Path], *, page_bytes_least: int) -> "LabResults":
+def _run(request: LabRequest, files: list[Path], *, page_bytes_least: int) -> "LabResults":
     from .core import core_of_extension
     from .environment import available_memory_bytes
     from .pages import read_files

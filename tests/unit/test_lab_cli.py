@@ -89,7 +89,7 @@ def test_wrong_usage_is_one_line_before_anything_runs(
     existing = tmp_path / "file"
     existing.touch()
     for arguments, said in (
-        (("lab", "run"), "Missing argument 'FILES...'."),
+        (("lab", "run"), "Missing argument 'FILE'."),
         (("lab", "run", tmp_path / "none"), f"{tmp_path}/none: cannot be read: No such file"),
         (("lab", "run", tmp_path), f"{tmp_path}: a directory, wanted a file of pages"),
         (("lab", "run", pages, "--codec", "lzx"), "command line: --codec is lzx, wanted all or"),
@@ -101,8 +101,8 @@ def test_wrong_usage_is_one_line_before_anything_runs(
         (("lab", "grab", "1", "--size", "1M", "--all"), "--size takes so much and --all"),
         (("lab", "grab", "1", "--size", "much"), "command line: --size: 'much' is not a size"),
         (("lab", "grab", "1", "--size", "1K"), "--size is 1K, wanted at least 32K"),
-        (("advise",), "advise needs FILES of pages, or --from a file of `lab run --json`"),
-        (("advise", pages, "--from", existing), "advise needs FILES of pages, or --from"),
+        (("advise",), "advise needs files of pages, or --from a file of `lab run --json`"),
+        (("advise", pages, "--from", existing), "advise needs files of pages, or --from"),
         (("advise", "--from", existing), f"{existing}: the file: Invalid JSON"),
         (("advise", pages, "--prefer", "x"), "command line: --prefer is x, wanted speed, bal"),
         (("advise", pages, "--memory", "1"), "command line: --memory is 1, wanted 1M to"),
