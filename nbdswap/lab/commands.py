@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .results import LabResults
 
 STANDARD_OUTPUT = "-"
-# A table in a file or a pipe must not be folded to the 80 columns of no terminal.
+# No terminal has no columns: nothing is to be cut off there.
 COLUMNS_WITHOUT_TERMINAL = 120
 GRAB_SIZE = "12M"
 

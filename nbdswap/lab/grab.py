@@ -13,7 +13,7 @@ from nbdswap.units import format_size, human_size
 
 from .output import PRIVATE_MODE, check_writable, write_whole
 from .process_memory import ProcessMemory
-from .sampling import GROUP_BYTES, RUN_BYTES_LEAST, Survey, choose, survey
+from .sampling import GROUP_BYTES, RUN_BYTES_LEAST, Run, Survey, choose, survey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,32 +57,61 @@ def grab(request: GrabRequest) -> Grabbed:
         check_writable(path, overwrite=request.force)
         found = survey(process, request.seed)
         if not found.runs:
+            _check_alive(process)
             raise RefusedError(
                 f"{process} has {human_size(found.resident_bytes)} of private anonymous memory, "
                 f"wanted at least {format_size(RUN_BYTES_LEAST)} in one piece"
             )
-        taken_bytes = vanished_bytes = 0
+        taking = _Taking(process, request.size_bytes)
 
         def write(file: IO[bytes]) -> None:
-            nonlocal taken_bytes, vanished_bytes
             for run in choose(found.runs, request.size_bytes, request.seed):
-                left = run.bytes
-                if request.size_bytes is not None:
-                    # What has vanished was asked for too: it counts as read.
-                    asked = taken_bytes + vanished_bytes
-                    left = min(left, (request.size_bytes - asked) // GROUP_BYTES * GROUP_BYTES)
-                if left <= 0:
+                if taking.is_enough():
                     break
-                data = process.read(run.address, left)
-                data = data[: len(data) // GROUP_BYTES * GROUP_BYTES]
-                taken_bytes += len(data)
-                vanished_bytes += left - len(data)
-                file.write(data)
-            if not process.is_alive():
-                raise RefusedError(f"{process} ended meanwhile; nothing is left")
+                file.write(taking.take(run))
+            _check_alive(process)
+            if not taking.taken_bytes:
+                raise RefusedError(f"{process} gave up all that was to be read; nothing is left")
 
         write_whole(path, write, mode=PRIVATE_MODE, overwrite=request.force)
-        return Grabbed(str(process), path, taken_bytes, process.page_bytes, vanished_bytes, found)
+        return Grabbed(
+            str(process), path, taking.taken_bytes, process.page_bytes, taking.vanished_bytes, found
+        )
+
+
+class _Taking:
+    """How much was read. What has vanished was asked for too, so it counts."""
+
+    def __init__(self, process: ProcessMemory, size_bytes: int | None) -> None:
+        self.process = process
+        self.size_bytes = size_bytes
+        self.taken_bytes = 0
+        self.vanished_bytes = 0
+
+    def is_enough(self) -> bool:
+        """Not even one group is left to ask for."""
+        return self._left(GROUP_BYTES) < GROUP_BYTES
+
+    def take(self, run: Run) -> bytes:
+        """The whole groups of a run that are left and may still be read."""
+        wanted = self._left(run.bytes)
+        data = self.process.read(run.address, wanted)
+        data = data[: len(data) // GROUP_BYTES * GROUP_BYTES]
+        self.taken_bytes += len(data)
+        self.vanished_bytes += wanted - len(data)
+        return data
+
+    def _left(self, size_bytes: int) -> int:
+        """As much of it as may be asked for, in whole groups."""
+        if self.size_bytes is None:
+            return size_bytes
+        left = self.size_bytes - self.taken_bytes - self.vanished_bytes
+        return min(size_bytes, left // GROUP_BYTES * GROUP_BYTES)
+
+
+def _check_alive(process: ProcessMemory) -> None:
+    if not process.is_alive():
+        raise RefusedError(f"{process} ended meanwhile; nothing is left")
 
 
 def account(grabbed: Grabbed) -> str:

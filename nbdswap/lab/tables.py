@@ -3,7 +3,7 @@
 Not here: what to make of it (`advice`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from rich import box
 from rich.console import Group
@@ -13,11 +13,12 @@ from rich.text import Text
 from nbdswap.units import human_size
 
 from .results import (
-    CodecResult,
     LabResults,
     PackResult,
     Percentiles,
+    SpeedResult,
     codec_name,
+    key_of,
     share_of_pages,
     size_name,
 )
@@ -53,24 +54,25 @@ def headline(results: LabResults) -> str:
     cpus = f"{machine.cpus} CPU{'s' if machine.cpus > 1 else ''}"
     return (
         f"{human_size(file_bytes)} of pages from {len(results.files)} "
-        f"file{'s' if len(results.files) > 1 else ''}, repeated to "
-        f"{human_size(results.stored_bytes)} in each pool, seed {results.seed}, "
-        f"{results.seconds:.1f} s\n{machine.cpu}, {cpus}, {machine.kernel}"
+        f"file{'s' if len(results.files) > 1 else ''}, "
+        f"{human_size(results.stored_bytes)} of them in each pool, seed {results.seed}\n"
+        f"{machine.cpu}, {cpus}, {machine.kernel}; took {results.seconds:.1f} s"
     )
 
 
-def _table(title: str, first_of_numbers: int, *heads: str) -> Table:
+def _table(title: str, *heads: str) -> Table:
+    """The first column to the left, numbers to the right; all of it fits into 80 columns."""
     table = Table(
         *heads,
         title=title,
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
     )
     for column in table.columns:
         column.no_wrap = True
-    for column in table.columns[first_of_numbers:]:
+    for column in table.columns[1:]:
         column.justify = "right"
     return table
 
@@ -78,31 +80,29 @@ def _table(title: str, first_of_numbers: int, *heads: str) -> Table:
 def _codecs(results: LabResults) -> Table:
     table = _table(
         "\nCodecs: what becomes of a page",
-        2,
-        "codec",
-        "pages",
+        "codec, pages",
         "count",
-        "same-\nfilled",
-        "incom-\npressible",
+        "same",
+        "raw",
         "ratio",
-        "size p10\nof bytes",
+        "size\np10",
         "\np50",
         "\np90",
-        "compress\nus",
+        "pack\nus",
         "\np99",
-        "decompress\nus",
+        "unpack\nus",
         "\np99",
     )
     table.caption = (
-        "ratio: of the pages that are not of one repeated word; an incompressible one counts whole"
+        "same: of one repeated word; raw: they do not shrink and are kept as they are;\n"
+        "ratio: of all but those of one word; size: bytes of a compressed page"
     )
     for codec in results.codecs:
         sizes = codec.object_bytes_percentiles
         packed, unpacked = codec.compress_ns, codec.decompress_ns
         times = (packed.mean, packed.p99, unpacked.mean, unpacked.p99)
         table.add_row(
-            codec_name(codec),
-            size_name(codec.page_bytes, codec.page_bytes),
+            f"{codec_name(codec)}, {size_name(codec.page_bytes, codec.page_bytes)}",
             f"{codec.all_pages:,}",
             _percent(codec.same_filled, codec.all_pages),
             _percent(codec.incompressible, codec.all_pages),
@@ -116,28 +116,24 @@ def _codecs(results: LabResults) -> Table:
 def _densities(results: LabResults) -> Table:
     table = _table(
         "\nDensity: bytes of pool per compressed byte",
-        3,
-        "codec",
-        "pages",
         "zpool",
         *PHASES.values(),
-        "page bytes/\npool bytes",
+        "page/\npool",
         "copied\ntwice",
     )
     table.caption = (
-        "page bytes/pool bytes: of all pages, in a pool that was filled again after 90 % had "
-        "gone;\ncopied twice: share of the bytes whose load joins two frames"
+        "page/pool: bytes of all pages per byte of pool, filled again after 90 % had gone;\n"
+        "copied twice: share of the bytes whose load joins two frames"
     )
-    for codec, packs in _sections(results):
-        for index, pack in enumerate(packs):
-            phases = {density.phase: density for density in pack.densities}
-            worn = phases.get(WORN)
-            share = share_of_pages(codec, worn) if worn else None
-            fresh = phases.get("fresh")
+    for head, packs in _sections(results):
+        table.add_row(head)
+        for pack in packs:
+            worn, fresh = pack.phase(WORN), pack.phase("fresh")
+            share = share_of_pages(results.codec_of(pack), worn) if worn else None
+            phases = [pack.phase(phase) for phase in PHASES]
             table.add_row(
-                *_section_head(pack, index),
-                pack.zpool,
-                *(_number(phases[key].overhead if key in phases else None, 3) for key in PHASES),
+                f"  {pack.zpool}",
+                *(_number(phase.overhead if phase else None, 3) for phase in phases),
                 _number(1 / share if share else None, 2),
                 _percent(pack.bytes_copied_twice, fresh.object_bytes if fresh else 0),
             )
@@ -147,16 +143,13 @@ def _densities(results: LabResults) -> Table:
 
 def _times(results: LabResults) -> Table:
     operations = ("alloc", "store", "load", "free")
-    table = _table(
-        "\nTimes: nanoseconds, mean p50/p99/p99.9", 3, "codec", "pages", "zpool", *operations
-    )
-    table.caption = (
-        "mean: of operations in a row, which the processor overlaps; percentiles: one by one"
-    )
-    for _, packs in _sections(results):
-        for index, pack in enumerate(packs):
+    table = _table("\nTimes: nanoseconds, mean p50/p99/p99.9", "zpool", *operations)
+    table.caption = "mean: of operations in a row, which a processor overlaps; percentiles: singly"
+    for head, packs in _sections(results):
+        table.add_row(head)
+        for pack in packs:
             times = (pack.alloc_ns, pack.store_ns, pack.load_ns, pack.free_ns)
-            table.add_row(*_section_head(pack, index), pack.zpool, *map(_ns, times))
+            table.add_row(f"  {pack.zpool}", *map(_ns, times))
         table.add_section()
     return table
 
@@ -165,51 +158,50 @@ def _speeds(results: LabResults) -> Table:
     threads = sorted({speed.threads for speed in results.speeds})
     table = _table(
         "\nSpeed: nanoseconds per random overwrite (free, alloc, store)",
-        3,
-        "codec",
-        "pages",
         "zpool",
         *(f"{count} thread{'s' if count > 1 else ''}" for count in threads),
         "scaling",
     )
-    rows: dict[tuple[str, str, str], dict[int, float]] = {}
-    for speed in results.speeds:
-        size = size_name(speed.page_bytes, speed.frame_bytes)
-        row = rows.setdefault((codec_name(speed), size, speed.zpool), {})
-        row[speed.threads] = speed.ns_per_cycle
-    for key, row in rows.items():
-        one, most = row.get(threads[0]), row.get(threads[-1])
-        # ns_per_cycle counts the time of every thread: with perfect scaling it stays the same.
-        scaling = one / most * threads[-1] / threads[0] if one and most else None
-        table.add_row(*key, *(_number(row.get(count), 0) for count in threads), _times_one(scaling))
+    found = {(*_place(speed), speed.zpool, speed.threads): speed for speed in results.speeds}
+    for head, packs in _sections(results):
+        table.add_row(head)
+        for pack in packs:
+            speeds = [found.get((*_place(pack), pack.zpool, count)) for count in threads]
+            times = [speed.ns_per_cycle if speed else None for speed in speeds]
+            # ns_per_cycle counts the time of every thread: scaled perfectly, it stays the same.
+            one, most = times[0], times[-1]
+            scaling = one / most * threads[-1] / threads[0] if one and most else None
+            table.add_row(
+                f"  {pack.zpool}", *(_number(ns, 0) for ns in times), f"x {_number(scaling, 2)}"
+            )
+        table.add_section()
     return table
 
 
-def _sections(results: LabResults) -> Iterator[tuple[CodecResult, list[PackResult]]]:
-    """The packs of each codec and page size, by frame size."""
-    for codec in results.codecs:
-        if packs := list(results.packs_of(codec)):
-            yield codec, packs
+def _sections(results: LabResults) -> Iterator[tuple[str, list[PackResult]]]:
+    """The zpools with the same objects and frames."""
+    sections: dict[tuple[str, int, int, int], list[PackResult]] = {}
+    for pack in results.packs:
+        sections.setdefault(_place(pack), []).append(pack)
+    for packs in sections.values():
+        size = size_name(packs[0].page_bytes, packs[0].frame_bytes)
+        yield f"{codec_name(packs[0])}, {size}", packs
 
 
-def _section_head(pack: PackResult, index: int) -> Sequence[str]:
-    return (codec_name(pack) if index == 0 else "", size_name(pack.page_bytes, pack.frame_bytes))
+def _place(result: PackResult | SpeedResult) -> tuple[str, int, int, int]:
+    return (*key_of(result), result.frame_bytes)
 
 
 def _number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def _times_one(value: float | None) -> str:
-    return "-" if value is None else f"x {value:.2f}"
-
-
 def _percent(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "-"
+    return f"{100 * part / whole:.1f}%" if whole else "-"
 
 
 def _us(ns: float) -> str:
-    return f"{ns / 1000:,.{2 if ns < 100_000 else 0}f}"
+    return f"{ns / 1000:,.{1 if ns < 100_000 else 0}f}"
 
 
 def _ns(times: Percentiles) -> str:
@@ -220,4 +212,5 @@ def _ns(times: Percentiles) -> str:
 
 
 def _short(ns: int) -> str:
-    return str(ns) if ns < 10_000 else f"{ns / 1000:.0f}k"
+    # The tail is of interest for its size only; the file of the run has every digit.
+    return str(ns) if ns < 1000 else f"{ns / 1000:.0f}k"

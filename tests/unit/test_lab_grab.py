@@ -14,6 +14,7 @@ from nbdswap.errors import ExitCode, NotPermittedError, RefusedError, UsageError
 from nbdswap.lab import process_memory
 from nbdswap.lab.grab import GrabRequest, account, check_size, grab
 from nbdswap.lab.process_memory import ProcessMemory
+from nbdswap.lab.sampling import GROUP_BYTES
 from tests.unit.process import run
 
 PATTERN_BYTES = 8 << 20
@@ -157,13 +158,12 @@ def test_pages_that_vanish_count_as_asked_for(
 
     def nothing(_memory: ProcessMemory, _address: int, size_bytes: int) -> bytes:
         asked.append(size_bytes)
-        return bytes(GROUP) if len(asked) == 1 else b""
+        return bytes(GROUP_BYTES) if len(asked) == 1 else b""
 
-    GROUP = 16 << 10  # noqa: N806 -- what is left of the first run
     monkeypatch.setattr(ProcessMemory, "read", nothing)
     grabbed = grab(request(child.pid, tmp_path / "a", 1 << 20))
     assert sum(asked) == 1 << 20
-    assert (grabbed.taken_bytes, grabbed.vanished_bytes) == (GROUP, (1 << 20) - GROUP)
+    assert (grabbed.taken_bytes, grabbed.vanished_bytes) == (GROUP_BYTES, (1 << 20) - GROUP_BYTES)
     assert "vanished meanwhile: 1008.00 KiB" in account(grabbed)
 
 

@@ -73,7 +73,7 @@ def test_pages_of_one_word_alone_are_not_packed() -> None:
     zeros = PageFile(Path("zeros"), bytes(8192))
     results = run(core, request, [zeros], command_line=[], on_step=lambda _: None)
     assert results.packs == ()
-    assert "lz4:1 4K 2 100.0 % 0.0 % - - - - - - - -" in printed(results)
+    assert "lz4:1, 4K 2 100.0% 0.0% - - - - - - - -" in printed(results)
 
 
 def test_the_file_of_a_run_holds_all_of_it(tmp_path: Path) -> None:
@@ -124,15 +124,24 @@ def test_the_tables_show_what_was_found() -> None:
     codec = codec_result(same_filled=250, incompressible=100)
     packs = [pack_result(codec, overhead=1.25), pack_result(codec, "loose", frame_bytes=16384)]
     text = printed(lab_results((codec, packs)))
-    assert "4.00 MiB of pages from 1 file, repeated to 64.00 MiB in each pool, seed 1" in text
-    assert "lz4:1 4K 1,250 20.0 % 8.0 % 2.00 500 2,000 4,000 3.30 9.00 1.10 3.00" in text
+    assert "4.00 MiB of pages from 1 file, 64.00 MiB of them in each pool, seed 1" in text
+    assert "lz4:1, 4K 1,250 20.0% 8.0% 2.00 500 2,000 4,000 3.3 9.0 1.1 3.0" in text
     phases = " ".join(["1.250"] * 7)
-    assert f"lz4:1 4K tight {phases} 2.00 0.5 %" in text
-    assert f"4K in 16K loose {phases.replace('1.250', '1.000')} 2.50 0.5 %" in text
-    assert "lz4:1 4K tight 110 100/300/900 110 100/300/900" in text
+    assert f"lz4:1, 4K\ntight {phases} 2.00 0.5%" in text
+    assert f"lz4:1, 4K in 16K\nloose {phases.replace('1.250', '1.000')} 2.50 0.5%" in text
+    assert "tight 110 100/300/900 110 100/300/900" in text
     assert "Speed" not in text
 
 
 def test_the_table_of_speeds_tells_how_it_scales() -> None:
     results, _, _ = results_of(codecs=["lz4"], zpools=["loose"], speed=True)
-    assert "lz4:1 4K loose 400 444 x 1.80" in printed(results)
+    assert "lz4:1, 4K\nloose 400 444 x 1.80" in printed(results)
+
+
+def test_the_tables_fit_into_80_columns() -> None:
+    results, _, _ = results_of(codecs=["lz4", "zstd:-3"], speed=True)
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(view(results))
+    assert "..." not in capture.get()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in capture.get()
