@@ -33,15 +33,25 @@ PHASES = {
     "refilled90": "filled\nagain",
     "compacted": "com-\npacted",
 }
+ABOUT_CODECS = (
+    "same: of one repeated word; raw: they do not shrink and are kept as they are;\n"
+    "ratio: of all but those of one word; size: bytes of a compressed page"
+)
+ABOUT_DENSITIES = (
+    "page/pool: bytes of all pages per byte of pool, filled again after 90 % had gone;\n"
+    "copied twice: share of the bytes whose load joins two frames"
+)
+ABOUT_TIMES = "mean: of operations in a row, which a processor overlaps; percentiles: singly"
 WORN = "refilled90"
 """The phase that stands for a pool in use: everything was replaced several times."""
 
 
 def view(results: LabResults) -> Group:
     """All tables."""
-    parts: list[Table | Text] = [Text(headline(results)), _codecs(results)]
+    parts: list[Table | Text] = [Text(headline(results)), _codecs(results), Text(ABOUT_CODECS)]
     if results.packs:
-        parts += [_densities(results), _times(results)]
+        parts += [_densities(results), Text(ABOUT_DENSITIES)]
+        parts += [_times(results), Text(ABOUT_TIMES)]
     if results.speeds:
         parts.append(_speeds(results))
     return Group(*parts)
@@ -66,7 +76,6 @@ def _table(title: str, *heads: str) -> Table:
         *heads,
         title=title,
         title_justify="left",
-        caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=0,
     )
@@ -93,10 +102,6 @@ def _codecs(results: LabResults) -> Table:
         "unpack\nus",
         "\np99",
     )
-    table.caption = (
-        "same: of one repeated word; raw: they do not shrink and are kept as they are;\n"
-        "ratio: of all but those of one word; size: bytes of a compressed page"
-    )
     for codec in results.codecs:
         sizes = codec.object_bytes_percentiles
         packed, unpacked = codec.compress_ns, codec.decompress_ns
@@ -121,10 +126,6 @@ def _densities(results: LabResults) -> Table:
         "page/\npool",
         "copied\ntwice",
     )
-    table.caption = (
-        "page/pool: bytes of all pages per byte of pool, filled again after 90 % had gone;\n"
-        "copied twice: share of the bytes whose load joins two frames"
-    )
     for head, packs in _sections(results):
         table.add_row(head)
         for pack in packs:
@@ -144,7 +145,6 @@ def _densities(results: LabResults) -> Table:
 def _times(results: LabResults) -> Table:
     operations = ("alloc", "store", "load", "free")
     table = _table("\nTimes: nanoseconds, mean p50/p99/p99.9", "zpool", *operations)
-    table.caption = "mean: of operations in a row, which a processor overlaps; percentiles: singly"
     for head, packs in _sections(results):
         table.add_row(head)
         for pack in packs:
