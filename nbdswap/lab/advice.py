@@ -1,7 +1,7 @@
 """From a run to a configuration. These are all the rules; they know nothing but the results.
 
-1. Fewer than PAGES_LEAST pages that are not of one repeated word: too few to say anything. If all
-   pages are of one repeated word there is nothing to choose: they take no pool.
+1. Less than BYTES_LEAST of pages that are not of one repeated word: too few to say anything. If
+   all pages are of one repeated word there is nothing to choose: they take no pool.
 2. What a pool takes is its block bytes over the bytes of all pages, same-filled ones too, at the
    worst of the phases in which the pool is full (WORN_PHASES). It is called the share.
 3. The zpool of a codec is the one of the smallest share. Shares of less than SHARE_NOISE apart
@@ -27,7 +27,7 @@ from enum import StrEnum
 
 from .results import CodecResult, LabResults, PackResult, share_of_pages
 
-PAGES_LEAST = 256
+BYTES_LEAST = 1 << 20
 WORN_PHASES = ("fresh", "overwritten", "refilled50", "refilled90")
 SHARE_NOISE = 0.005
 TIME_NOISE = 0.15
@@ -151,7 +151,7 @@ def _choose(results: LabResults, page_bytes: int, prefer: Prefer) -> Choice | No
         for codec in codecs
         if (candidate := _candidate(codec, list(results.packs_of(codec))))
     ]
-    if pages < PAGES_LEAST or not candidates:
+    if pages * page_bytes < BYTES_LEAST or not candidates:
         return Nothing(page_bytes, pages, same_filled)
     ranked = sorted(candidates, key=lambda candidate: candidate.cost(prefer))
     limit = ranked[0].cost(prefer) + ranked[0].cost_noise(prefer)

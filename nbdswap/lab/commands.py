@@ -194,7 +194,7 @@ def advise_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer 
     if as_json:
         typer.echo(json.dumps(advice_json(advice, **sizes), indent=2))
     else:
-        typer.echo(sentences(results, advice, **sizes))
+        _print_words(sentences(results, advice, **sizes))
 
 
 def _run(request: LabRequest, files: list[Path], *, page_bytes_least: int) -> "LabResults":
@@ -210,6 +210,14 @@ def _run(request: LabRequest, files: list[Path], *, page_bytes_least: int) -> "L
     )
     with shown(step_count(request)) as on_step:
         return run(core_of_extension(), request, page_files, command_line=sys.argv, on_step=on_step)
+
+
+def _print_words(text: str) -> None:
+    """Folded between words where somebody reads; whole lines for a file or a pipe."""
+    if sys.stdout.isatty():
+        _console().print(text, markup=False, highlight=False)
+    else:
+        typer.echo(text)
 
 
 def _console() -> "Console":

@@ -10,8 +10,8 @@ from typing import Any
 from nbdswap.units import format_size, human_size
 
 from .advice import (
+    BYTES_LEAST,
     HIGH_MARK_PERCENT,
-    PAGES_LEAST,
     PRICE_POINTS_PER_US,
     Advice,
     Candidate,
@@ -25,6 +25,7 @@ from .results import LabResults, codec_name, size_name
 
 EXAMPLE_POOL_BYTES = 1 << 30
 OTHERS_SHOWN = 3
+FEW_BYTES = 4 * BYTES_LEAST
 
 
 class Plan:
@@ -118,7 +119,7 @@ def _candidate_json(candidate: Candidate) -> dict[str, Any]:
 
 def _nothing(nothing: Nothing) -> str:
     all_pages = nothing.pages + nothing.same_filled
-    if all_pages >= PAGES_LEAST and nothing.pages == 0:
+    if nothing.pages == 0 and all_pages * nothing.page_bytes >= BYTES_LEAST:
         return (
             f"All {all_pages:,} pages are of one repeated word each, such as zeros. They take no "
             "pool at all, whatever the codec and the zpool: there is nothing to choose."
@@ -126,7 +127,7 @@ def _nothing(nothing: Nothing) -> str:
     size = format_size(nothing.page_bytes)
     return (
         f"Too few pages to say: of {all_pages:,} ({size} each) {nothing.pages:,} are not of one "
-        f"repeated word, wanted at least {PAGES_LEAST:,} such. `nbdswap lab grab PID` takes some "
+        f"repeated word, wanted at least {BYTES_LEAST // nothing.page_bytes:,} such. `nbdswap lab grab PID` takes some "
         "from a process that is like those that will be swapped."
     )
 
@@ -162,7 +163,7 @@ def _sizes(choice: Choice, plan: Plan) -> str:
 def _why(choice: Choice, advice: Advice) -> str:
     price = PRICE_POINTS_PER_US[advice.prefer]
     lines = [
-        f"Why: preferring {advice.prefer.value}, a microsecond for each page that goes out and "
+        f"Why: with --prefer {advice.prefer.value} a microsecond for each page that goes out and "
         f"comes back (4 KiB) must save at least {price:g} % of its memory."
     ]
     for tie in choice.ties:
@@ -232,10 +233,10 @@ def _poor(choice: Choice) -> Iterator[str]:
 
 
 def _few(choice: Choice) -> Iterator[str]:
-    pages = choice.best.codec.pages
-    if pages < 4 * PAGES_LEAST:
+    codec = choice.best.codec
+    if codec.pages * codec.page_bytes < FEW_BYTES:
         yield (
-            f"{pages:,} pages are few: other pages of the same processes may differ from these by "
+            f"{codec.pages:,} pages are few: other pages of the same processes may differ from these by "
             "some per cent."
         )
 

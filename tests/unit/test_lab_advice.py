@@ -173,7 +173,8 @@ def test_a_larger_page_is_worth_a_remark_only_if_it_saves() -> None:
         45
     )
     assert "Pages of 16K would save no more than a few per cent against 4K." in said(49)
-    assert "Pages of 16K: 64 of them are too few to say." in said(45, pages=64)
+    assert "Pages of 16K: 63 of them are too few to say." in said(45, pages=63)
+    assert "A client whose kernel has pages of 16K" in said(45, pages=64)
     # The advice itself is for the page that a client has unless it is known to have another.
     assert "Take lz4:1 in tight, for pages of 4K." in said(45)
 
