@@ -38,7 +38,7 @@ ABOUT_CODECS = (
     "ratio: of all but those of one word; size: bytes of a compressed page"
 )
 ABOUT_DENSITIES = (
-    "page/pool: bytes of all pages per byte of pool, filled again after 90 % had gone;\n"
+    "page/pool: bytes of all pages per byte of pool, filled again after 90 % gone;\n"
     "copied twice: share of the bytes whose load joins two frames"
 )
 ABOUT_TIMES = "mean: of operations in a row, which a processor overlaps; percentiles: singly"

@@ -125,10 +125,11 @@ def _nothing(nothing: Nothing) -> str:
             "pool at all, whatever the codec and the zpool: there is nothing to choose."
         )
     size = format_size(nothing.page_bytes)
+    wanted = BYTES_LEAST // nothing.page_bytes
     return (
         f"Too few pages to say: of {all_pages:,} ({size} each) {nothing.pages:,} are not of one "
-        f"repeated word, wanted at least {BYTES_LEAST // nothing.page_bytes:,} such. `nbdswap lab grab PID` takes some "
-        "from a process that is like those that will be swapped."
+        f"repeated word, wanted at least {wanted:,} such. `nbdswap lab grab PID` takes some from a "
+        "process that is like those that will be swapped."
     )
 
 
@@ -236,8 +237,8 @@ def _few(choice: Choice) -> Iterator[str]:
     codec = choice.best.codec
     if codec.pages * codec.page_bytes < FEW_BYTES:
         yield (
-            f"{codec.pages:,} pages are few: other pages of the same processes may differ from these by "
-            "some per cent."
+            f"{codec.pages:,} pages are few: other pages of the same processes may differ from "
+            "these by some per cent."
         )
 
 
