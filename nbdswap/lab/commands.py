@@ -175,9 +175,7 @@ def advise_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer 
     if memory is not None and swapped is not None:
         raise UsageError("--memory is what the pool may take, --swapped what it shall hold: one")
     if bool(files) == (earlier is not None):
-        raise UsageError(
-            "advise needs files of pages, or --from a file of `lab run --json`: one of the two"
-        )
+        raise UsageError("advise needs files of pages or --from, a file of `lab run --json`")
     sizes = {
         "memory_bytes": _pool_size("--memory", memory),
         "swapped_bytes": _pool_size("--swapped", swapped),
