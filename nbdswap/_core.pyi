@@ -168,9 +168,9 @@ class Percentiles(TypedDict):
     """Nanoseconds of one kind of operation, the cost of reading the clock taken off.
 
     Operations of a pool are done in batches of 64. One batch in eight is timed operation by
-    operation and gives the percentiles; the others are timed whole and give the mean, which is
-    smaller, since the processor overlaps operations in a row. Of a codec every operation is timed.
-    All zero if nothing was timed.
+    operation and gives the percentiles; the others are timed whole and give the mean, without
+    the slowest hundredth of them. It may be below the median, since the processor overlaps
+    operations in a row. Of a codec every operation is timed. All zero if nothing was timed.
     """
 
     count: int
@@ -208,7 +208,7 @@ class Density(TypedDict):
     """What a pool holds at the end of a phase."""
 
     phase: str
-    """fresh, overwritten, discarded50, refilled50, discarded90, refilled90 or compacted."""
+    """fresh, overwritten, discarded50, refilled50, discarded90, refilled90, worn or compacted."""
     objects: int
     object_bytes: int
     """Sum of the sizes of the objects as stored."""
@@ -242,7 +242,7 @@ class PackReport(TypedDict):
     timeline: list[Moment]
     """About 200 moments of the whole run."""
     alloc_ns: Percentiles
-    """In the phase `overwritten`, like `store_ns` and `free_ns`: the memory is warm."""
+    """In the phases `overwritten` and `worn`, like `store_ns` and `free_ns`: the memory is warm."""
     store_ns: Percentiles
     load_ns: Percentiles
     """After the phase `fresh`, in random order: to load an object and copy it to its reader."""
@@ -298,10 +298,11 @@ class LabObjects:
     def pack(self, *, zpool: str, frame_bytes: int, stored_bytes: int, seed: int) -> PackReport:
         """Leads a pool of its own through a hard life and verifies it. Releases the GIL.
 
-        Pages are put in, the set repeated, until they come to `stored_bytes`; same-filled ones
-        count and take no room. Every page is overwritten twice in random order, each time with the
+        Pages are put in, the set repeated, until they come to `stored_bytes`; what is no whole set
+        is spread evenly over it. Same-filled pages count and take no room. Every page is overwritten twice in random order, each time with the
         size of any other; half of them are discarded and written again; nine tenths are
-        discarded and written again; then the pool is compacted until nothing is left to do.
+        discarded and written again; then all are overwritten twice once more, which wears a pool
+        most, and the pool is compacted until nothing is left to do.
         An object that would take as much of the pool as its page is stored as the page.
 
         frame_bytes: 4096, 16384 or 65536, at least the page size.

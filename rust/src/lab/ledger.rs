@@ -116,7 +116,8 @@ impl<'a> Ledger<'a> {
     /// Puts the new object in the old one's stead. Returns what is to be freed.
     ///
     /// # Errors
-    /// [`Error::Io`] if there was no place: the arena has room for all, so the system had no memory.
+    /// [`Error::Io`] if there was no place: the arena has room for all, so the system had no
+    /// memory.
     #[inline]
     pub fn publish(&mut self, write: &Write) -> Result<Option<(Handle, u32)>> {
         if !write.is_placed {

@@ -1,8 +1,8 @@
 //! What it costs to load objects and bring them to their reader.
 //!
-//! A load is timed together with one copy into the reader's buffer, for every pool alike. An object that
-//! lies in one piece is copied by the reader alone; one that straddles is put together first and
-//! so copied twice. Both pay for the cache misses that a decompressor would.
+//! A load is timed together with one copy into the reader's buffer, for every pool alike. An object
+//! that lies in one piece is copied by the reader alone; one that straddles is put together first
+//! and so copied twice. Both pay for the cache misses that a decompressor would.
 //!
 //! Locking: none; one thread.
 

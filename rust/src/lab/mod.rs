@@ -1,7 +1,7 @@
 //! The lab: what codecs and zpools make of given pages, measured with the code that serves them.
 //!
-//! [`Pages`] are compressed to [`Objects`], whose sizes fill a pool of their own: [`pack()`] says how
-//! densely it packs them through a life of overwrites and discards and what each operation
+//! [`Pages`] are compressed to [`Objects`], whose sizes fill a pool of their own: [`pack()`] says
+//! how densely it packs them through a life of overwrites and discards and what each operation
 //! costs, [`speed()`] how many overwrites a second it takes. Every random choice follows from a
 //! seed. Nothing here runs in a server.
 //!

@@ -1,7 +1,7 @@
 //! What the lab's objects contain: bytes that tell one object from another.
 //!
-//! A piece of random bytes, cut out at a place that follows from the object's number. Nothing has to
-//! be made before an object is stored, and the source is in the cache, as a page that was just
+//! A piece of random bytes, cut out at a place that follows from the object's number. Nothing has
+//! to be made before an object is stored, and the source is in the cache, as a page that was just
 //! compressed is.
 //!
 //! Locking: none, the bytes do not change.

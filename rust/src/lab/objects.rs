@@ -31,8 +31,8 @@ impl Objects {
         self.sizes.len()
     }
 
-    /// Size of the object of `page`, one of `pages`: the set is repeated as often as it fits, and what
-    /// is left is spread evenly over it. A part of the set would be of one program's pages.
+    /// Size of the object of `page`, one of `pages`: the set is repeated as often as it fits, and
+    /// what is left is spread evenly over it. A part of the set would be of one program's pages.
     pub fn of_page(&self, page: u32, pages: u32) -> u32 {
         assert!(page < pages, "page {page} of {pages}");
         let (page, pages, set) = (page as usize, pages as usize, self.sizes.len());
@@ -54,8 +54,8 @@ impl Objects {
         &self.sizes
     }
 
-    /// The set as a pool stores it that takes objects up to `accept_bytes_max`: larger ones are kept
-    /// as whole pages.
+    /// The set as a pool stores it that takes objects up to `accept_bytes_max`: larger ones are
+    /// kept as whole pages.
     pub fn as_stored(&self, accept_bytes_max: usize) -> Objects {
         let whole = self.page_bytes as u32;
         let stored = |&bytes: &u32| {

@@ -1,17 +1,18 @@
 //! How densely a pool packs objects, fresh and after a hard life, and what its operations cost.
 //!
-//! The phases are those that swap sees: a machine fills it, overwrites every page twice in random order
-//! (with the size of any other page), drops half of the pages and fills up again, drops nine tenths
-//! and fills up again. Compaction is left out until the end, when it runs until it finds nothing
-//! more to do: what a pool needs without it is what a busy server needs.
+//! The phases are those that swap sees: a machine fills it, overwrites every page twice in random
+//! order (with the size of any other page), drops half of the pages and fills up again, drops nine
+//! tenths and fills up again. That leaves a pool nearly as dense as a fresh one, so it is worn once
+//! more by two overwrites before compaction runs until it finds nothing more to do. There is none
+//! earlier: what a pool needs without it is what a busy server needs.
 //!
 //! After each phase every object is loaded and compared. Memory of free frames is given back at
 //! these times, so that `held_bytes` is what the objects need.
 //!
 //! What is timed, in batches (see `timing`):
 //!
-//! * alloc, store and free while every page is overwritten: the pool's memory is warm, and none
-//!   comes from the system that was not there before;
+//! * alloc, store and free while every page is overwritten: then the pool's memory is warm, and
+//!   hardly any comes from the system;
 //! * load of all objects after the first fill, in random order (see `loads`).
 //!
 //! Locking: none; one thread.
@@ -28,8 +29,8 @@ use crate::error::Result;
 use crate::random::Random;
 use crate::zpool::{Handle, Zpool};
 
-/// Pages that are written, or objects that are loaded, together while they are timed: enough that a batch is long beside a
-/// reading of the clock, so few that the pool grows by nothing.
+/// Pages that are written, or objects that are loaded, together while they are timed: enough that a
+/// batch is long beside a reading of the clock, so few that the pool grows by nothing.
 pub(super) const BATCH: usize = 64;
 
 /// What a pool holds at the end of a phase.
@@ -123,8 +124,8 @@ impl<'a> Run<'a> {
             order: (0..trial.pages).collect(),
             random: Random::new(seed),
             interrupt,
-            // A fill, two overwrites of two operations, and twice 1/2 and 9/10.
-            timeline: Timeline::new(pages * 78 / 10),
+            // A fill, four overwrites of two operations, and twice 1/2 and 9/10.
+            timeline: Timeline::new(pages * 118 / 10),
             densities: Vec::new(),
         }
     }
@@ -145,10 +146,11 @@ impl<'a> Run<'a> {
             free: Timing::new(watch),
         };
         self.overwrite_all(&mut times)?;
-        self.overwrite_all(&mut times)?;
         self.end("overwritten")?;
         self.discard_and_refill(50, "discarded50", "refilled50")?;
         self.discard_and_refill(90, "discarded90", "refilled90")?;
+        self.overwrite_all(&mut times)?;
+        self.end("worn")?;
         let objects_moved = self.compact()?;
         self.end("compacted")?;
         let timeline = self.timeline.finish(self.pool);
@@ -195,8 +197,13 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Writes every page once, in random order, with the size of a random other.
+    /// Writes every page twice, each time in another random order, with the size of any other page.
     fn overwrite_all(&mut self, times: &mut WriteTimes) -> Result<()> {
+        self.overwrite_each(times)?;
+        self.overwrite_each(times)
+    }
+
+    fn overwrite_each(&mut self, times: &mut WriteTimes) -> Result<()> {
         let mut order = std::mem::take(&mut self.order);
         self.random.shuffle(&mut order);
         let mut writes = Vec::with_capacity(BATCH);

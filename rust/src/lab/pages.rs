@@ -70,8 +70,8 @@ impl Pages {
     /// Compresses and decompresses every page once, and compares what comes back.
     ///
     /// # Errors
-    /// [`Error::Config`] for a codec or level that does not exist, [`Error::Corrupt`] if a page comes
-    /// back as another, or that of `interrupt`.
+    /// [`Error::Config`] for a codec or level that does not exist, [`Error::Corrupt`] if a page
+    /// comes back as another, or that of `interrupt`.
     pub fn compress(
         &self,
         codec: &str,

@@ -1,8 +1,8 @@
 //! How fast a pool takes random overwrites, with one thread or several.
 //!
 //! A cycle is what a write does to the pool: a place for the new object, its bytes, the old place
-//! is freed. Sizes and pages are drawn at random inside the cycle, which costs every pool the same few
-//! nanoseconds. The pool is full, and every page was overwritten once, before the time starts.
+//! is freed. Sizes and pages are drawn at random inside the cycle, which costs every pool the same
+//! few nanoseconds. The pool is full, and every page was overwritten once, before the time starts.
 //!
 //! Locking: each thread has a share of the pages; the pool is shared and locks itself.
 

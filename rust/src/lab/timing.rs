@@ -1,10 +1,11 @@
 //! How long one kind of operation takes: every single time of some, the sum of the others.
 //!
-//! Reading the clock around an operation keeps the processor from overlapping it with its neighbours.
-//! So pool operations are done in batches: one batch in eight is timed operation by operation and
-//! gives the percentiles, the others are timed whole and give the mean, as operations in a row
-//! cost. The slowest hundredth of these is left out of the mean: another program had the processor.
-//! Codecs take microseconds, there every operation is timed, and the mean is of the same times.
+//! Reading the clock around an operation keeps the processor from overlapping it with its
+//! neighbours. So pool operations are done in batches: one batch in eight is timed operation by
+//! operation and gives the percentiles, the others are timed whole and give the mean, as operations
+//! in a row cost. The slowest hundredth of these is left out of the mean: another program had the
+//! processor. Codecs take microseconds, there every operation is timed, and the mean is of the same
+//! times.
 //!
 //! Locking: none; a timing has one owner.
 

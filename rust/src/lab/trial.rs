@@ -97,8 +97,8 @@ fn pages(objects: &Objects, plan: &Plan) -> Result<u32> {
     }
 }
 
-/// Refuses what the system has no memory for: it would rather kill a process than say so. An object of
-/// so many bytes costs `slot_bytes` of them.
+/// Refuses what the system has no memory for: it would rather kill a process than say so. An object
+/// of so many bytes costs `slot_bytes` of them.
 fn check_room(
     objects: &Objects,
     pages: u32,

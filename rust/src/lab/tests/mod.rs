@@ -2,6 +2,8 @@
 
 mod forgetful;
 
+use std::sync::Arc;
+
 use self::forgetful::Forgetful;
 use super::interrupt::Interrupt;
 use super::pack::live;
@@ -9,7 +11,7 @@ use super::trial::Trial;
 use super::*;
 use crate::error::Error;
 use crate::random::Random;
-use crate::zpool::ZpoolKind;
+use crate::zpool::{Arena, ArenaOptions, ZpoolKind};
 
 const PAGE_BYTES: usize = 4096;
 const PAGES: u64 = 1500;
@@ -89,11 +91,12 @@ fn phases_do_what_they_are_called() {
                 "refilled50",
                 "discarded90",
                 "refilled90",
+                "worn",
                 "compacted"
             ]
         );
         let of_all = |index: usize| report.densities[index].objects as f64 / PAGES as f64;
-        for (index, share) in [0.95, 0.95, 0.475, 0.95, 0.095, 0.95, 0.95]
+        for (index, share) in [0.95, 0.95, 0.475, 0.95, 0.095, 0.95, 0.95, 0.95]
             .iter()
             .enumerate()
         {
@@ -103,13 +106,36 @@ fn phases_do_what_they_are_called() {
                 kind.name()
             );
         }
-        let [.., refilled, compacted] = report.densities[..] else {
+        let [.., worn, compacted] = report.densities[..] else {
             panic!("phases")
         };
-        assert_eq!(compacted.object_bytes, refilled.object_bytes);
-        assert!(compacted.block_bytes <= refilled.block_bytes);
-        assert_eq!(compacted.objects, refilled.objects);
+        assert_eq!(compacted.object_bytes, worn.object_bytes);
+        assert_eq!(compacted.objects, worn.objects);
+        assert!(compacted.block_bytes <= worn.block_bytes);
     }
+}
+
+#[test]
+fn a_worn_pool_is_compacted() {
+    let report = pack(&objects(), &plan(ZpoolKind::Zblock, 4096), wanted()).unwrap();
+    let [fresh, .., worn, compacted] = report.densities[..] else {
+        panic!("phases")
+    };
+    assert!(worn.block_bytes > fresh.block_bytes, "worn by nothing");
+    assert!(compacted.block_bytes < worn.block_bytes);
+    assert!(report.objects_moved > 0);
+}
+
+#[test]
+fn a_pool_that_gets_no_memory_is_an_error() {
+    let mut trial = Trial::new(&objects(), &plan(ZpoolKind::Zblock, 4096)).unwrap();
+    let small = ArenaOptions {
+        pool_bytes_max: 200 * 4096,
+        ..trial.pool.arena().options().clone()
+    };
+    trial.pool = ZpoolKind::Zblock.make(Arc::new(Arena::create(small).unwrap()));
+    let error = live(&trial, 1, wanted()).unwrap_err().to_string();
+    assert!(error.contains("take memory for the pool"), "{error}");
 }
 
 #[test]
@@ -122,8 +148,9 @@ fn the_timeline_covers_the_run_in_order() {
     let compacted = report.densities.last().unwrap();
     assert_eq!(last.object_bytes, compacted.object_bytes);
     assert_eq!(last.block_bytes, compacted.block_bytes);
-    // Every page but those that need no object: a fill, four overwrites, two times 1/2 and 9/10.
-    let operations = PAGES as f64 * 0.95 * 7.8;
+    // Every page but those that need no object: a fill, eight of four overwrites, two times 1/2 and
+    // 9/10.
+    let operations = PAGES as f64 * 0.95 * 11.8;
     assert!(
         (last.operations as f64 / operations - 1.0).abs() < 0.05,
         "{last:?}"
