@@ -14,6 +14,7 @@ const ALLOWED: [(&str, &[&str]); 19] = [
             "engine",
             "error",
             "lab",
+            "page",
             "session",
             "stats",
             "store",

@@ -102,7 +102,7 @@ impl World {
             page_bytes: PAGE,
             zpool: ZpoolKind::parse(zpool).unwrap(),
             frame_bytes: PAGE,
-            codec: CodecChoice::parse(codec, 1).unwrap(),
+            codec: CodecChoice::named(codec).unwrap(),
             pool_bytes_max: 160 << 10,
             high_mark_percent: 80,
             low_mark_percent: 50,

@@ -10,6 +10,7 @@
 
 mod lab;
 mod lab_views;
+mod codecs;
 mod options;
 mod snapshot;
 
@@ -234,6 +235,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<lab::LabPages>()?;
     module.add_class::<lab::LabObjects>()?;
     module.add_function(wrap_pyfunction!(lab::zpools, module)?)?;
+    module.add_function(wrap_pyfunction!(codecs::codecs, module)?)?;
+    module.add_function(wrap_pyfunction!(codecs::compress_page, module)?)?;
+    module.add_function(wrap_pyfunction!(codecs::decompress_page, module)?)?;
     module.add("ConfigError", module.py().get_type::<ConfigError>())?;
     module.add(
         "ForeignFileError",

@@ -123,7 +123,7 @@ fn options(device: Arc<SimDevice>) -> EngineOptions {
         page_bytes: PAGE,
         zpool: ZpoolKind::Zsmalloc,
         frame_bytes: PAGE,
-        codec: CodecChoice::parse("lz4", 1).expect("a codec"),
+        codec: CodecChoice::named("lz4").expect("a codec"),
         pool_bytes_max: 256 << 10,
         high_mark_percent: 90,
         low_mark_percent: 70,

@@ -71,7 +71,7 @@ fn options(
         page_bytes: setup.page_bytes,
         zpool: setup.zpool,
         frame_bytes: setup.page_bytes,
-        codec: CodecChoice::parse(setup.codec, 1).unwrap(),
+        codec: CodecChoice::named(setup.codec).unwrap(),
         pool_bytes_max: setup.pool_bytes_max,
         high_mark_percent: 90,
         low_mark_percent: 70,
