@@ -338,6 +338,7 @@ class LabObjects:
 
         Raises as `pack`.
         """
+
 @type_check_only
 class CodecInfo(TypedDict):
     """A way to compress pages."""

@@ -28,7 +28,7 @@ from enum import StrEnum
 from .results import CodecResult, LabResults, PackResult, share_of_pages
 
 BYTES_LEAST = 1 << 20
-WORN_PHASES = ("fresh", "overwritten", "refilled50", "refilled90")
+WORN_PHASES = ("fresh", "overwritten", "refilled50", "refilled90", "worn")
 SHARE_NOISE = 0.005
 TIME_NOISE = 0.15
 SHARE_POOR = 0.9

@@ -30,11 +30,12 @@ PNG_DPI = 150
 MIB = 1 << 20
 PHASE_LABELS = {
     "fresh": "fresh",
-    "overwritten": "every page\noverwritten twice",
+    "overwritten": "all overwritten\ntwice",
     "discarded50": "half gone",
     "refilled50": "half gone and\nfilled again",
     "discarded90": "90 % gone",
     "refilled90": "90 % gone and\nfilled again",
+    "worn": "overwritten\ntwice again",
     "compacted": "compacted",
 }
 SPARSE_PHASES = ("discarded50", "discarded90")

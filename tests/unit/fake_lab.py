@@ -29,6 +29,7 @@ PHASES = (
     "refilled50",
     "discarded90",
     "refilled90",
+    "worn",
     "compacted",
 )
 INTERRUPT_AT = "NBDSWAP_FAKE_LAB_INTERRUPTS"
