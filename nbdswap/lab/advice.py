@@ -11,7 +11,8 @@
    that compressing and decompressing a 4 KiB page takes (by p50) a price in points. The price is
    what the user prefers. Costs are a tie if they are no further apart than SHARE_NOISE of the
    share and TIME_NOISE of the time come to; then the one that decompresses faster, for a process
-   waits for that.
+   waits for that, and of those that differ by less than TIME_NOISE in it the one that costs least
+   memory: sizes are exact.
 5. A pool that takes more than SHARE_POOR of the pages saves next to nothing, and that is said.
 6. A larger page is worth a remark if the best share with it is at least SHARE_GAIN smaller
    (relative): the client decides about its page size, the server follows.
@@ -156,7 +157,9 @@ def _choose(results: LabResults, page_bytes: int, prefer: Prefer) -> Choice | No
     ranked = sorted(candidates, key=lambda candidate: candidate.cost(prefer))
     limit = ranked[0].cost(prefer) + ranked[0].cost_noise(prefer)
     tied = [candidate for candidate in ranked if candidate.cost(prefer) <= limit]
-    best = min(tied, key=lambda candidate: candidate.codec.decompress_ns.p50)
+    fastest = min(candidate.codec.decompress_ns.p50 for candidate in tied)
+    swift = [c for c in tied if c.codec.decompress_ns.p50 <= fastest * (1 + TIME_NOISE)]
+    best = min(swift, key=lambda candidate: candidate.share)
     return Choice(
         best,
         tuple(candidate for candidate in tied if candidate is not best),

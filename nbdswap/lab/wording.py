@@ -170,7 +170,7 @@ def _why(choice: Choice, advice: Advice) -> str:
     for tie in choice.ties:
         lines.append(
             f"* {_name(tie)} is as good, as far as this run can tell "
-            f"({_against(tie, choice.best)}); the one that decompresses faster was taken."
+            f"({_against(tie, choice.best)}); what decompresses faster or else is denser was taken."
         )
     for other in choice.others[:OTHERS_SHOWN]:
         lines.append(f"* {_name(other)}: {_against(other, choice.best)}.")

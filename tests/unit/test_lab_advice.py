@@ -86,6 +86,18 @@ def test_costs_within_the_noise_are_a_tie_and_the_faster_to_decompress_wins() ->
     assert (choice.best.codec, choice.ties) == (dense, ())
 
 
+@pytest.mark.parametrize(("us", "level_wanted"), [(11.0, 2), (12.0, 1)])
+def test_of_a_tie_that_decompresses_about_as_fast_the_denser_is_taken(
+    us: float, level_wanted: int
+) -> None:
+    results = lab_results(
+        with_packs(codec("zstd", 1, 39, 10.0)), with_packs(codec("zstd", 2, 38, us))
+    )
+    choice = choice_of(advise(results))
+    assert len(choice.ties) == 1
+    assert choice.best.codec.level == level_wanted
+
+
 def test_the_zpool_is_the_densest_when_worn_and_the_next_one_is_named() -> None:
     results = lab_results(with_packs(FAST, loose=1.1, tight=1.02))
     best = choice_of(advise(results)).best
