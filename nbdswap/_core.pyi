@@ -309,11 +309,11 @@ class LabObjects:
         """Leads a pool of its own through a hard life and verifies it. Releases the GIL.
 
         Pages are put in, the set repeated, until they come to `stored_bytes`; what is no whole set
-        is spread evenly over it. Same-filled pages count and take no room. Every page is overwritten twice in random order, each time with the
-        size of any other; half of them are discarded and written again; nine tenths are
-        discarded and written again; then all are overwritten twice once more, which wears a pool
-        most, and the pool is compacted until nothing is left to do.
-        An object that would take as much of the pool as its page is stored as the page.
+        is spread evenly over it. Same-filled pages count and take no room. Every page is
+        overwritten twice in random order, each time with the size of any other; half of them are
+        discarded and written again; nine tenths are discarded and written again; all are
+        overwritten twice once more, which wears a pool most; and it is compacted until nothing is
+        left to do. An object that would take as much of the pool as its page is stored as the page.
 
         frame_bytes: 4096, 16384 or 65536, at least the page size.
         seed: 64 bits; all that is random follows from it.
