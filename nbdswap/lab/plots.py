@@ -28,6 +28,7 @@ INK = "#333333"
 FAINT = "#DDDDDD"
 PNG_DPI = 150
 MIB = 1 << 20
+LAYOUT_DIGITS = 4
 PHASE_LABELS = {
     "fresh": "fresh",
     "overwritten": "all overwritten\ntwice",
@@ -91,9 +92,21 @@ def write_plots(results: LabResults, directory: Path) -> list[Path]:
                 figure.text(0.995, 0.005, subtitle, ha="right", va="bottom", fontsize=6)
                 # Room for that line, which the layout does not know of.
                 figure.get_layout_engine().set(rect=(0, 0.035, 1, 0.965))  # type: ignore[call-arg, union-attr]
+                _settle(figure)
                 stem = directory / f"{name}-{_file_part(packs[0])}"
                 written += [_save(figure, stem, kind) for kind in ("png", "svg")]
     return written
+
+
+def _settle(figure: Figure) -> None:
+    """Lays out now and for good: the last digits of a layout are not the same each time."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        place = axes.get_position()
+        bounds = (place.x0, place.y0, place.width, place.height)
+        x0, y0, width, height = (round(value, LAYOUT_DIGITS) for value in bounds)
+        axes.set_position((x0, y0, width, height))
 
 
 def _save(figure: Figure, stem: Path, kind: str) -> Path:
