@@ -160,7 +160,7 @@ def _times(results: LabResults) -> Table:
 def _speeds(results: LabResults) -> Table:
     threads = sorted({speed.threads for speed in results.speeds})
     table = _table(
-        "\nSpeed: nanoseconds per random overwrite (free, alloc, store)",
+        "\nSpeed: ns for a free, alloc and store",
         "zpool",
         *(f"{count} thread{'s' if count > 1 else ''}" for count in threads),
         "scaling",
