@@ -8,9 +8,9 @@
 // binding expand to unsafe code of their own.
 #![allow(unsafe_code)]
 
+mod codecs;
 mod lab;
 mod lab_views;
-mod codecs;
 mod options;
 mod snapshot;
 

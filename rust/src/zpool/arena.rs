@@ -208,6 +208,11 @@ impl Arena {
         self.mapping.atomic_u32(at)
     }
 
+    /// The 64-bit word at `at`.
+    pub fn word_u64(&self, at: usize) -> &AtomicU64 {
+        &self.mapping.atomic_u64s(at, 1)[0]
+    }
+
     /// Frames from this one on were never used; to read their side words would cost memory.
     pub fn side_frames(&self) -> u32 {
         self.lock().side_frames

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::zblock::Zblock;
+use super::zfit::Zfit;
 use super::zsmalloc::Zsmalloc;
 use super::{Arena, Zpool};
 use crate::error::{Error, Result};
@@ -17,17 +18,20 @@ pub enum ZpoolKind {
     Zblock = 0,
     /// Chains of frames, cut into equal slots that may cross from one frame to the next.
     Zsmalloc = 1,
+    /// Regions that are cut into slots as long as their objects.
+    Zfit = 2,
 }
 
 impl ZpoolKind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [ZpoolKind; 2] = [ZpoolKind::Zblock, ZpoolKind::Zsmalloc];
+    pub const ALL: [ZpoolKind; 3] = [ZpoolKind::Zblock, ZpoolKind::Zsmalloc, ZpoolKind::Zfit];
 
     /// The name in configuration, metrics and status.
     pub fn name(self) -> &'static str {
         match self {
             ZpoolKind::Zblock => "zblock",
             ZpoolKind::Zsmalloc => "zsmalloc",
+            ZpoolKind::Zfit => "zfit",
         }
     }
 
@@ -53,6 +57,7 @@ impl ZpoolKind {
         match self {
             ZpoolKind::Zblock => Box::new(Zblock::new(arena)),
             ZpoolKind::Zsmalloc => Box::new(Zsmalloc::new(arena)),
+            ZpoolKind::Zfit => Box::new(Zfit::new(arena)),
         }
     }
 }

@@ -19,6 +19,7 @@ mod side;
 mod slotted;
 pub mod words;
 pub mod zblock;
+pub mod zfit;
 pub mod zsmalloc;
 
 #[cfg(any(test, feature = "testing"))]

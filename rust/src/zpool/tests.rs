@@ -21,6 +21,11 @@ fn zsmalloc_conforms() {
     conforms(ZpoolKind::Zsmalloc);
 }
 
+#[test]
+fn zfit_conforms() {
+    conforms(ZpoolKind::Zfit);
+}
+
 /// A zblock whose slots overlap by 8 bytes: the canary.
 struct Overlapping;
 
