@@ -17,6 +17,7 @@ from nbdswap.addresses import Address, AddressError, parse_address
 from nbdswap.admin_client import ask, change
 from nbdswap.config_file import Override, dump, load
 from nbdswap.errors import EXIT_CODE_MEANINGS, ConfigError, ExitCode, NbdswapError, UsageError
+from nbdswap.lab.commands import advise_command, grab_command, run_command
 from nbdswap.lifecycle import ServeOptions, serve
 from nbdswap.machine import Machine
 from nbdswap.status_view import change_view, view
@@ -37,6 +38,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+lab = typer.Typer(help="Measure codecs and zpools on your own pages.", no_args_is_help=True)
+lab.command("run", epilog=EXIT_CODES)(run_command)
+lab.command("grab", epilog=EXIT_CODES)(grab_command)
+app.add_typer(lab, name="lab", epilog=EXIT_CODES)
+app.command("advise", epilog=EXIT_CODES)(advise_command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -81,7 +88,8 @@ def serve_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer w
         str | None, typer.Option("--pool-size", metavar="BYTES", help="Memory for the pool.")
     ] = None,
     zpool: Annotated[
-        str | None, typer.Option("--zpool", metavar="NAME", help="zblock or zsmalloc.")
+        str | None,
+        typer.Option("--zpool", metavar="NAME", help="zblock, zsmalloc, zbud, z3fold or zfit."),
     ] = None,
     codec: Annotated[
         str | None,

@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
+use super::z3fold::Z3fold;
 use super::zblock::Zblock;
+use super::zbud::Zbud;
 use super::zfit::Zfit;
 use super::zsmalloc::Zsmalloc;
 use super::{Arena, Zpool};
@@ -18,19 +20,31 @@ pub enum ZpoolKind {
     Zblock = 0,
     /// Chains of frames, cut into equal slots that may cross from one frame to the next.
     Zsmalloc = 1,
+    /// Frames that two objects share.
+    Zbud = 2,
+    /// Frames that three objects share.
+    Z3fold = 3,
     /// Regions that are cut into slots as long as their objects.
-    Zfit = 2,
+    Zfit = 4,
 }
 
 impl ZpoolKind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [ZpoolKind; 3] = [ZpoolKind::Zblock, ZpoolKind::Zsmalloc, ZpoolKind::Zfit];
+    pub const ALL: [ZpoolKind; 5] = [
+        ZpoolKind::Zblock,
+        ZpoolKind::Zsmalloc,
+        ZpoolKind::Zbud,
+        ZpoolKind::Z3fold,
+        ZpoolKind::Zfit,
+    ];
 
     /// The name in configuration, metrics and status.
     pub fn name(self) -> &'static str {
         match self {
             ZpoolKind::Zblock => "zblock",
             ZpoolKind::Zsmalloc => "zsmalloc",
+            ZpoolKind::Zbud => "zbud",
+            ZpoolKind::Z3fold => "z3fold",
             ZpoolKind::Zfit => "zfit",
         }
     }
@@ -57,6 +71,8 @@ impl ZpoolKind {
         match self {
             ZpoolKind::Zblock => Box::new(Zblock::new(arena)),
             ZpoolKind::Zsmalloc => Box::new(Zsmalloc::new(arena)),
+            ZpoolKind::Zbud => Box::new(Zbud::new(arena)),
+            ZpoolKind::Z3fold => Box::new(Z3fold::new(arena)),
             ZpoolKind::Zfit => Box::new(Zfit::new(arena)),
         }
     }

@@ -10,6 +10,7 @@
 //! Lock order: page -> class -> arena. A zpool never calls out while it holds a class lock.
 
 pub mod arena;
+mod buddies;
 mod frames;
 mod groups;
 mod kind;
@@ -18,7 +19,9 @@ mod pools;
 mod side;
 mod slotted;
 pub mod words;
+pub mod z3fold;
 pub mod zblock;
+pub mod zbud;
 pub mod zfit;
 pub mod zsmalloc;
 
@@ -137,7 +140,14 @@ pub struct ClassStats {
     pub slots: u64,
     /// Slots in use.
     pub slots_used: u64,
+    /// Frames that would be left over if the blocks in use were filled up one by one.
+    pub freeable_frames: u64,
+    /// Blocks by how full they are: without objects, ten equal shares, full.
+    pub fullness: [u64; FULLNESS_GROUPS],
 }
+
+/// Groups of [`ClassStats::fullness`].
+pub const FULLNESS_GROUPS: usize = 12;
 
 /// A pool of objects in frames.
 pub trait Zpool: Send + Sync {

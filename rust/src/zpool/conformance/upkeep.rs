@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Model, Random, Suite};
-use crate::zpool::{Sweep, Zpool};
+use crate::zpool::{Sweep, Zpool, ZpoolStats};
 
 impl Suite<'_> {
     pub(super) fn a_sweep_reports_each_object_once(&self) {
@@ -54,16 +54,14 @@ impl Suite<'_> {
         pool.check();
         model.verify();
         let after = pool.stats();
-        // What is left is one part-filled block, of at most a 16th of the frames here.
-        let slack = after.block_bytes - after.slot_bytes;
+        // What is left is one part-filled block, of at most a 16th of the frames here. Pools that
+        // put few objects into a frame have few holes to begin with.
+        let holes = |stats: ZpoolStats| stats.block_bytes - stats.slot_bytes;
         assert!(
-            slack < 17 * (self.frame_bytes as u64 + 8),
+            holes(after) < 17 * (self.frame_bytes as u64 + 8),
             "{before:?} {after:?}"
         );
-        assert!(
-            after.block_bytes < before.block_bytes / 2,
-            "{before:?} {after:?}"
-        );
+        assert!(holes(after) < holes(before) / 2, "{before:?} {after:?}");
         model.free_all();
     }
 

@@ -161,6 +161,7 @@ impl<L: Layout> Zpool for Slotted<L> {
                 blocks,
                 slots: blocks * u64::from(shape.slots),
                 slots_used,
+                ..ClassStats::default()
             });
         }
     }

@@ -57,16 +57,10 @@ impl Zpool for Zfit {
     }
 
     fn free(&self, handle: Handle, bytes: usize) {
+        self.prefetch_words(handle, bytes);
         match self.locate(handle) {
             Place::Whole(frame) => self.free_whole(frame, bytes),
             Place::Slot(region, at) => {
-                // The words that will be read under the lock, while nobody waits for it.
-                for granule in [at, at + self.granules(bytes)] {
-                    let place = region.place(&self.arena, self.grain, granule);
-                    if place < self.arena.end() {
-                        self.arena.prefetch(place, word::BYTES);
-                    }
-                }
                 self.lock(region.shard.into())
                     .give_back(&self.arena, &region, at, bytes);
             }
@@ -168,6 +162,7 @@ impl Zpool for Zfit {
             blocks: whole,
             slots: whole,
             slots_used: whole,
+            ..ClassStats::default()
         });
     }
 
@@ -187,6 +182,18 @@ impl Zfit {
     pub(super) fn count_whole(&self, bytes: usize) {
         self.whole.objects.fetch_add(1, Relaxed);
         self.whole.object_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// The words of a slot and of what is behind it will be read under the lock: fetch them while
+    /// nobody waits for it, both at once.
+    fn prefetch_words(&self, handle: Handle, bytes: usize) {
+        let slot_bytes = self.granules(bytes) as usize * self.grain.bytes;
+        let at = self.arena.frame_at(handle.frame()) + handle.low() as usize * self.grain.bytes;
+        for place in [at, at + slot_bytes] {
+            if place < self.arena.end() {
+                self.arena.prefetch(place, 1);
+            }
+        }
     }
 
     fn free_whole(&self, frame: u32, bytes: usize) {
