@@ -104,13 +104,6 @@ async def check_and_leave(server: Server, pages: Pages) -> int:
         return await check_all(client, pages)
 
 
-@pytest.fixture
-def rng() -> random.Random:
-    seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 32))
-    print(f"SEED={seed}")  # Shown when the test fails.
-    return random.Random(seed)
-
-
 @pytest.mark.parametrize("zpool", ["zblock", "zsmalloc"])
 def test_kills_at_random_moments_lose_nothing_that_was_acknowledged(
     server: ServerFactory, rng: random.Random, zpool: str

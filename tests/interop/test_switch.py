@@ -157,13 +157,6 @@ async def pool_when_moved(server: Server) -> Json:
     return pool
 
 
-@pytest.fixture
-def rng() -> random.Random:
-    seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 32))
-    print(f"SEED={seed}")  # Shown when the test fails.
-    return random.Random(seed)
-
-
 async def switch_under_load(server: Server, client: Client, pages: Pages) -> set[str]:
     """Every pair of zpools and of codecs, while requests go on; codecs that were seen at work."""
     load = Load(client, pages, random.Random(0))
