@@ -160,6 +160,19 @@ class Core:
         in it, to shorten its deadline.
         """
 
+    def set_zpool(self, zpool: str) -> None:
+        """New pages go to that zpool from now on; the background thread moves the others there.
+
+        Releases the GIL. Raises ConfigError if there is no such zpool.
+        """
+
+    def set_codec(self, codec: str, level: int) -> None:
+        """New pages are compressed by that codec from now on; those that are there stay as is.
+
+        Makes a compressor for each thread, so it allocates and may take some milliseconds without
+        the GIL. Raises ConfigError if there is no such codec or level.
+        """
+
     def snapshot(self) -> CoreSnapshot:
         """All counters at this moment, as plain values that are the caller's."""
 

@@ -1,17 +1,27 @@
-"""The admin HTTP server: `/metrics`, `/healthz`, `/readyz` and `/status`, all of them read-only.
+"""The admin HTTP server: `/metrics`, `/healthz`, `/readyz`, `/status`, and `/set`, which changes.
+
+Whoever reaches it may read. Only this machine may change, and only a program that means to: a
+browser on this machine runs what strangers wrote, so a request must carry what no page of another
+origin can send, and must not carry what every page's request has.
 
 It shares the event loop with the listeners and never with requests of clients, which are served in
-the engine's threads. Not here: binding its socket (`listeners`).
+the engine's threads. Not here: binding its socket (`listeners`), what a change does (`changes`).
 """
 
 import asyncio
+import json
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from nbdswap.addresses import TcpAddress
+from nbdswap.admin_client import CHANGE_HEADER
+from nbdswap.changes import Change, Changed, read_change
+from nbdswap.errors import UsageError
 from nbdswap.logs import EventLog
 from nbdswap.metrics import registry_of
 from nbdswap.snapshots import Snapshot
@@ -20,23 +30,28 @@ from nbdswap.status import status_of
 log = EventLog("admin")
 
 SHUTDOWN_TIMEOUT_S = 1.0
+REQUEST_BYTES_MAX = 4096
 
 
 class AdminSite:
     """HTTP on one socket, from `start` to `stop`."""
 
-    def __init__(self, take: Callable[[], Snapshot]) -> None:
+    def __init__(
+        self, take: Callable[[], Snapshot], apply: Callable[[Change], Awaitable[Changed]]
+    ) -> None:
         self._take = take
+        self._apply = apply
         self._registry: CollectorRegistry = registry_of(take)
         self._runner: web.AppRunner | None = None
 
     def application(self) -> web.Application:
         """The routes."""
-        application = web.Application()
+        application = web.Application(client_max_size=REQUEST_BYTES_MAX)
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
         application.router.add_get("/status", self._status)
+        application.router.add_post("/set", self._set)
         return application
 
     async def start(self, sock: socket.socket) -> None:
@@ -73,3 +88,52 @@ class AdminSite:
 
     async def _status(self, _: web.Request) -> web.Response:
         return web.json_response(status_of(self._take()))
+
+    async def _set(self, request: web.Request) -> web.Response:
+        problem = why_forbidden(request)
+        if problem is not None:
+            log.warning("change refused", reason=problem)
+            return _error(HTTPStatus.FORBIDDEN, problem)
+        server = self._take().server
+        if server.stopping or not server.ready:
+            return _error(HTTPStatus.SERVICE_UNAVAILABLE, "it is not serving")
+        try:
+            change = read_change(json.loads(await request.text()))
+            return web.json_response(await self._apply(change))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            return _error(HTTPStatus.BAD_REQUEST, "a change is no JSON")
+        except UsageError as error:
+            return _error(HTTPStatus.BAD_REQUEST, str(error))
+
+
+def why_forbidden(request: web.Request) -> str | None:
+    """Why this request may not change anything, or None if it may."""
+    transport = request.transport
+    # A client that has left may do nothing.
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    if sock is None or (sock.family != socket.AF_UNIX and not _is_here(request.remote)):
+        return f"a change comes from {request.remote}, wanted a unix socket or a loopback address"
+    if "Origin" in request.headers:
+        return "a change has an Origin, wanted a program and no web page"
+    if CHANGE_HEADER not in request.headers or request.content_type != "application/json":
+        return f"a change lacks the header {CHANGE_HEADER} or the type application/json"
+    # The last way in for a page: a name of its own that leads to this machine.
+    if not _is_here(_host_of(request)):
+        return f"a change is for host {request.host}, wanted localhost or a loopback address"
+    return None
+
+
+def _host_of(request: web.Request) -> str | None:
+    """The name in the Host header, without the port."""
+    try:
+        return request.url.host
+    except ValueError:
+        return None
+
+
+def _is_here(host: str | None) -> bool:
+    return host is not None and TcpAddress(host, 0).is_loopback
+
+
+def _error(status: HTTPStatus, words: str) -> web.Response:
+    return web.json_response({"error": words}, status=status)

@@ -13,13 +13,14 @@ import typer
 from rich.console import Console
 
 from nbdswap import __version__, logs
-from nbdswap.addresses import AddressError, parse_address
+from nbdswap.addresses import Address, AddressError, parse_address
+from nbdswap.admin_client import ask, change
 from nbdswap.config_file import Override, dump, load
 from nbdswap.errors import EXIT_CODE_MEANINGS, ConfigError, ExitCode, NbdswapError, UsageError
 from nbdswap.lab.commands import advise_command, grab_command, run_command
 from nbdswap.lifecycle import ServeOptions, serve
 from nbdswap.machine import Machine
-from nbdswap.status_view import ask, view
+from nbdswap.status_view import change_view, view
 
 EXIT_CODES = "Exit codes: " + "; ".join(
     f"{code.value} {meaning}" for code, meaning in EXIT_CODE_MEANINGS.items()
@@ -87,7 +88,8 @@ def serve_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer w
         str | None, typer.Option("--pool-size", metavar="BYTES", help="Memory for the pool.")
     ] = None,
     zpool: Annotated[
-        str | None, typer.Option("--zpool", metavar="NAME", help="zblock or zsmalloc.")
+        str | None,
+        typer.Option("--zpool", metavar="NAME", help="zblock, zsmalloc, zbud, z3fold or zfit."),
     ] = None,
     codec: Annotated[
         str | None,
@@ -180,16 +182,44 @@ def status_command(
     ] = DEFAULT_ADMIN,
 ) -> None:
     """Show a running server: exports, tiers, ratio, write-back and rates over one second."""
-    try:
-        address = parse_address(admin)
-    except AddressError as error:
-        raise UsageError(f"--admin: {error}") from None
+    address = _admin_address(admin)
     status = ask(address)
     if as_json:
         typer.echo(json.dumps(status, indent=2))
         return
     time.sleep(RATE_INTERVAL_S)
     Console().print(view(ask(address), earlier=status))
+
+
+@app.command("set", epilog=EXIT_CODES)
+def set_command(
+    codec: Annotated[
+        str | None,
+        typer.Option("--codec", metavar="NAME[:LEVEL]", help="Codec for new pages."),
+    ] = None,
+    zpool: Annotated[
+        str | None, typer.Option("--zpool", metavar="NAME", help="Zpool for new pages.")
+    ] = None,
+    admin: Annotated[
+        str, typer.Option("--admin", metavar="ADDR", help="HOST:PORT or unix:PATH of the server.")
+    ] = DEFAULT_ADMIN,
+) -> None:
+    """Change codec or zpool of a running server, until it starts again."""
+    asked: dict[str, Any] = {} if zpool is None else {"zpool": zpool}
+    if codec is not None:
+        asked["codec"], level = _codec_and_level(codec)
+        if level is not None:
+            asked["codec_level"] = level
+    if not asked:
+        raise UsageError("nothing to set, wanted --codec or --zpool")
+    typer.echo(change_view(change(_admin_address(admin), asked)))
+
+
+def _admin_address(admin: str) -> Address:
+    try:
+        return parse_address(admin)
+    except AddressError as error:
+        raise UsageError(f"--admin: {error}") from None
 
 
 def _listen_settings(
@@ -205,12 +235,19 @@ def _codec_settings(flag: str | None) -> list[tuple[str, str, Any]]:
     """The codec and always a level: one in the file belongs to the codec in the file."""
     if flag is None:
         return []
-    name, colon, level = flag.partition(":")
-    number = int(level) if level.removeprefix("-").isdecimal() else level
+    name, level = _codec_and_level(flag)
     return [
         ("pool.codec", "--codec", name),
-        ("pool.codec_level", "--codec", number if colon else "auto"),
+        ("pool.codec_level", "--codec", "auto" if level is None else level),
     ]
+
+
+def _codec_and_level(flag: str) -> tuple[str, int | str | None]:
+    """NAME[:LEVEL]. A level that is no number is for those to refuse who know the codec."""
+    name, colon, level = flag.partition(":")
+    if not colon:
+        return name, None
+    return name, int(level) if level.removeprefix("-").isdecimal() else level
 
 
 def _exports(flags: list[str] | None, *, read_only: bool) -> list[dict[str, Any]] | None:

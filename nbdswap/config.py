@@ -41,6 +41,9 @@ NBD_PORT = 10809
 ADMIN_PORT = 10810
 MEMORY_DIR = Path("/dev/shm")  # noqa: S108 -- the tmpfs that every Linux has
 
+# The zpools that the core has; a test compares the two.
+ZPOOLS = ("zblock", "zsmalloc", "zbud", "z3fold", "zfit")
+
 # (lowest, highest, default) level of each codec, as the core has them; a test compares the two. For
 # lz4 it is the acceleration, 1 is the densest; for the others more is denser.
 CODEC_LEVELS = {
@@ -105,9 +108,7 @@ class PoolConfig(Section):
     """Memory for compressed pages."""
 
     bytes_max: Annotated[int, BeforeValidator(size(MIB, 16 * TIB))]
-    zpool: Annotated[Literal["zblock", "zsmalloc"], BeforeValidator(word("zblock", "zsmalloc"))] = (
-        "zblock"
-    )
+    zpool: Annotated[str, BeforeValidator(word(*ZPOOLS))] = "zblock"
     codec: Annotated[
         Literal["lz4", "lz4hc", "zstd", "lzo", "deflate", "none"],
         BeforeValidator(word(*CODEC_LEVELS)),

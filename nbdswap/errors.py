@@ -28,7 +28,7 @@ EXIT_CODE_MEANINGS = {
     ExitCode.REFUSED: "state or file refused: foreign, damaged, in use by another server, no room",
     ExitCode.CANNOT_LISTEN: "cannot listen: address in use or not ours",
     ExitCode.NOT_PERMITTED: "not permitted: hardening set to `on`, or memory of another process",
-    ExitCode.UNREACHABLE: "status: no server answers on the admin address",
+    ExitCode.UNREACHABLE: "status, set: no server answers on the admin address",
 }
 
 
@@ -80,6 +80,6 @@ class NotPermittedError(NbdswapError):
 
 
 class UnreachableError(NbdswapError):
-    """No server answers where `nbdswap status` asked."""
+    """No server answers where `nbdswap status` or `nbdswap set` asked."""
 
     exit_code = ExitCode.UNREACHABLE

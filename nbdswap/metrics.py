@@ -156,6 +156,17 @@ def _pool(pool: PoolSnapshot) -> Iterator[Metric]:
     yield codecs
     yield _counter("pool_pages_compacted", "Pages moved inside the pool.", pool["pages_compacted"])
     yield _counter(
+        "pool_pages_moved", "Pages moved from former zpools to this one.", pool["pages_moved"]
+    )
+    former = GaugeMetricFamily(
+        "nbdswap_pool_former_objects",
+        "Objects in zpools that were current before and have not moved yet.",
+        labels=["zpool"],
+    )
+    for zpool, count in pool["former_objects"].items():
+        former.add_metric([zpool], count)
+    yield former
+    yield _counter(
         "pool_high_mark_hits", "Times the pool passed its high mark.", pool["high_mark_hits"]
     )
     yield _gauge("pool_is_stuck", "1 if nothing more can be written back.", pool["is_stuck"])

@@ -15,6 +15,7 @@ from typing import Literal
 from nbdswap import __version__, systemd
 from nbdswap.addresses import TcpAddress
 from nbdswap.admin import AdminSite
+from nbdswap.changes import Changer
 from nbdswap.config import Config
 from nbdswap.errors import RefusedError
 from nbdswap.exports import default_name, export_infos
@@ -83,7 +84,7 @@ class Service:
         self, listeners: Sequence[Listener], admin: Sequence[Listener], stdio: Stdio | None
     ) -> None:
         """Serves until a stop is asked for, then stops in good order."""
-        site = AdminSite(self.snapshot)
+        site = AdminSite(self.snapshot, Changer(self._engine).apply)
         stop = StopRequest(self._server.stop, self._volatile_clients, self._parent_is_gone)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

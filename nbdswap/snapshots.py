@@ -70,7 +70,11 @@ class PoolSnapshot(TypedDict):
     """Memory for compressed pages."""
 
     zpool: str
+    """Where new pages go."""
+    former_objects: dict[str, int]
+    """Objects in zpools that were current before, by name; those that hold none are absent."""
     codec: str
+    """Of new pages."""
     codec_level: int
     frame_bytes: int
     limit_bytes: int
@@ -94,6 +98,8 @@ class PoolSnapshot(TypedDict):
     """
     pages_compacted: int
     """Pages that compaction moved inside the pool."""
+    pages_moved: int
+    """Pages that moved from a former zpool to the current one."""
     high_mark_hits: int
     """Times that the pool passed its high mark."""
     is_stuck: bool

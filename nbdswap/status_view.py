@@ -1,53 +1,19 @@
-"""How `nbdswap status` looks, and how it asks a running server.
+"""How `nbdswap status` looks, and what `nbdswap set` says.
 
-Not here: what the values mean (`snapshots`).
+Not here: what the values mean (`snapshots`) and how a server is asked (`admin_client`).
 """
 
-import asyncio
 from typing import Any
 
-import aiohttp
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from nbdswap.addresses import Address, TcpAddress, UnixAddress
-from nbdswap.errors import UnreachableError
 from nbdswap.units import human_size
 
-ASK_TIMEOUT_S = 5.0
 TIERS = ("zero", "same_filled", "pool", "raw", "store", "lost")
 
 Status = dict[str, Any]
-
-
-def ask(address: Address) -> Status:
-    """The status of the server behind an admin address; raises UnreachableError."""
-    try:
-        return asyncio.run(_ask(address))
-    except (OSError, aiohttp.ClientError, TimeoutError, ValueError) as error:
-        # aiohttp's own words speak of TLS and of its internals.
-        cause = getattr(error, "os_error", error)
-        reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-        raise UnreachableError(f"no nbdswap answers on {address}: {reason}") from None
-
-
-async def _ask(address: Address) -> Status:
-    match address:
-        case UnixAddress(path):
-            connector: aiohttp.BaseConnector = aiohttp.UnixConnector(str(path))
-            url = "http://localhost/status"
-        case TcpAddress(host, port):
-            connector = aiohttp.TCPConnector()
-            reachable = "localhost" if host == "*" else host
-            url = f"http://{TcpAddress(reachable, port)}/status"
-    timeout = aiohttp.ClientTimeout(total=ASK_TIMEOUT_S)
-    async with (
-        aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
-        session.get(url, raise_for_status=True) as response,
-    ):
-        status: Status = await response.json()
-        return status
 
 
 def view(status: Status, earlier: Status | None) -> Group:
@@ -60,6 +26,19 @@ def view(status: Status, earlier: Status | None) -> Group:
     if earlier is not None:
         parts.append(_rates(status, earlier))
     return Group(*parts)
+
+
+def change_view(answer: Status) -> str:
+    """What a change has changed, and how to keep it."""
+    before, now = answer["before"], answer["now"]
+    codec_before, codec = (f"{each['codec']}:{each['codec_level']}" for each in (before, now))
+    keep = "\n".join(f"  {key}: {value}" for key, value in now.items())
+    return (
+        f"zpool is {now['zpool']}, was {before['zpool']}\n"
+        f"codec is {codec}, was {codec_before}\n"
+        "New pages get these; pages that are there stay valid. When the server starts again, its "
+        f"configuration decides. To keep this:\npool:\n{keep}"
+    )
 
 
 def _headline(status: Status) -> str:
@@ -94,6 +73,10 @@ def _pool(pool: Status) -> Table:
         # Memory saved in truth: pages against the blocks that they are in, tails and all.
         f"{logical / blocks:.2f}" if blocks else "-",
     )
+    former = [f"{count:,} in {zpool}" for zpool, count in pool["former_objects"].items()]
+    if former:
+        moved = pool["pages_moved"]
+        table.caption = f"moving to {pool['zpool']}: {', '.join(former)}; {moved:,} moved so far"
     return _right(table, first=2)
 
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use nbdswap_core::background::Background;
-use nbdswap_core::codec::CodecChoice;
+use nbdswap_core::codec::{CODECS, CodecChoice};
 use nbdswap_core::engine::{
     Backing, Engine, EngineOptions, ExportOptions, Fetch, Lane, Read, ReaderLane, StorePlace,
     StoreSource, Write,
@@ -82,6 +82,8 @@ struct World {
     pages: Vec<Mutex<History>>,
     space: Arc<Space>,
     has_faults: bool,
+    /// Zpool and codec change meanwhile.
+    switches: bool,
     refused: AtomicU64,
     fetched: AtomicU64,
     stalled: AtomicU64,
@@ -129,6 +131,7 @@ impl World {
             pages: (0..PAGES).map(|_| Mutex::new(unwritten())).collect(),
             space: Arc::default(),
             has_faults,
+            switches: false,
             refused: AtomicU64::new(0),
             fetched: AtomicU64::new(0),
             stalled: AtomicU64::new(0),
@@ -159,6 +162,9 @@ impl<'a> Actor<'a> {
     }
 
     fn act(&mut self) {
+        if self.world.switches && self.random.below(100) == 0 {
+            self.switch();
+        }
         let own = self.random.below(u64::from(PAGES / THREADS)) as u32 * THREADS + self.number;
         match self.random.below(20) {
             0..8 => {
@@ -184,6 +190,17 @@ impl<'a> Actor<'a> {
                 let any = self.random.below(u64::from(PAGES)) as u32;
                 self.read(any);
             }
+        }
+    }
+
+    fn switch(&mut self) {
+        let engine = &self.world.engine;
+        let chosen = self.random.bits() as usize;
+        if self.random.chance(50) {
+            engine.set_zpool(ZpoolKind::ALL[chosen % ZpoolKind::ALL.len()]);
+        } else {
+            let name = CODECS[chosen % CODECS.len()].name;
+            engine.set_codec(CodecChoice::named(name).expect("its name is in the table"));
         }
     }
 
@@ -314,9 +331,12 @@ impl<'a> Actor<'a> {
     }
 }
 
-fn run(zpool: &str, codec: &str, error_permille: u64, seed: u64) {
+fn run(zpool: &str, codec: &str, error_permille: u64, switches: bool, seed: u64) {
     let device = Arc::new(SimDevice::new(768 << 10, seed));
-    let world = World::new(zpool, codec, device.clone(), error_permille > 0);
+    let world = World {
+        switches,
+        ..World::new(zpool, codec, device.clone(), error_permille > 0)
+    };
     device.set_error_rate(error_permille);
     let space = Arc::clone(&world.space);
     let background = Background::start(Arc::clone(&world.engine), move || {
@@ -337,9 +357,12 @@ fn run(zpool: &str, codec: &str, error_permille: u64, seed: u64) {
     (0..PAGES).for_each(|page| last.read(page));
     let (refused, fetched) = (world.refused.load(Relaxed), world.fetched.load(Relaxed));
     let stalled = world.stalled.load(Relaxed);
+    let moved = world.engine.snapshot().writeback.pages_moved.get();
     println!(
-        "{zpool} {codec} seed {seed}: {fetched} fetched, {stalled} stalled, {refused} refused"
+        "{zpool} {codec} seed {seed}: {fetched} fetched, {stalled} stalled, {refused} refused, \
+         {moved} moved"
     );
+    assert!(moved > 20 || !switches, "{moved} moved to another zpool");
     assert!(fetched > 100, "{fetched} reads came from the store");
     // The store has twice the room of all pages, and what has room waits for it.
     assert!(error_permille > 0 || refused == 0, "{refused} refused");
@@ -349,10 +372,19 @@ fn run(zpool: &str, codec: &str, error_permille: u64, seed: u64) {
 fn a_read_under_load_is_never_older_than_what_was_acknowledged() {
     for seed in seeds(2) {
         println!("replay with SEED={seed}");
-        run("zblock", "lz4", 0, seed);
-        run("zsmalloc", "none", 0, seed);
-        run("zsmalloc", "lz4", 30, seed);
-        run("zbud", "lz4", 30, seed);
-        run("z3fold", "lz4", 0, seed);
+        run("zblock", "lz4", 0, false, seed);
+        run("zsmalloc", "none", 0, false, seed);
+        run("zsmalloc", "lz4", 30, false, seed);
+        run("zbud", "lz4", 30, false, seed);
+        run("z3fold", "lz4", 0, false, seed);
+    }
+}
+
+#[test]
+fn a_read_is_never_old_while_zpool_and_codec_change() {
+    for seed in seeds(2) {
+        println!("replay with SEED={seed}");
+        run("zblock", "lz4", 0, true, seed);
+        run("zsmalloc", "zstd", 30, true, seed);
     }
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,3 +60,11 @@ def check_placement(server: Server) -> None:
     else:
         assert pages["store"] == 0, f"there is no store: {pages}"
         assert pages["pool"] > 0, f"nothing is in the pool: {pages}"
+
+
+@pytest.fixture
+def rng() -> random.Random:
+    """Chance that SEED=... repeats."""
+    seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"SEED={seed}")  # Shown when the test fails.
+    return random.Random(seed)

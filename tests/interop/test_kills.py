@@ -21,7 +21,8 @@ from nbdswap.nbd.client import Client
 from nbdswap.nbd.errors import ConnectionLostError
 from nbdswap.nbd.negotiator import connect
 from tests.conftest import ServerFactory
-from tests.support.pages import MIB, PAGE_BYTES, make_page
+from tests.support.model import ZEROES, Pages
+from tests.support.pages import MIB, PAGE_BYTES
 from tests.support.servers import EXPORT, Server
 
 KILLS = 5
@@ -31,44 +32,9 @@ STRIPE_PAGES = PAGES // TASKS
 RUN_PAGES_MAX = 8
 REQUESTS_BEFORE_KILL = (100, 1000)
 READ_PAGES = 64
-ZEROES = bytes(PAGE_BYTES)
 RUN_TIMEOUT_S = 60.0
 
 pytestmark = pytest.mark.only_nbdswap
-
-
-class Pages:
-    """What each page may read as: what was acknowledged last, or what was under way since."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self._bodies = [make_page(rng.getrandbits(32), index) for index in range(64)]
-        self._stamp = 0
-        self._allowed: list[list[bytes]] = [[ZEROES] for _ in range(PAGES)]
-
-    def new_page(self, rng: random.Random) -> bytes:
-        """A page that no other one is like, as easy or hard to compress as real ones."""
-        self._stamp += 1
-        stamp = b"page %12d " % self._stamp
-        return stamp + rng.choice(self._bodies)[len(stamp) :]
-
-    def begin(self, first: int, contents: list[bytes]) -> None:
-        for index, content in enumerate(contents, first):
-            self._allowed[index].append(content)
-
-    def acknowledge(self, first: int, contents: list[bytes]) -> None:
-        for index, content in enumerate(contents, first):
-            self._allowed[index] = [content]
-
-    def check(self, first: int, data: bytes) -> int:
-        """Compares pages that were read, and takes them as they are; how many are not zeroes."""
-        found = [data[at : at + PAGE_BYTES] for at in range(0, len(data), PAGE_BYTES)]
-        for index, content in enumerate(found, first):
-            assert content in self._allowed[index], (
-                f"page {index} begins {content[:24]!r}, allowed: "
-                f"{[allowed[:24] for allowed in self._allowed[index]]}"
-            )
-        self.acknowledge(first, found)
-        return sum(content != ZEROES for content in found)
 
 
 class Load:
@@ -138,13 +104,6 @@ async def check_and_leave(server: Server, pages: Pages) -> int:
         return await check_all(client, pages)
 
 
-@pytest.fixture
-def rng() -> random.Random:
-    seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 32))
-    print(f"SEED={seed}")  # Shown when the test fails.
-    return random.Random(seed)
-
-
 @pytest.mark.parametrize("zpool", ["zblock", "zsmalloc"])
 def test_kills_at_random_moments_lose_nothing_that_was_acknowledged(
     server: ServerFactory, rng: random.Random, zpool: str
@@ -152,7 +111,7 @@ def test_kills_at_random_moments_lose_nothing_that_was_acknowledged(
     running = server(
         size_bytes=PAGES * PAGE_BYTES, pool_bytes=2 * MIB, arguments=(f"--zpool={zpool}",)
     )
-    pages = Pages(rng)
+    pages = Pages(rng, PAGES)
     for _ in range(KILLS):
         asyncio.run(live_and_die(running, pages, rng))
         running.kill()

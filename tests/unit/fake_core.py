@@ -21,6 +21,7 @@ from nbdswap.succession import memory_files
 if TYPE_CHECKING:
     from nbdswap._core import ExportSpec, OpenReport
 
+ZPOOLS = ("zblock", "zsmalloc")
 OPERATIONS = ("read", "write", "flush", "trim", "cache", "write_zeroes", "block_status")
 
 
@@ -40,6 +41,7 @@ class FakeCore:
         self.attached_to: dict[int, str] = {}
         self.refuses_attach = False
         self.pages: dict[str, dict[str, int]] = {}
+        self.former_objects = {"zsmalloc": 8}
         self._ended: list[tuple[int, str]] = []
         self._ended_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._next = 1
@@ -126,6 +128,18 @@ class FakeCore:
         for number in list(self.connections):
             self.end(number)
 
+    def set_zpool(self, zpool: str) -> None:
+        """All of its 30 objects stay behind."""
+        if zpool not in ZPOOLS:
+            raise ValueError(f"zpool is {zpool}, wanted one of {', '.join(ZPOOLS)}")
+        if zpool != self.opened_with["zpool"]:
+            self.former_objects = {self.opened_with["zpool"]: 30}
+        self.opened_with["zpool"] = zpool
+
+    def set_codec(self, codec: str, level: int) -> None:
+        """For the next snapshot."""
+        self.opened_with |= {"codec": codec, "codec_level": level}
+
     def snapshot(self) -> CoreSnapshot:
         """Numbers that are all different from zero, so that a forgotten one shows."""
         opened = self.opened_with
@@ -134,6 +148,7 @@ class FakeCore:
             "exports": exports,
             "pool": {
                 "zpool": opened["zpool"],
+                "former_objects": dict(self.former_objects),
                 "codec": opened["codec"],
                 "codec_level": opened["codec_level"],
                 "frame_bytes": opened["frame_bytes"],
@@ -147,6 +162,7 @@ class FakeCore:
                 "objects": 30,
                 "codec_pages": {"lz4": 26, "zstd": 1, "none": 2, "repeat": 1},
                 "pages_compacted": 4,
+                "pages_moved": 3,
                 "high_mark_hits": 2,
                 "is_stuck": False,
                 "rejects": {

@@ -1,13 +1,18 @@
 """The admin endpoints, over a real socket."""
 
 import asyncio
+import json
+import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from nbdswap.addresses import UnixAddress
+from nbdswap.addresses import Address, TcpAddress, UnixAddress
 from nbdswap.admin import AdminSite
+from nbdswap.admin_client import CHANGE_HEADER
+from nbdswap.changes import Changer
 from nbdswap.listeners import bind_all, close_all
 from nbdswap.snapshots import CoreSnapshot, ServerSnapshot, Snapshot
 from nbdswap.status import hints_of, status_of
@@ -56,7 +61,7 @@ def ask(source: Source, path: Path, *urls: str) -> list[tuple[int, str, str]]:
 
     async def scenario() -> list[tuple[int, str, str]]:
         listeners = bind_all([UnixAddress(path)])
-        site = AdminSite(source.take)
+        site = AdminSite(source.take, Changer(source.core).apply)
         try:
             await site.start(listeners[0].sock)
             return await asyncio.wait_for(get(path, *urls), 30)
@@ -120,3 +125,137 @@ def test_hints_say_what_an_operator_should_act_on() -> None:
     assert failing.startswith("the last write to /s failed")
     assert "refused with ENOSPC" in stuck
     assert lost.startswith("export swap has lost 7 pages")
+
+
+GOOD = {CHANGE_HEADER: "yes", "Content-Type": "application/json"}
+LOOPBACK = TcpAddress("127.0.0.1", 0)
+
+
+def post(
+    source: Source, where: Address, body: str, headers: Mapping[str, str] = GOOD
+) -> tuple[int, dict[str, object]]:
+    """Status and JSON of one request for a change."""
+
+    async def scenario() -> tuple[int, dict[str, object]]:
+        [listener] = bind_all([where])
+        site = AdminSite(source.take, Changer(source.core).apply)
+        try:
+            await site.start(listener.sock)
+            connector: aiohttp.BaseConnector = aiohttp.TCPConnector()
+            url = f"http://{listener.address}/set"
+            if isinstance(listener.address, UnixAddress):
+                connector = aiohttp.UnixConnector(str(listener.address.path))
+                url = "http://localhost/set"
+            async with (
+                aiohttp.ClientSession(connector=connector) as session,
+                session.post(url, data=body.encode(), headers=headers) as response,
+            ):
+                return response.status, await response.json()
+        finally:
+            await site.stop()
+            close_all([listener])
+
+    return run(scenario())
+
+
+@pytest.mark.parametrize("where", ["loopback", "unix"])
+def test_a_change_answers_what_was_and_what_is(where: str, tmp_path: Path) -> None:
+    source = Source()
+    address = LOOPBACK if where == "loopback" else UnixAddress(tmp_path / "s")
+    status, answer = post(source, address, json.dumps({"zpool": "zsmalloc", "codec": "zstd"}))
+    assert (status, answer) == (
+        200,
+        {
+            "before": {"zpool": "zblock", "codec": "lz4", "codec_level": 1},
+            "now": {"zpool": "zsmalloc", "codec": "zstd", "codec_level": 3},
+        },
+    )
+    assert status_of(source.take())["pool"]["former_objects"] == {"zblock": 30}
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        # What a browser sends for a page, or what it never sends without asking first.
+        (GOOD | {"Origin": "http://stranger.example"}, "a change has an Origin"),
+        (GOOD | {"Origin": "http://127.0.0.1:10810"}, "a change has an Origin"),
+        ({"Content-Type": "application/json"}, "a change lacks the header"),
+        ({CHANGE_HEADER: "yes", "Content-Type": "text/plain"}, "a change lacks the header"),
+        (GOOD | {"Host": "stranger.example"}, "a change is for host stranger.example, wanted"),
+        (GOOD | {"Host": "127.0.0.1.stranger.example:10810"}, "a change is for host 127.0.0.1.str"),
+        (GOOD | {"Host": "[::2]:10810"}, "a change is for host [::2]:10810, wanted"),
+    ],
+)
+def test_a_web_page_can_change_nothing(headers: dict[str, str], said: str) -> None:
+    source = Source()
+    status, answer = post(source, LOOPBACK, '{"codec": "zstd"}', headers)
+    assert status == 403
+    assert str(answer["error"]).startswith(said)
+    assert source.core.opened_with["codec"] == "lz4"
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:10810", "[::1]:10810", "127.9.9.9"])
+def test_every_name_of_this_machine_alone_is_good(host: str) -> None:
+    assert post(Source(), LOOPBACK, '{"codec": "zstd"}', GOOD | {"Host": host})[0] == 200
+
+
+def test_another_machine_can_read_and_change_nothing() -> None:
+    """As far as one machine can show it: from an address of it that others reach."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        # Sends nothing, but shows which address would be used.
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no address but its own loopback")
+        outside = probe.getsockname()[0]
+    source = Source()
+    headers = GOOD | {"Host": "localhost"}
+    status, answer = post(source, TcpAddress(outside, 0), '{"codec": "zstd"}', headers)
+    assert status == 403
+    assert answer["error"] == (
+        f"a change comes from {outside}, wanted a unix socket or a loopback address"
+    )
+    assert source.core.opened_with["codec"] == "lz4"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("zstd", "a change is no JSON"),
+        ("[]", "a change is [], wanted an object with zpool, codec, codec_level"),
+        ("{}", "a change changes nothing, wanted zpool or codec"),
+        ('{"codec_level": 3}', "a change changes nothing, wanted zpool or codec"),
+        ('{"workers": 2}', "workers cannot be changed, wanted zpool, codec, codec_level"),
+        ('{"zpool": "zswap"}', "zpool is zswap, wanted one of zblock, zsmalloc"),
+        ('{"zpool": 3}', "zpool is 3, wanted a name"),
+        ('{"codec": "lzma"}', "codec is lzma, wanted one of lz4, "),
+        ('{"codec": ["lz4"]}', "codec is ['lz4'], wanted one of lz4, "),
+        ('{"codec": "zstd", "codec_level": 99}', "codec_level is 99, wanted -7 to 19 for zstd"),
+        ('{"codec": "zstd", "codec_level": true}', "codec_level is True, wanted -7 to 19 for "),
+        ('{"codec": "zstd", "codec_level": ""}', "codec_level is '', wanted -7 to 19 for zstd"),
+        ('{"codec": "none", "codec_level": 1}', "codec_level is 1, wanted 0 for none"),
+    ],
+)
+def test_a_change_that_makes_no_sense_changes_nothing(body: str, said: str) -> None:
+    source = Source()
+    before = dict(source.core.opened_with)
+    status, answer = post(source, LOOPBACK, body)
+    assert status == 400
+    assert str(answer["error"]).startswith(said)
+    assert source.core.opened_with == before
+
+
+def test_of_a_change_with_one_mistake_nothing_is_done() -> None:
+    source = Source()
+    for body in ({"zpool": "zswap", "codec": "zstd"}, {"zpool": "zsmalloc", "codec": "lzma"}):
+        before = dict(source.core.opened_with)
+        assert post(source, LOOPBACK, json.dumps(body))[0] == 400
+        assert source.core.opened_with == before
+
+
+def test_a_server_that_stops_is_not_changed() -> None:
+    source = Source()
+    source.stopping = True
+    status, answer = post(source, LOOPBACK, '{"codec": "zstd"}')
+    assert (status, answer) == (503, {"error": "it is not serving"})
+    assert source.core.opened_with["codec"] == "lz4"

@@ -79,6 +79,8 @@ def test_a_codec_comes_with_its_own_level(
         (["serve", "--no-such-flag"], "No such option: --no-such-flag"),
         (["serve", "-c", "/no/such/file"], "/no/such/file: cannot be read: No such file"),
         (["check", "/no/such/file"], "/no/such/file: cannot be read: No such file"),
+        (["set"], "nothing to set, wanted --codec or --zpool"),
+        (["set", "--codec", "lz4", "--admin", "x"], "--admin: 'x' has no port, wanted HOST:PORT"),
         (["status", "--admin", "nowhere"], "--admin: 'nowhere' has no port, wanted HOST:PORT"),
     ],
 )
@@ -115,7 +117,7 @@ def test_the_help_tells_every_exit_code() -> None:
 def test_the_readme_names_every_exit_code_and_flag() -> None:
     readme = (ROOT / "README.md").read_text()
     for code, meaning in EXIT_CODE_MEANINGS.items():
-        assert f"| {code.value} | {meaning}".replace("status:", "`status`:") in readme
+        assert f"| {code.value} | {meaning}".replace("status, set:", "`status`, `set`:") in readme
     flags = set(re.findall(r"--[a-z-]+", run("serve", "--help").stdout))
     assert len(flags) > 15, flags
     for name in flags - {"--help"}:

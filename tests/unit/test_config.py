@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from nbdswap._core import zpools
 from nbdswap.addresses import TCP_WANTED
-from nbdswap.config import CODEC_LEVELS, Config, ExportConfig
+from nbdswap.config import CODEC_LEVELS, ZPOOLS, Config, ExportConfig
 from nbdswap.config_file import Override, dump, load
 from nbdswap.errors import ConfigError
 from nbdswap.machine import Machine
@@ -255,3 +256,7 @@ def test_any_yaml_is_a_configuration_or_one_line(
     except ConfigError as error:
         line = str(error)
     assert "\n" not in line
+
+
+def test_the_zpools_are_those_of_the_core() -> None:
+    assert list(ZPOOLS) == zpools()

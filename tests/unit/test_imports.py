@@ -1,7 +1,8 @@
 """Who may know whom. The house stays as it is drawn, or the drawing is changed on purpose.
 
 cli -> lifecycle, hardening, logs -> server -> nbd | exports -> engine -> _core
-cli -> lab -> _core;  admin -> metrics -> snapshots only;  config -> units, errors, and no component
+cli -> lab -> _core;  admin -> changes -> engine;  metrics -> snapshots only;
+config -> units, errors, and no component
 """
 
 import ast
@@ -39,8 +40,11 @@ MAY_KNOW: dict[str, set[str]] = {
     # Numbers for people and machines: snapshots only.
     "metrics": {"snapshots"},
     "status": {"snapshots"},
-    "admin": {"logs", "metrics", "snapshots", "status"},
+    "admin": VALUES | {"admin_client", "changes", "logs", "metrics", "snapshots", "status"},
     "status_view": VALUES,
+    "admin_client": VALUES,
+    # What may change meanwhile.
+    "changes": SETTINGS | {"engine", "logs"},
     # Clients.
     "exports": {"_core", "config", "nbd"},
     "engine": {"_core", "config", "errors", "exports", "snapshots", "succession"},
@@ -52,13 +56,33 @@ MAY_KNOW: dict[str, set[str]] = {
     "takeover": {"config", "engine", "errors", "logs", "state", "succession"},
     # The whole.
     "service": SETTINGS
-    | {"__init__", "admin", "exports", "guide", "hardening", "listeners", "logs", "nbd", "server"}
+    | {
+        "__init__",
+        "admin",
+        "changes",
+        "exports",
+        "guide",
+        "hardening",
+        "listeners",
+        "logs",
+        "nbd",
+        "server",
+    }
     | {"snapshots", "state", "stdio", "stop_request", "succession", "systemd", "takeover"},
     "lifecycle": SETTINGS
     | {"engine", "hardening", "listeners", "logs", "preflight", "service", "state", "stdio"}
     | {"systemd", "takeover"},
     "cli": SETTINGS
-    | {"__init__", "config_file", "lab", "lifecycle", "logs", "machine", "status_view"},
+    | {
+        "__init__",
+        "admin_client",
+        "config_file",
+        "lab",
+        "lifecycle",
+        "logs",
+        "machine",
+        "status_view",
+    },
 }
 
 

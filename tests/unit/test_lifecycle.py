@@ -234,8 +234,28 @@ def test_status_tells_what_an_operator_asks(config: Path, tmp_path: Path) -> Non
     assert all(word in table.stdout for word in ("swap", "zblock", "3.00", "write-back:"))
 
 
-def test_no_server_is_one_line(tmp_path: Path) -> None:
-    refused = run("status", "--admin", f"unix:{tmp_path / 'nobody'}")
+def test_a_running_server_is_changed_and_says_so(config: Path, tmp_path: Path) -> None:
+    admin = f"unix:{tmp_path / 'admin.sock'}"
+    with start(config) as server:
+        server.until_ready()
+        changed = run("set", "--zpool", "zsmalloc", "--codec", "zstd:7", "--admin", admin)
+        refused = run("set", "--zpool", "zswap", "--admin", admin)
+        table = run("status", "--admin", admin).stdout
+        assert server.stop() == ExitCode.OK
+    assert (changed.returncode, changed.stderr) == (ExitCode.OK, "")
+    first, second, _, *keep = changed.stdout.splitlines()
+    assert first == "zpool is zsmalloc, was zblock"
+    assert second == "codec is zstd:7, was lz4:1"
+    assert keep == ["pool:", "  zpool: zsmalloc", "  codec: zstd", "  codec_level: 7"]
+    assert refused.returncode == ExitCode.USAGE
+    assert refused.stderr == "zpool is zswap, wanted one of zblock, zsmalloc\n"
+    assert "moving to zsmalloc: 30 in zblock; 3 moved so far" in " ".join(table.split())
+    assert " changes: changed zpool=zsmalloc codec=zstd codec_level=7 " in server.events
+
+
+@pytest.mark.parametrize("command", [["status"], ["set", "--codec", "lz4"]])
+def test_no_server_is_one_line(command: list[str], tmp_path: Path) -> None:
+    refused = run(*command, "--admin", f"unix:{tmp_path / 'nobody'}")
     assert refused.returncode == ExitCode.UNREACHABLE
     assert refused.stderr.startswith(f"no nbdswap answers on unix:{tmp_path}/nobody: ")
     assert refused.stderr.count("\n") == 1

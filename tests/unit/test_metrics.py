@@ -94,6 +94,8 @@ def test_numbers_arrive_unchanged(core: FakeCore, server: ServerSnapshot) -> Non
         "nbdswap_pool_used_bytes_max": 49152,
         'nbdswap_pool_codec_pages{codec="repeat"}': 1,
         'nbdswap_pool_rejects_total{reason="pool_full"}': 5,
+        'nbdswap_pool_former_objects{zpool="zsmalloc"}': 8,
+        "nbdswap_pool_pages_moved_total": 3,
         'nbdswap_pool_class_slots_used{object_bytes_max="1360"}': 28,
         "nbdswap_store_live_bytes": 1 << 20,
         "nbdswap_store_degraded": 0,

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::Engine;
+use super::switch::Mailbox;
 use crate::codec::{Compressor, Decompressor};
 use crate::stats::LaneStats;
 use crate::zpool::Zpool;
@@ -13,6 +14,8 @@ use crate::zpool::Zpool;
 /// A thread's equipment; see [`Engine::lane`].
 pub struct Lane {
     pub(super) compressor: Compressor,
+    /// Where the compressor of the next codec will be.
+    mailbox: Arc<Mailbox>,
     pub(super) decompressor: Decompressor,
     /// A page being put together from old and new bytes.
     pub(super) page: Box<[u8]>,
@@ -27,14 +30,22 @@ pub struct Lane {
 impl Lane {
     pub(super) fn new(engine: &Engine, stats: Arc<LaneStats>) -> Lane {
         let page_bytes = engine.page_bytes();
+        let (compressor, mailbox) = engine.codec.join(page_bytes);
         Lane {
-            compressor: Compressor::new(engine.codec, page_bytes),
+            compressor,
+            mailbox,
             decompressor: Decompressor::new(),
             page: vec![0; page_bytes].into_boxed_slice(),
             object: vec![0; engine.tiers.pool.object_bytes_max()].into_boxed_slice(),
             writes: 0,
             stats,
         }
+    }
+
+    /// After a change of the codec, takes the compressor that was made for this lane.
+    #[inline]
+    pub(super) fn take_new_compressor(&mut self) {
+        self.mailbox.exchange(&mut self.compressor);
     }
 
     /// Counts a write; one in many is told to the clock that all threads share.

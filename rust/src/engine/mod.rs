@@ -13,11 +13,13 @@ mod header;
 mod lane;
 mod open;
 mod snapshot;
+mod switch;
 
 #[cfg(test)]
 mod tests;
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use bell::Bell;
@@ -25,8 +27,9 @@ pub use fetch::{FETCH_BATCH_MAX, Fetch, ReaderLane, StorePlace, Ticket};
 pub use lane::Lane;
 pub use open::{Backing, EngineOptions, ExportOptions, OpenReport, StoreSource};
 pub use snapshot::{ExportSnapshot, PoolSnapshot, Snapshot};
+use switch::CodecSwitch;
 
-use crate::codec::{CodecChoice, CodecId};
+use crate::codec::CodecId;
 use crate::error::{Error, Result};
 use crate::page::{PageId, PageIndex, fill_word, pattern_of, repeated_word};
 pub use crate::stats::Tier;
@@ -107,9 +110,11 @@ enum Shrunk<'a> {
 pub struct Engine {
     tiers: Tiers,
     exports: Box<[ExportInfo]>,
-    codec: CodecChoice,
-    /// An object larger than this takes as much of the pool as the page itself.
-    accept_bytes_max: usize,
+    codec: CodecSwitch,
+    /// An object larger than this takes as much of the current zpool as the page itself.
+    accept_bytes_max: AtomicUsize,
+    /// Held while the zpool is changed.
+    zpool_switch: Mutex<()>,
     writeback: Mutex<Writeback>,
     writeback_stats: WritebackStats,
     writeback_lane: Arc<LaneStats>,
@@ -222,6 +227,7 @@ impl Engine {
         assert_eq!(data.len(), self.page_bytes(), "a whole page");
         self.tiers.table.reserve(page)?;
         lane.tick(self);
+        lane.take_new_compressor();
         let shrunk = self.shrink(&mut lane.compressor, &lane.stats, data);
         let guard = self.tiers.table.lock(page);
         self.place(&guard, &lane.stats, &shrunk)
@@ -240,6 +246,7 @@ impl Engine {
         data: &[u8],
     ) -> Result<Write> {
         self.tiers.table.reserve(page)?;
+        lane.take_new_compressor();
         let guard = self.tiers.table.lock(page);
         let mut whole = std::mem::take(&mut lane.page);
         let result = self
@@ -278,6 +285,7 @@ impl Engine {
             return self.patch(lane, page, offset, data);
         }
         base[offset..offset + data.len()].copy_from_slice(data);
+        lane.take_new_compressor();
         let shrunk = self.shrink(&mut lane.compressor, &lane.stats, base);
         self.place(&guard, &lane.stats, &shrunk)
     }
@@ -342,6 +350,7 @@ impl Engine {
 
     /// One bounded piece of background work. Only one thread does it at a time.
     pub fn step(&self) -> Work {
+        self.codec.tidy();
         let mut writeback = self
             .writeback
             .lock()
@@ -377,7 +386,8 @@ impl Engine {
             };
         }
         let codec = compressor.id();
-        match compressor.compress(page, self.accept_bytes_max) {
+        let accept_bytes_max = self.accept_bytes_max.load(Ordering::Relaxed);
+        match compressor.compress(page, accept_bytes_max) {
             Some(object) => Shrunk::Object(codec, object),
             None => {
                 if codec != CodecId::None {

@@ -6,9 +6,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use super::header::{LOST_BYTES, encode_header, was_lost};
+use super::switch::CodecSwitch;
 use super::{Bell, Engine, ExportInfo};
 use crate::age::Clock;
 use crate::codec::CodecChoice;
@@ -153,13 +155,14 @@ impl Engine {
             store.adopted();
         }
         let engine = Engine {
-            accept_bytes_max: tiers.pool.accept_bytes_max(options.page_bytes),
+            accept_bytes_max: AtomicUsize::new(tiers.pool.accept_bytes_max(options.page_bytes)),
+            zpool_switch: Mutex::new(()),
             writeback: Mutex::new(Writeback::new(&tiers)),
             writeback_stats: WritebackStats::default(),
             writeback_lane: Arc::clone(&lane),
             lanes: Mutex::new(vec![lane]),
             bell: Bell::default(),
-            codec: options.codec,
+            codec: CodecSwitch::new(options.codec),
             exports: exports.into_boxed_slice(),
             tiers,
         };

@@ -30,8 +30,10 @@ pub struct ExportSnapshot {
 /// The pool.
 #[derive(Clone, Debug)]
 pub struct PoolSnapshot {
-    /// Name of the zpool.
+    /// Name of the zpool for new pages.
     pub zpool: &'static str,
+    /// Objects in zpools that were current before, by name.
+    pub former: Vec<(&'static str, u64)>,
     /// Codec for new pages.
     pub codec: CodecChoice,
     /// What it holds.
@@ -114,7 +116,8 @@ impl Engine {
             exports: exports.collect(),
             pool: PoolSnapshot {
                 zpool: self.tiers.pool.current().name(),
-                codec: self.codec,
+                former: self.former(),
+                codec: self.codec.choice(),
                 stats: self.tiers.pool.stats(),
                 frame_bytes: arena.frame_bytes() as u64,
                 limit_bytes: arena.options().pool_bytes_max,
@@ -134,5 +137,13 @@ impl Engine {
             decompress_fail: sum(&|lane| lane.decompress_fail.get()),
             fetch_races: sum(&|lane| lane.fetch_races.get()),
         }
+    }
+    /// The zpools that still hold objects and get no new ones.
+    fn former(&self) -> Vec<(&'static str, u64)> {
+        let pools = &self.tiers.pool;
+        let objects = pools
+            .former()
+            .map(|kind| (kind.name(), pools.pool(kind).stats().objects));
+        objects.filter(|(_, count)| *count > 0).collect()
     }
 }

@@ -23,10 +23,12 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::background::Background;
+use crate::codec::CodecChoice;
 use crate::engine::{Engine, OpenReport};
 use crate::error::Error;
 use crate::session::Negotiated;
 use crate::worker::{Workers, WorkersOptions};
+use crate::zpool::ZpoolKind;
 use options::OpenArguments;
 use snapshot::CoreView;
 
@@ -170,6 +172,20 @@ impl Core {
     fn detach_all(&self, py: Python<'_>, deadline_s: f64) -> PyResult<()> {
         let workers = self.with(|running| running.workers())?;
         py.detach(|| workers.detach_all(Duration::from_secs_f64(deadline_s)));
+        Ok(())
+    }
+
+    fn set_codec(&self, py: Python<'_>, codec: &str, level: i32) -> PyResult<()> {
+        let choice = CodecChoice::parse(codec, level).map_err(to_python)?;
+        let engine = self.with(|running| Ok(Arc::clone(&running.engine)))?;
+        py.detach(|| engine.set_codec(choice));
+        Ok(())
+    }
+
+    fn set_zpool(&self, py: Python<'_>, zpool: &str) -> PyResult<()> {
+        let kind = ZpoolKind::parse(zpool).map_err(to_python)?;
+        let engine = self.with(|running| Ok(Arc::clone(&running.engine)))?;
+        py.detach(|| engine.set_zpool(kind));
         Ok(())
     }
 

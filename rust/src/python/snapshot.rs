@@ -43,6 +43,7 @@ struct ExportView {
 #[derive(IntoPyObject)]
 struct PoolView {
     zpool: &'static str,
+    former_objects: Names<u64>,
     codec: &'static str,
     codec_level: i32,
     frame_bytes: u64,
@@ -56,6 +57,7 @@ struct PoolView {
     objects: u64,
     codec_pages: Names<u64>,
     pages_compacted: u64,
+    pages_moved: u64,
     high_mark_hits: u64,
     is_stuck: bool,
     rejects: Names<u64>,
@@ -196,6 +198,7 @@ fn export_view(
 fn pool_view(snapshot: &Snapshot<'_>, pool: &PoolSnapshot) -> PoolView {
     PoolView {
         zpool: pool.zpool,
+        former_objects: pool.former.iter().copied().collect(),
         codec: pool.codec.name(),
         codec_level: pool.codec.level(),
         frame_bytes: pool.frame_bytes,
@@ -213,6 +216,7 @@ fn pool_view(snapshot: &Snapshot<'_>, pool: &PoolSnapshot) -> PoolView {
             .zip(pool.codec_pages)
             .collect(),
         pages_compacted: snapshot.writeback.pages_compacted.get(),
+        pages_moved: snapshot.writeback.pages_moved.get(),
         high_mark_hits: snapshot.writeback.high_mark_hits.get(),
         is_stuck: pool.is_stuck,
         rejects: HashMap::from([

@@ -14,8 +14,11 @@
 //!    When free segments run out, the batch begins with what still lives in the sparsest segment, so
 //!    that writing one segment frees another.
 //!
+//! Besides, in small shares, what lies in zpools that are not the current one moves there (`moving`).
+//!
 //! Locking: one page at a time, never across a call to the store that does I/O.
 
+mod moving;
 mod transfer;
 mod victims;
 
@@ -24,7 +27,8 @@ use crate::stats::{Counter, LaneStats};
 use crate::store::Store;
 use crate::table::{ObjectAt, Place, Word};
 use crate::tiers::{Pressure, Tiers};
-use crate::zpool::{Resident, Tag, Zpool};
+use crate::zpool::{Handle, Resident, Tag, Zpool};
+use moving::Moving;
 use transfer::Transfer;
 use victims::{Victims, current};
 
@@ -64,6 +68,8 @@ pub struct WritebackStats {
     pub pages_cleaned: Counter,
     /// Pages that compaction moved inside the pool.
     pub pages_compacted: Counter,
+    /// Pages that moved from a former zpool to the current one.
+    pub pages_moved: Counter,
     /// Segments that could not be written.
     pub segments_failed: Counter,
     /// 1 while the last segment could not be written, else 0.
@@ -87,6 +93,7 @@ pub struct Writeback {
     victims: Victims,
     /// None without a store.
     transfer: Option<Transfer>,
+    moving: Moving,
     scratch: Box<[u8]>,
     is_active: bool,
     /// The clock's writes when it was last looked whether somebody writes.
@@ -100,6 +107,7 @@ impl Writeback {
         Writeback {
             victims: Victims::new(store.map_or(0, Store::records_max)),
             transfer: store.map(|store| Transfer::new(tiers, store)),
+            moving: Moving::default(),
             scratch: vec![0; tiers.pool.object_bytes_max()].into_boxed_slice(),
             is_active: false,
             writes_seen: 0,
@@ -135,6 +143,7 @@ impl Writeback {
             || self.compact(context)
             // Or others made room meanwhile, and left nothing to move.
             || is_urgent && has_room(tiers);
+        let moved = self.moving.run(context, &mut self.scratch);
         if did {
             tiers.set_pressure(Pressure::Working);
             return Work::More;
@@ -143,7 +152,11 @@ impl Writeback {
         // Lets the arena ask the system again for memory that it was refused.
         tiers.pool.arena().release_free(u32::MAX);
         self.is_active = false;
-        if is_asked { Work::Blocked } else { Work::Idle }
+        match moved {
+            Some(work) => work,
+            None if is_asked => Work::Blocked,
+            None => Work::Idle,
+        }
     }
 
     /// Gives freed segments back, and while nobody writes moves objects together and gives back the
@@ -152,6 +165,9 @@ impl Writeback {
         let arena = context.tiers.pool.arena();
         if context.tiers.store.as_ref().is_some_and(Store::tidy) {
             return Work::More;
+        }
+        if let Some(work) = self.moving.run(context, &mut self.scratch) {
+            return work;
         }
         let spare_frames = arena.frames() / SPARE_SHARE;
         if !is_loose && arena.spare_frames() <= spare_frames {
@@ -173,7 +189,9 @@ impl Writeback {
         let (tiers, scratch) = (context.tiers, &mut self.scratch);
         let mut moved = 0;
         let found = tiers.pool.isolate(&mut |resident| {
-            moved += u64::from(relocate(context, scratch, resident));
+            let tag = resident.tag;
+            let alloc = |object: ObjectAt<Handle>| tiers.pool.alloc(object.bytes, tag).ok();
+            moved += u64::from(relocate(context, scratch, resident, alloc));
         });
         tiers.pool.settle();
         context.stats.pages_compacted.add(moved);
@@ -200,15 +218,20 @@ fn has_room(tiers: &Tiers) -> bool {
     place.is_ok()
 }
 
-/// Moves one object to another slot. False: it is gone, or no slot is free.
-fn relocate(context: &Context<'_>, scratch: &mut [u8], resident: Resident) -> bool {
+/// Moves one object to the place that `alloc` finds. False: it is gone, or there is no place.
+fn relocate(
+    context: &Context<'_>,
+    scratch: &mut [u8],
+    resident: Resident,
+    alloc: impl FnOnce(ObjectAt<Handle>) -> Option<Handle>,
+) -> bool {
     let tiers = context.tiers;
     let guard = tiers.table.lock(PageId(resident.tag.owner));
     let word = guard.word();
     let Some((_, object)) = current(tiers, resident) else {
         return false;
     };
-    let Ok(at) = tiers.pool.alloc(object.bytes, resident.tag) else {
+    let Some(at) = alloc(object) else {
         return false;
     };
     tiers

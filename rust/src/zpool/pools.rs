@@ -4,6 +4,9 @@
 //! its limit, and an object is found wherever it was put. Changing the current pool moves nothing:
 //! whoever sweeps moves objects from the others when there is time.
 //!
+//! A former pool that holds nothing any more is retired: nobody looks at it until it gets an object
+//! again, which a writer that has not heard of the change yet may still give it.
+//!
 //! Not here: how any pool places objects; who moves them (`writeback`).
 //! Locking: none of its own. Which pool is current, and which hold objects, are atomics that only
 //! say where to look first: a stale value costs a place in another pool, nothing else.
@@ -75,6 +78,57 @@ impl Pools {
             .filter(move |&kind| active & 1 << kind as u8 != 0)
     }
 
+    /// A place in the current pool and in no other one.
+    ///
+    /// # Errors
+    /// As [`Zpool::alloc`].
+    pub fn alloc_in_current(&self, bytes: usize, tag: Tag) -> Result<Handle, AllocError> {
+        self.alloc_in(self.current(), bytes, tag)
+    }
+
+    fn alloc_in(&self, kind: ZpoolKind, bytes: usize, tag: Tag) -> Result<Handle, AllocError> {
+        let place = self.pool(kind).alloc(bytes, tag)?;
+        // Its being looked at may have ended before this object came: see `retire`.
+        let bit = 1 << kind as u8;
+        if self.active.load(Relaxed) & bit == 0 {
+            self.active.fetch_or(bit, Relaxed);
+        }
+        Ok(place)
+    }
+
+    /// As [`sweep`](Zpool::sweep), over the former pools alone.
+    pub fn sweep_former(
+        &self,
+        sweep: &mut Sweep,
+        frames: u32,
+        visit: &mut dyn FnMut(Resident),
+    ) -> bool {
+        sweep_all(
+            self.former().map(|kind| self.pool(kind)),
+            sweep,
+            frames,
+            visit,
+        )
+    }
+
+    /// Looks no more at former pools that hold nothing.
+    ///
+    /// First the bit goes, then the pool is looked at. An object that is put into it before that look
+    /// is seen by it, and the bit comes back; whoever puts one there afterwards finds the bit gone
+    /// and sets it. The locks of the pool make one of both true: what it counts is changed and summed
+    /// under them.
+    pub fn retire(&self) {
+        for kind in self.former() {
+            let (bit, pool) = (1 << kind as u8, self.pool(kind));
+            if pool.stats() == ZpoolStats::default() {
+                self.active.fetch_and(!bit, Relaxed);
+                if pool.stats() != ZpoolStats::default() {
+                    self.active.fetch_or(bit, Relaxed);
+                }
+            }
+        }
+    }
+
     fn active(&self) -> impl Iterator<Item = &dyn Zpool> {
         let kinds = std::iter::once(self.current()).chain(self.former());
         kinds.map(|kind| self.pool(kind))
@@ -110,11 +164,10 @@ impl Zpool for Pools {
 
     /// In the current pool; when that has no room, in what another one has free.
     fn alloc(&self, bytes: usize, tag: Tag) -> Result<Handle, AllocError> {
-        let current = self.current();
-        match self.pool(current).alloc(bytes, tag) {
+        match self.alloc_in_current(bytes, tag) {
             Err(AllocError::Full) => self
                 .former()
-                .find_map(|kind| self.pool(kind).alloc(bytes, tag).ok())
+                .find_map(|kind| self.alloc_in(kind, bytes, tag).ok())
                 .ok_or(AllocError::Full),
             other => other,
         }
@@ -143,14 +196,7 @@ impl Zpool for Pools {
     }
 
     fn sweep(&self, sweep: &mut Sweep, frames: u32, visit: &mut dyn FnMut(Resident)) -> bool {
-        let start = *sweep;
-        let mut at_end = true;
-        for pool in self.active() {
-            // Each looks at the same frames and knows its own.
-            *sweep = start;
-            at_end &= pool.sweep(sweep, frames, visit);
-        }
-        at_end
+        sweep_all(self.active(), sweep, frames, visit)
     }
 
     fn isolate(&self, visit: &mut dyn FnMut(Resident)) -> bool {
@@ -211,3 +257,22 @@ impl Zpool for Pools {
         self.arena.check();
     }
 }
+
+/// Sweeps the same frames in all of these pools; each knows its own.
+fn sweep_all<'a>(
+    pools: impl Iterator<Item = &'a dyn Zpool>,
+    sweep: &mut Sweep,
+    frames: u32,
+    visit: &mut dyn FnMut(Resident),
+) -> bool {
+    let start = *sweep;
+    let mut at_end = true;
+    for pool in pools {
+        *sweep = start;
+        at_end &= pool.sweep(sweep, frames, visit);
+    }
+    at_end
+}
+
+#[cfg(test)]
+mod tests;

@@ -192,6 +192,8 @@ enum Step {
     Compact,
     Settle,
     Release(u32),
+    Switch(ZpoolKind),
+    Retire,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -201,13 +203,15 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Compact),
         1 => Just(Step::Settle),
         1 => (0u32..40).prop_map(Step::Release),
+        1 => prop::sample::select(&ZpoolKind::ALL[..]).prop_map(Step::Switch),
+        1 => Just(Step::Retire),
     ]
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
     #[test]
-    fn any_steps_leave_a_sound_pool(
+    fn any_steps_leave_sound_pools(
         zpool in prop::sample::select(&ZpoolKind::ALL[..]),
         frame_bytes in prop::sample::select(&PAGE_BYTES_ALLOWED[..]),
         steps in prop::collection::vec(step(), 1..150),
@@ -221,6 +225,8 @@ proptest! {
                 Step::Compact => _ = model.compact(),
                 Step::Settle => pool.settle(),
                 Step::Release(frames_kept) => pool.arena().release_free(frames_kept),
+                Step::Switch(zpool) => pool.set_current(zpool),
+                Step::Retire => pool.retire(),
             }
             pool.check();
         }

@@ -1,6 +1,8 @@
 //! The process dies between any two accesses to shared memory, and the next one takes over; it may
 //! die while it does so.
 //!
+//! The zpool changes now and then, so some deaths are in the middle of moving from one to another.
+//!
 //! Before an access the memory files and the device are copied and an engine adopts the copy. Pages
 //! that no operation is changing are as they were acknowledged; those of the operation under way
 //! are old or new.
@@ -180,7 +182,7 @@ fn crash_everywhere(setup: Setup, seed: u64, pool: Pool) -> (u64, u64, Verdict) 
         second_deaths: 0,
         found: Ok(()),
     }));
-    for _ in 0..200 {
+    for _ in 0..250 {
         change(&mut run, &scene);
         if scene.borrow().found.is_err() {
             break;
@@ -190,6 +192,10 @@ fn crash_everywhere(setup: Setup, seed: u64, pool: Pool) -> (u64, u64, Verdict) 
         pool == Pool::Behind || run.stored_pages() > 0,
         "nothing was stored"
     );
+    assert!(
+        pool == Pool::Behind || run.engine.snapshot().writeback.pages_moved.get() > 10,
+        "hardly anything moved to another zpool"
+    );
     let scene = scene.borrow();
     (scene.deaths, scene.second_deaths, scene.found.clone())
 }
@@ -197,9 +203,10 @@ fn crash_everywhere(setup: Setup, seed: u64, pool: Pool) -> (u64, u64, Verdict) 
 /// One operation, watched.
 fn change(run: &mut Run, scene: &Rc<RefCell<Scene>>) {
     let first = run.random.below(u64::from(CHANGED)) as u32;
-    let kind = run.random.below(10);
+    let kind = run.random.below(16);
     let (pages, offset, data) = match kind {
-        // A discard, a patch, zeros, or a whole page.
+        // Background work, another zpool, a discard, a patch, zeros, or a whole page.
+        10.. => (first..first, 0, Vec::new()),
         0 => (first..(first + 6).min(CHANGED), 0, vec![0; PAGE]),
         1..=2 => (first..first + 1, 1000, vec![run.random.bits() as u8; 300]),
         3 => (first..first + 1, 0, vec![0; PAGE]),
@@ -226,6 +233,15 @@ fn change(run: &mut Run, scene: &Rc<RefCell<Scene>>) {
             true
         }
         3 => run.engine.zero(&mut run.lane, PageId(first)).is_ok(),
+        10..13 => {
+            run.engine.step();
+            true
+        }
+        13.. => {
+            run.engine
+                .set_zpool(ZpoolKind::ALL[first as usize % ZpoolKind::ALL.len()]);
+            true
+        }
         _ => run.patch(PageId(first), offset, &data).is_some(),
     });
     let mut scene = scene.borrow_mut();

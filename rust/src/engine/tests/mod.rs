@@ -3,11 +3,13 @@
 mod crash;
 mod faults;
 mod opening;
+mod switching;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::*;
+use crate::codec::CodecChoice;
 use crate::store::Device;
 use crate::testing::pages::make_page;
 use crate::testing::random::{Random, seeds};

@@ -1,0 +1,298 @@
+"""Zpool and codec change under a client's load, by the command an operator uses.
+
+One client writes, discards and reads pages in many tasks at a time while the server goes through
+every ordered pair of zpools and all codecs. Each read is compared with what was acknowledged
+last; in the end every page is, and again after a kill in the middle of moving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from nbdswap import admin_client
+from nbdswap.addresses import UnixAddress
+from nbdswap.errors import UsageError
+from nbdswap.nbd.client import Client
+from nbdswap.nbd.errors import ConnectionLostError
+from nbdswap.nbd.negotiator import connect
+from tests.conftest import ServerFactory
+from tests.support.model import ZEROES, Pages
+from tests.support.pages import MIB, PAGE_BYTES
+from tests.support.servers import EXPORT, Server, nbdswap_command
+
+TASKS = 8
+PAGES = 4096
+# Of 64 MiB under load, moving takes the better part of a second: time to kill it in.
+PAGES_TO_KILL = 16384
+RUN_PAGES_MAX = 8
+READ_PAGES = 64
+# Requests between two changes: some hundred pages of the new codec in the new zpool.
+REQUESTS_PER_CHANGE = 80
+TIMEOUT_S = 60.0
+MOVED_TIMEOUT_S = 20.0
+
+Json = dict[str, Any]
+
+pytestmark = pytest.mark.only_nbdswap
+
+
+class Load:
+    """Tasks on one connection, each in a stripe of its own, until `stop` or the server's end."""
+
+    def __init__(self, client: Client, pages: Pages, rng: random.Random) -> None:
+        self._client = client
+        self._pages = pages
+        self._rng = rng
+        self._stripe_pages = pages.count // TASKS
+        self._stopping = False
+        self._requests = 0
+        self._passed = asyncio.Condition()
+        self.is_killed = False
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for stripe in range(TASKS):
+                rng = random.Random(self._rng.getrandbits(64))
+                tasks.create_task(self._work(stripe * self._stripe_pages, rng))
+
+    def stop(self) -> None:
+        self._stopping = True
+
+    async def pass_requests(self, count: int) -> None:
+        """Returns when so many more requests were answered."""
+        wanted = self._requests + count
+        async with self._passed:
+            await self._passed.wait_for(lambda: self._requests >= wanted)
+
+    async def _work(self, first: int, rng: random.Random) -> None:
+        try:
+            while not self._stopping:
+                start = first + rng.randrange(self._stripe_pages - RUN_PAGES_MAX)
+                await self._one(start, rng.randint(1, RUN_PAGES_MAX), rng)
+                self._requests += 1
+                async with self._passed:
+                    self._passed.notify_all()
+        except ConnectionLostError:
+            assert self.is_killed, "the connection ended before the kill"
+
+    async def _one(self, first: int, count: int, rng: random.Random) -> None:
+        offset, length = first * PAGE_BYTES, count * PAGE_BYTES
+        kind = rng.random()
+        if kind < 0.5:
+            self._pages.check(first, await self._client.read(offset, length))
+            return
+        discard = kind < 0.55
+        contents = [ZEROES if discard else self._pages.new_page(rng) for _ in range(count)]
+        self._pages.begin(first, contents)
+        if discard:
+            await self._client.trim(offset, length)
+        else:
+            await self._client.write(offset, b"".join(contents))
+        self._pages.acknowledge(first, contents)
+
+
+async def change(server: Server, **asked: object) -> Json:
+    """The answer to a change, asked for as `nbdswap set` does."""
+    return await asyncio.to_thread(admin_client.change, UnixAddress(server.admin_path), asked)
+
+
+async def names_of(server: Server, what: str) -> list[str]:
+    """All zpools or codecs, as a refusal lists them."""
+    try:
+        await change(server, **{what: "?"})
+    except UsageError as refusal:
+        _, _, names = str(refusal).partition("wanted one of ")
+        return names.split(", ")
+    raise AssertionError(f"{what} ? was accepted")
+
+
+def walk_over_pairs(names: list[str]) -> Iterator[str]:
+    """Names in an order in which each follows each other one once; begins behind the first."""
+    left = {name: [other for other in names if other != name] for name in names}
+    # Hierholzer: an Eulerian walk over the complete directed graph.
+    trail, walk = [names[0]], []
+    while trail:
+        if left[trail[-1]]:
+            trail.append(left[trail[-1]].pop())
+        else:
+            walk.append(trail.pop())
+    walk.reverse()
+    assert len(set(itertools.pairwise(walk))) == len(names) * (len(names) - 1)
+    return iter(walk[1:])
+
+
+async def fill(client: Client, pages: Pages, rng: random.Random) -> None:
+    for first in range(0, pages.count, READ_PAGES):
+        contents = [pages.new_page(rng) for _ in range(READ_PAGES)]
+        await client.write(first * PAGE_BYTES, b"".join(contents))
+        pages.acknowledge(first, contents)
+
+
+async def check_all(client: Client, pages: Pages) -> None:
+    for first in range(0, pages.count, READ_PAGES):
+        pages.check(first, await client.read(first * PAGE_BYTES, READ_PAGES * PAGE_BYTES))
+
+
+async def pool_of(server: Server) -> Json:
+    status = await asyncio.to_thread(admin_client.ask, UnixAddress(server.admin_path))
+    pool: Json = status["pool"]
+    return pool
+
+
+async def pool_when_moved(server: Server) -> Json:
+    """The pool when no former zpool holds anything."""
+    async with asyncio.timeout(MOVED_TIMEOUT_S):
+        while (pool := await pool_of(server))["former_objects"]:
+            pass
+    return pool
+
+
+async def switch_under_load(server: Server, client: Client, pages: Pages) -> set[str]:
+    """Every pair of zpools and of codecs, while requests go on; codecs that were seen at work."""
+    load = Load(client, pages, random.Random(0))
+    seen = set()
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(load.run())
+        zpools = list(walk_over_pairs(await names_of(server, "zpool")))
+        codecs = list(walk_over_pairs(await names_of(server, "codec")))
+        changes = max(len(zpools), len(codecs))
+        for number, zpool, codec in zip(
+            range(changes), itertools.cycle(zpools), itertools.cycle(codecs), strict=False
+        ):
+            before = await pool_of(server)
+            answer = await change(server, zpool=zpool, codec=codec)
+            assert answer["before"]["zpool"] == before["zpool"], f"change {number}"
+            now = answer["now"]
+            assert (now["zpool"], now["codec"]) == (zpool, codec)
+            await load.pass_requests(REQUESTS_PER_CHANGE)
+            seen |= {
+                name for name, count in (await pool_of(server))["codec_pages"].items() if count
+            }
+        assert not running.done()
+        load.stop()
+    return seen
+
+
+@pytest.mark.parametrize("store", [True, False], ids=["store", "no-store"])
+def test_every_pair_of_zpools_and_codecs_under_load(
+    server: ServerFactory, rng: random.Random, *, store: bool
+) -> None:
+    # With a store the pool is a fraction of the pages, so that writing back goes on as well.
+    pool_bytes = 4 * MIB if store else 32 * MIB
+    running = server(size_bytes=PAGES * PAGE_BYTES, pool_bytes=pool_bytes, store=store)
+    pages = Pages(rng, PAGES)
+
+    async def scenario() -> None:
+        async with (
+            asyncio.timeout(TIMEOUT_S),
+            await connect(str(running.unix_path), EXPORT) as client,
+        ):
+            await fill(client, pages, rng)
+            seen = await switch_under_load(running, client, pages)
+            assert {"lz4", "zstd", "none"} <= seen
+            await check_all(client, pages)
+            pool = await pool_when_moved(running)
+            assert pool["pages_moved"] > PAGES // 8, "hardly anything moved"
+            await check_all(client, pages)
+
+    asyncio.run(scenario())
+    by_place = running.pages()
+    assert (by_place["store"] > 0, by_place["lost"]) == (store, 0)
+
+
+def test_a_kill_in_the_middle_of_moving_loses_nothing(
+    server: ServerFactory, rng: random.Random
+) -> None:
+    running = server(
+        size_bytes=PAGES_TO_KILL * PAGE_BYTES, pool_bytes=96 * MIB, arguments=("--codec=none",)
+    )
+    pages = Pages(rng, PAGES_TO_KILL)
+
+    async def live_and_die() -> None:
+        client = await connect(str(running.unix_path), EXPORT)
+        try:
+            await fill(client, pages, rng)
+            zpools = await names_of(running, "zpool")
+            load = Load(client, pages, random.Random(1))
+            async with asyncio.timeout(TIMEOUT_S), asyncio.TaskGroup() as tasks:
+                tasks.create_task(load.run())
+                await load.pass_requests(REQUESTS_PER_CHANGE)
+                current = (await pool_of(running))["zpool"]
+                await change(running, zpool=rng.choice([z for z in zpools if z != current]))
+                while (await pool_of(running))["pages_moved"] == 0:
+                    pass
+                load.is_killed = True
+                os.kill(running.pid, signal.SIGKILL)
+        finally:
+            await client.close()
+
+    async def come_back() -> None:
+        async with (
+            asyncio.timeout(TIMEOUT_S),
+            await connect(str(running.unix_path), EXPORT) as client,
+        ):
+            await check_all(client, pages)
+            pool = await pool_when_moved(running)
+            # What the first life had moved, this one moves back; it was not all.
+            assert 0 < pool["pages_moved"] < pool["objects"], "the kill was not in the middle"
+            await check_all(client, pages)
+
+    asyncio.run(live_and_die())
+    running.kill()
+    running.start()
+    asyncio.run(come_back())
+    assert running.pages()["lost"] == 0
+
+
+def test_a_start_with_another_zpool_and_codec_keeps_every_page(
+    server: ServerFactory, rng: random.Random
+) -> None:
+    running = server(size_bytes=PAGES * PAGE_BYTES, pool_bytes=4 * MIB)
+    pages = Pages(rng, PAGES)
+
+    async def begin() -> list[str]:
+        async with await connect(str(running.unix_path), EXPORT) as client:
+            await fill(client, pages, rng)
+        return await names_of(running, "zpool")
+
+    async def go_on(zpool: str) -> None:
+        async with await connect(str(running.unix_path), EXPORT) as client:
+            await check_all(client, pages)
+            pool = await pool_when_moved(running)
+            assert (pool["zpool"], pool["codec"]) == (zpool, "zstd")
+            assert pool["pages_moved"] > 0
+            await check_all(client, pages)
+
+    _, *others = asyncio.run(begin())
+    for zpool in others:
+        running.stop()
+        arguments = (f"--zpool={zpool}", "--codec=zstd")
+        running.start(dataclasses.replace(running.settings, arguments=arguments))
+        asyncio.run(go_on(zpool))
+    assert running.pages()["lost"] == 0
+
+
+def test_the_command_changes_a_server_and_says_what_was(server: ServerFactory) -> None:
+    running = server(pool_bytes=32 * MIB)
+    command = [*nbdswap_command(), "set", f"--admin=unix:{running.admin_path}"]
+    result = subprocess.run(
+        [*command, "--zpool=zsmalloc", "--codec=zstd:5"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("zpool is zsmalloc, was zblock\ncodec is zstd:5, was lz4:1\n")
+    pool = running.status()["pool"]
+    assert (pool["zpool"], pool["codec"], pool["codec_level"]) == ("zsmalloc", "zstd", 5)
