@@ -11,7 +11,7 @@ use crate::stats::LaneStats;
 
 use crate::store::{Store, record_bytes};
 use crate::table::{PageGuard, Place, Table, Word};
-use crate::zpool::Zpool;
+use crate::zpool::{Pools, Zpool};
 
 /// How the pool stands, as write-back sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub struct Tiers {
     /// Where every page is.
     pub table: Table,
     /// Compressed pages in memory.
-    pub pool: Box<dyn Zpool>,
+    pub pool: Pools,
     /// Packed pages on the backing file.
     pub store: Option<Store>,
     /// Age of pages.
@@ -57,7 +57,7 @@ impl Tiers {
     /// Puts the parts together.
     pub fn new(
         table: Table,
-        pool: Box<dyn Zpool>,
+        pool: Pools,
         store: Option<Store>,
         clock: Clock,
         marks: Marks,

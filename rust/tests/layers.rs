@@ -18,6 +18,7 @@ const ALLOWED: [(&str, &[&str]); 17] = [
             "store",
             "wire",
             "worker",
+            "zpool",
         ],
     ),
     ("background", &["engine", "worker", "writeback"]),

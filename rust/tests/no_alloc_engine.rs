@@ -20,6 +20,7 @@ use nbdswap_core::page::PageId;
 use nbdswap_core::store::Device;
 use nbdswap_core::testing::pages::make_page;
 use nbdswap_core::testing::random::Random;
+use nbdswap_core::zpool::ZpoolKind;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -103,7 +104,7 @@ fn engine(codec: &str, zpool: &str) -> Engine {
             is_lost: false,
         }],
         page_bytes: PAGE,
-        zpool: zpool.into(),
+        zpool: ZpoolKind::parse(zpool).unwrap(),
         frame_bytes: PAGE,
         codec: CodecChoice::parse(codec, 3).expect("a codec"),
         pool_bytes_max: 512 << 10,

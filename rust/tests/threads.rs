@@ -24,6 +24,7 @@ use nbdswap_core::store::Device;
 use nbdswap_core::testing::pages::make_page;
 use nbdswap_core::testing::random::{Random, seeds};
 use nbdswap_core::testing::sim_device::SimDevice;
+use nbdswap_core::zpool::ZpoolKind;
 
 const PAGE: usize = 4096;
 const PAGES: u32 = 96;
@@ -99,7 +100,7 @@ impl World {
                 is_lost: false,
             }],
             page_bytes: PAGE,
-            zpool: zpool.into(),
+            zpool: ZpoolKind::parse(zpool).unwrap(),
             frame_bytes: PAGE,
             codec: CodecChoice::parse(codec, 1).unwrap(),
             pool_bytes_max: 160 << 10,

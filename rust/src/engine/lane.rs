@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Engine;
 use crate::codec::{Compressor, Decompressor};
 use crate::stats::LaneStats;
+use crate::zpool::Zpool;
 
 /// A thread's equipment; see [`Engine::lane`].
 pub struct Lane {

@@ -35,7 +35,7 @@ use crate::stats::LaneStats;
 use crate::table::{ObjectAt, PageGuard, Place, Word};
 use crate::tiers::{Pressure, Tiers};
 use crate::writeback::{Context, Work, Writeback, WritebackStats};
-use crate::zpool::{AllocError, Tag};
+use crate::zpool::{AllocError, Tag, Zpool};
 
 /// Number of an export.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

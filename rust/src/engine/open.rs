@@ -20,7 +20,7 @@ use crate::table::{ObjectAt, Place, Table, Word};
 use crate::tiers::{Marks, Tiers};
 use crate::writeback::{Writeback, WritebackStats};
 use crate::zpool::words::SharedWords;
-use crate::zpool::{self, Arena, ArenaOptions, Tag, Zpool};
+use crate::zpool::{Arena, ArenaOptions, Pools, Tag, Zpool, ZpoolKind};
 
 /// Exports that a server may have: the bits of the header.
 pub const EXPORTS_MAX: usize = LOST_BYTES * 8;
@@ -68,8 +68,8 @@ pub struct EngineOptions {
     pub exports: Vec<ExportOptions>,
     /// Bytes of a page.
     pub page_bytes: usize,
-    /// Name of the zpool.
-    pub zpool: String,
+    /// The zpool for new pages.
+    pub zpool: ZpoolKind,
     /// Bytes of a frame, at least a page.
     pub frame_bytes: usize,
     /// Codec for new pages.
@@ -153,7 +153,7 @@ impl Engine {
             store.adopted();
         }
         let engine = Engine {
-            accept_bytes_max: accept_bytes_max(tiers.pool.as_ref(), options.page_bytes),
+            accept_bytes_max: accept_bytes_max(&tiers.pool, options.page_bytes),
             writeback: Mutex::new(Writeback::new(&tiers)),
             writeback_stats: WritebackStats::default(),
             writeback_lane: Arc::clone(&lane),
@@ -299,14 +299,13 @@ fn adopt_table(
 }
 
 struct OpenedPool {
-    zpool: Box<dyn Zpool>,
+    zpool: Pools,
     is_adopted: bool,
 }
 
 fn open_pool(options: &EngineOptions, report: &mut OpenReport) -> Result<OpenedPool> {
     let arena = ArenaOptions {
         path: memory_path(options, "pool"),
-        zpool: zpool::name(&options.zpool)?,
         instance: options.instance,
         frame_bytes: options.frame_bytes,
         pool_bytes_max: options.pool_bytes_max,
@@ -316,7 +315,7 @@ fn open_pool(options: &EngineOptions, report: &mut OpenReport) -> Result<OpenedP
         match Arena::open(arena.clone()) {
             Ok(arena) => {
                 return Ok(OpenedPool {
-                    zpool: zpool::in_arena(arena)?,
+                    zpool: Pools::new(arena, options.zpool),
                     is_adopted: true,
                 });
             }
@@ -327,7 +326,7 @@ fn open_pool(options: &EngineOptions, report: &mut OpenReport) -> Result<OpenedP
             }
         }
     }
-    let zpool = zpool::in_arena(Arena::create(arena)?)?;
+    let zpool = Pools::new(Arena::create(arena)?, options.zpool);
     Ok(OpenedPool {
         zpool,
         is_adopted: false,

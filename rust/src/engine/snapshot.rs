@@ -11,7 +11,7 @@ use crate::stats::{LaneStats, Tier};
 use crate::store::StoreStats;
 use crate::tiers::Pressure;
 use crate::writeback::WritebackStats;
-use crate::zpool::{ClassStats, ZpoolStats};
+use crate::zpool::{ClassStats, Zpool, ZpoolStats};
 
 /// One export.
 #[derive(Clone, Debug)]
@@ -113,7 +113,7 @@ impl Engine {
         Snapshot {
             exports: exports.collect(),
             pool: PoolSnapshot {
-                zpool: self.tiers.pool.name(),
+                zpool: self.tiers.pool.current().name(),
                 codec: self.codec,
                 stats: self.tiers.pool.stats(),
                 frame_bytes: arena.frame_bytes() as u64,

@@ -12,6 +12,7 @@ use crate::engine::{Backing, EngineOptions, ExportOptions, StoreSource};
 use crate::error::Result;
 use crate::store::FileOptions;
 use crate::worker::{Polling, WorkersOptions};
+use crate::zpool::ZpoolKind;
 
 /// Connections that the core takes; the server refuses earlier.
 const CONNECTIONS_MAX: usize = 1024;
@@ -93,7 +94,7 @@ impl OpenArguments {
                 .map(ExportSpec::into_options)
                 .collect(),
             page_bytes: self.page_bytes,
-            zpool: self.zpool,
+            zpool: ZpoolKind::parse(&self.zpool)?,
             frame_bytes: self.frame_bytes,
             codec: CodecChoice::parse(&self.codec, self.codec_level)?,
             pool_bytes_max: self.pool_bytes_max,

@@ -24,7 +24,7 @@ use crate::stats::{Counter, LaneStats};
 use crate::store::Store;
 use crate::table::{ObjectAt, Place, Word};
 use crate::tiers::{Pressure, Tiers};
-use crate::zpool::{Resident, Tag};
+use crate::zpool::{Resident, Tag, Zpool};
 use transfer::Transfer;
 use victims::{Victims, current};
 

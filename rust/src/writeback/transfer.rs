@@ -13,6 +13,7 @@ use crate::page::PageId;
 use crate::store::{Batch, Location, ReadBuffer, Reason, RecordRef, SegmentIndex, Store};
 use crate::table::{ObjectAt, Place, Word};
 use crate::tiers::Tiers;
+use crate::zpool::Zpool;
 
 /// A segment is worth cleaning when at most this share of it lives, in per cent. Cleaning at 75 % live
 /// costs three bytes written for each byte freed; above that the log would mostly copy itself.

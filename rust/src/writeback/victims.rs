@@ -12,7 +12,7 @@ use crate::age::{Census, age};
 use crate::page::PageId;
 use crate::table::{ObjectAt, Place, Word};
 use crate::tiers::Tiers;
-use crate::zpool::{Handle, Resident, Sweep};
+use crate::zpool::{Handle, Resident, Sweep, Zpool};
 
 /// Frames that one sweep call covers: bounds the time a class is locked.
 const SWEEP_FRAMES: u32 = 256;

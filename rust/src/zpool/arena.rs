@@ -33,8 +33,6 @@ const EXTENT_BYTES: usize = 2 << 20;
 pub struct ArenaOptions {
     /// The shared-memory file; without one the memory dies with the process.
     pub path: Option<PathBuf>,
-    /// Name of the pool that lays out the frames.
-    pub zpool: &'static str,
     /// Identity that the file must have to be taken over.
     pub instance: u64,
     /// Bytes of a frame: 4096, 16384 or 65536.

@@ -13,14 +13,14 @@ use std::path::PathBuf;
 
 pub use model::{Model, Random, seeds, typical_object_bytes};
 
-use super::{AllocError, Arena, ArenaOptions, Sweep, Tag, Zpool};
+use super::{AllocError, Arena, ArenaOptions, Pools, Sweep, Tag, Zpool, ZpoolKind};
 use crate::page::PAGE_BYTES_ALLOWED;
 
 /// Makes the pool under test in an arena.
-pub type Make<'a> = &'a dyn Fn(Arena) -> Box<dyn Zpool>;
+pub type Make<'a> = &'a dyn Fn(Arena) -> Pools;
 
-/// Runs the whole suite over the pool named `zpool` that `make` makes.
-pub fn conformance(zpool: &'static str, make: impl Fn(Arena) -> Box<dyn Zpool>) {
+/// Runs the whole suite over pools that `make` makes, of which `zpool` is the current one.
+pub fn conformance(zpool: ZpoolKind, make: impl Fn(Arena) -> Pools) {
     for frame_bytes in PAGE_BYTES_ALLOWED {
         let suite = Suite {
             zpool,
@@ -50,8 +50,8 @@ pub fn conformance(zpool: &'static str, make: impl Fn(Arena) -> Box<dyn Zpool>) 
 
 /// One pool at one frame size.
 pub struct Suite<'a> {
-    /// Name of the pool.
-    pub zpool: &'static str,
+    /// The current pool.
+    pub zpool: ZpoolKind,
     /// Makes it.
     pub make: Make<'a>,
     /// Bytes of a frame.
@@ -63,7 +63,6 @@ impl Suite<'_> {
     pub fn options(&self, frames: u64) -> ArenaOptions {
         ArenaOptions {
             path: None,
-            zpool: self.zpool,
             instance: 7,
             frame_bytes: self.frame_bytes,
             pool_bytes_max: 4096
@@ -74,14 +73,14 @@ impl Suite<'_> {
     }
 
     /// A small pool in nameless memory.
-    pub fn pool(&self, frames: u64) -> Box<dyn Zpool> {
+    pub fn pool(&self, frames: u64) -> Pools {
         (self.make)(Arena::create(self.options(frames)).expect("memory for a test"))
     }
 
     fn every_size_round_trips(&self) {
         let pool = self.pool(256);
-        let mut model = Model::new(&*pool, Random::new(1));
-        assert_eq!(pool.name(), self.zpool);
+        let mut model = Model::new(&pool, Random::new(1));
+        assert_eq!(pool.kind(), self.zpool);
         assert!(pool.object_bytes_max() >= self.frame_bytes);
         let step = self.frame_bytes / 4096;
         for bytes in (1..=64)
@@ -97,7 +96,7 @@ impl Suite<'_> {
 
     fn objects_have_distinct_places(&self) {
         let pool = self.pool(600);
-        let mut model = Model::new(&*pool, Random::new(2));
+        let mut model = Model::new(&pool, Random::new(2));
         while model.alloc_random().is_ok() {}
         model.verify();
         assert!(model.len() > 300, "only {} objects fit", model.len());
@@ -107,7 +106,7 @@ impl Suite<'_> {
     fn a_full_pool_keeps_its_limit_and_takes_objects_again(&self) {
         let pool = self.pool(300);
         let limit = pool.arena().options().pool_bytes_max;
-        let mut model = Model::new(&*pool, Random::new(3));
+        let mut model = Model::new(&pool, Random::new(3));
         for _ in 0..20 {
             while model.alloc_random().is_ok() {
                 assert!(pool.arena().held_bytes() <= limit);
@@ -126,7 +125,7 @@ impl Suite<'_> {
 
     fn without_a_frame_a_larger_slot_serves(&self) {
         let pool = self.pool(40);
-        let mut model = Model::new(&*pool, Random::new(10));
+        let mut model = Model::new(&pool, Random::new(10));
         model
             .alloc(self.frame_bytes / 3)
             .expect("an empty pool has room");
@@ -198,7 +197,7 @@ impl Suite<'_> {
                 }
             });
             for thread in 0..2 {
-                let pool = &*pool;
+                let pool = &pool;
                 scope.spawn(move || {
                     let mut model = Model::new(pool, Random::new(thread)).owners_from(thread << 24);
                     for _ in 0..4000 {
@@ -219,7 +218,7 @@ impl Suite<'_> {
     /// Random operations against the model.
     pub fn churn(&self, seed: u64, steps: u32) {
         let pool = self.pool(200);
-        let mut model = Model::new(&*pool, Random::new(seed));
+        let mut model = Model::new(&pool, Random::new(seed));
         let mut random = Random::new(!seed);
         // Swarm: each seed leans towards its own mix, so that full and empty pools both occur.
         let alloc_percent = 35 + random.below(30);

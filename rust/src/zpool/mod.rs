@@ -12,7 +12,9 @@
 pub mod arena;
 mod frames;
 mod groups;
+mod kind;
 pub mod mapping;
+mod pools;
 mod side;
 mod slotted;
 pub mod words;
@@ -23,16 +25,43 @@ pub mod zsmalloc;
 pub mod conformance;
 
 pub use arena::{Arena, ArenaOptions};
+pub use kind::ZpoolKind;
+pub use pools::Pools;
 pub use words::SharedWords;
 
-use crate::error::{self, Error};
+use crate::error;
 
-/// Where an object is: 40 bits, of which the zpool alone knows the meaning. Fits the page table.
+/// Where an object is: 40 bits, which fit the page table. The upper 28 are the number of a frame
+/// whose side word says which zpool holds the object, the lower 12 are for that zpool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Handle(pub u64);
 
 /// Bits that a handle may use: the place that the page table has for a location.
 pub const HANDLE_BITS: u32 = 40;
+
+/// Bits of a handle whose meaning the zpool alone knows.
+pub const HANDLE_LOW_BITS: u32 = 12;
+
+/// Bytes of a frame's side word, which counts as part of the frame.
+const SIDE_BYTES: u64 = 8;
+
+impl Handle {
+    /// A handle for an object in `frame`.
+    pub fn of(frame: u32, low: u32) -> Handle {
+        debug_assert!(low >> HANDLE_LOW_BITS == 0, "{low} in a handle");
+        Handle(u64::from(frame) << HANDLE_LOW_BITS | u64::from(low))
+    }
+
+    /// The frame; one that no arena has if the handle has more than 40 bits.
+    pub fn frame(self) -> u32 {
+        u32::try_from(self.0 >> HANDLE_LOW_BITS).unwrap_or(u32::MAX)
+    }
+
+    /// The zpool's own bits.
+    pub fn low(self) -> u32 {
+        self.0 as u32 & ((1 << HANDLE_LOW_BITS) - 1)
+    }
+}
 
 /// Who owns an object and how old it is; kept beside the object, meaningless to the zpool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,14 +140,16 @@ pub struct ClassStats {
 
 /// A pool of objects in frames.
 pub trait Zpool: Send + Sync {
-    /// The name that the configuration uses.
-    fn name(&self) -> &'static str;
+    /// Which one it is.
+    fn kind(&self) -> ZpoolKind;
 
-    /// The memory that the pool lies in.
+    /// The memory that the pool lies in; other pools may have frames of it too.
     fn arena(&self) -> &Arena;
 
-    /// Largest object that has a place, bytes; at least the page.
-    fn object_bytes_max(&self) -> usize;
+    /// Largest object that has a place, bytes: a frame, which is at least a page.
+    fn object_bytes_max(&self) -> usize {
+        self.arena().frame_bytes()
+    }
 
     /// Bytes of memory that an object of `bytes` costs when blocks are full (slot and side data).
     fn slot_bytes(&self, bytes: usize) -> usize;
@@ -163,8 +194,9 @@ pub trait Zpool: Send + Sync {
     /// called.
     fn adopt(&self, handle: Handle, bytes: usize, tag: Tag) -> Result<(), AdoptError>;
 
-    /// Ends adoption: frames and slots that nobody claimed are free, and their memory goes back.
-    /// Fails when the arena is to be populated and the system has not that much memory.
+    /// Ends adoption: slots of the pool's frames that nobody claimed are free. Frames that nobody
+    /// claimed are the arena's, whose adoption ends after that of all its pools; [`Pools`] does it,
+    /// and fails when the arena is to be populated and the system has not that much memory.
     fn adopted(&self) -> error::Result<()>;
 
     /// Sums over the whole pool.
@@ -175,28 +207,6 @@ pub trait Zpool: Send + Sync {
 
     /// Walks the whole pool and panics on a broken invariant. For tests: slow, and takes all locks.
     fn check(&self);
-}
-
-/// The zpool's name as this crate spells it, if there is one of that name.
-pub fn name(name: &str) -> error::Result<&'static str> {
-    match name {
-        "zblock" => Ok("zblock"),
-        "zsmalloc" => Ok("zsmalloc"),
-        other => Err(Error::Config(format!(
-            "zpool is {other}, wanted zblock or zsmalloc"
-        ))),
-    }
-}
-
-/// The pool that `arena` was made for, by the name in its options.
-pub fn in_arena(arena: Arena) -> error::Result<Box<dyn Zpool>> {
-    match arena.options().zpool {
-        "zblock" => Ok(Box::new(zblock::Zblock::new(arena))),
-        "zsmalloc" => Ok(Box::new(zsmalloc::Zsmalloc::new(arena))),
-        other => Err(Error::Config(format!(
-            "a pool {other}, wanted zblock or zsmalloc"
-        ))),
-    }
 }
 
 #[cfg(test)]

@@ -5,15 +5,24 @@
 //!
 //! Locking: none, plain values. The word of a block's frames changes under the lock of its class.
 
-use super::Tag;
+use super::{Tag, ZpoolKind};
 
-// bits  0..8    kind: 0 free, 1 head, 2 tail, 3 whole
+// bits  0..4    kind: 0 free, 1 head, 2 tail, 3 whole
+//       4..8    number of the zpool that holds the frame
 // head: 8..16   class          32..64  next frame of the chain, or NONE
 // tail: 8..16   place in block 32..64  next frame of the chain, or NONE
 // whole:16..32  stamp          32..64  owner
 const HEAD: u64 = 1;
 const TAIL: u64 = 2;
 const WHOLE: u64 = 3;
+
+const POOL_SHIFT: u32 = 4;
+
+/// The pool that holds a frame with this word, if one does.
+pub fn owner_of(word: u64) -> Option<ZpoolKind> {
+    let bits = (word >> POOL_SHIFT & 0xf) as u8;
+    ZpoolKind::from_bits(bits).filter(|_| word & 0xf != 0)
+}
 
 /// No frame.
 pub const NONE: u32 = u32::MAX;
@@ -42,20 +51,27 @@ pub enum Side {
 }
 
 impl Side {
-    /// The word for it.
-    pub fn encode(self) -> u64 {
+    /// The word for it in a frame of `pool`.
+    pub fn encode(self, pool: ZpoolKind) -> u64 {
+        let pool = (pool as u64) << POOL_SHIFT;
         match self {
             Side::Free => 0,
-            Side::Head { class, next } => HEAD | u64::from(class) << 8 | u64::from(next) << 32,
-            Side::Tail { place, next } => TAIL | u64::from(place) << 8 | u64::from(next) << 32,
-            Side::Whole(tag) => WHOLE | u64::from(tag.stamp) << 16 | u64::from(tag.owner) << 32,
+            Side::Head { class, next } => {
+                pool | HEAD | u64::from(class) << 8 | u64::from(next) << 32
+            }
+            Side::Tail { place, next } => {
+                pool | TAIL | u64::from(place) << 8 | u64::from(next) << 32
+            }
+            Side::Whole(tag) => {
+                pool | WHOLE | u64::from(tag.stamp) << 16 | u64::from(tag.owner) << 32
+            }
         }
     }
 
-    /// What a word says; a word that no pool writes is a free frame.
-    pub fn decode(word: u64) -> Self {
+    /// What a word says to `pool`: a word of another pool, or that no pool writes, is a free frame.
+    pub fn decode(word: u64, pool: ZpoolKind) -> Self {
         let (small, high) = ((word >> 8) as u8, (word >> 32) as u32);
-        let side = match word & 0xff {
+        let side = match word & 0xf {
             HEAD => Side::Head {
                 class: small,
                 next: high,
@@ -70,7 +86,7 @@ impl Side {
             }),
             _ => Side::Free,
         };
-        if side.encode() == word {
+        if side.encode(pool) == word {
             side
         } else {
             Side::Free

@@ -7,25 +7,25 @@ use super::slotted::{Layout, Shape, Slotted};
 use super::zblock::Neighbours;
 use super::*;
 
-fn make(arena: Arena) -> Box<dyn Zpool> {
-    in_arena(arena).expect("a pool of a known name")
+fn conforms(zpool: ZpoolKind) {
+    conformance(zpool, |arena| Pools::new(arena, zpool));
 }
 
 #[test]
 fn zblock_conforms() {
-    conformance("zblock", make);
+    conforms(ZpoolKind::Zblock);
 }
 
 #[test]
 fn zsmalloc_conforms() {
-    conformance("zsmalloc", make);
+    conforms(ZpoolKind::Zsmalloc);
 }
 
 /// A zblock whose slots overlap by 8 bytes: the canary.
 struct Overlapping;
 
 impl Layout for Overlapping {
-    const NAME: &'static str = "zblock";
+    const KIND: ZpoolKind = ZpoolKind::Zblock;
 
     fn shapes(frame_bytes: usize) -> Vec<Shape> {
         let mut shapes = Neighbours::shapes(frame_bytes);
@@ -71,23 +71,28 @@ impl Layout for Overlapping {
 #[test]
 #[should_panic(expected = "content of")]
 fn the_suite_notices_slots_that_overlap() {
-    conformance("zblock", |arena| {
-        Box::new(Slotted::<Overlapping>::new(arena))
+    conformance(ZpoolKind::Zblock, |arena| {
+        Pools::of(arena, ZpoolKind::Zblock, |kind, arena| match kind {
+            ZpoolKind::Zblock => Box::new(Slotted::<Overlapping>::new(arena)),
+            other => other.make(arena),
+        })
     });
 }
 
-fn suite(zpool: &'static str, frame_bytes: usize) -> Suite<'static> {
-    Suite {
+fn pools(zpool: ZpoolKind, frame_bytes: usize, frames: u64) -> Pools {
+    let make = |arena| Pools::new(arena, zpool);
+    let suite = Suite {
         zpool,
         make: &make,
         frame_bytes,
-    }
+    };
+    suite.pool(frames)
 }
 
 /// Fills a pool with sizes as real pages have; bytes of full blocks and of all blocks a byte
 /// stored.
-fn density(zpool: &'static str, frame_bytes: usize) -> (f64, f64) {
-    let pool = suite(zpool, frame_bytes).pool(16_384);
+fn density(zpool: ZpoolKind, frame_bytes: usize) -> (f64, f64) {
+    let pool = pools(zpool, frame_bytes, 16_384);
     let mut random = Random::new(9);
     let tag = Tag { owner: 0, stamp: 0 };
     while pool
@@ -97,7 +102,7 @@ fn density(zpool: &'static str, frame_bytes: usize) -> (f64, f64) {
     let stats = pool.stats();
     let ratio = |bytes: u64| bytes as f64 / stats.object_bytes as f64;
     println!(
-        "{zpool} {frame_bytes}: {:.4} {:.4}",
+        "{zpool:?} {frame_bytes}: {:.4} {:.4}",
         ratio(stats.slot_bytes),
         ratio(stats.block_bytes)
     );
@@ -107,19 +112,19 @@ fn density(zpool: &'static str, frame_bytes: usize) -> (f64, f64) {
 #[test]
 fn blocks_waste_little_memory() {
     for (zpool, frame_bytes, slots_max, blocks_max) in [
-        ("zblock", 4096, 1.028, 1.038),
-        ("zblock", 16384, 1.022, 1.034),
-        ("zsmalloc", 4096, 1.036, 1.048),
-        ("zsmalloc", 16384, 1.032, 1.044),
+        (ZpoolKind::Zblock, 4096, 1.028, 1.038),
+        (ZpoolKind::Zblock, 16384, 1.022, 1.034),
+        (ZpoolKind::Zsmalloc, 4096, 1.036, 1.048),
+        (ZpoolKind::Zsmalloc, 16384, 1.032, 1.044),
     ] {
         let (slots, blocks) = density(zpool, frame_bytes);
         assert!(
             slots <= slots_max,
-            "{zpool} {frame_bytes}: {slots} in full blocks"
+            "{zpool:?} {frame_bytes}: {slots} in full blocks"
         );
         assert!(
             blocks <= blocks_max,
-            "{zpool} {frame_bytes}: {blocks} in all"
+            "{zpool:?} {frame_bytes}: {blocks} in all"
         );
     }
 }
@@ -127,17 +132,17 @@ fn blocks_waste_little_memory() {
 #[test]
 #[should_panic(expected = "freed")]
 fn freeing_twice_panics_in_zblock() {
-    free_twice("zblock");
+    free_twice(ZpoolKind::Zblock);
 }
 
 #[test]
 #[should_panic(expected = "freed")]
 fn freeing_twice_panics_in_zsmalloc() {
-    free_twice("zsmalloc");
+    free_twice(ZpoolKind::Zsmalloc);
 }
 
-fn free_twice(zpool: &'static str) {
-    let pool = suite(zpool, 4096).pool(32);
+fn free_twice(zpool: ZpoolKind) {
+    let pool = pools(zpool, 4096, 32);
     let tag = Tag { owner: 0, stamp: 0 };
     let handle = pool.alloc(100, tag).unwrap();
     let _neighbour = pool.alloc(100, tag).unwrap();
@@ -169,11 +174,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn any_steps_leave_a_sound_pool(
-        zpool in prop_oneof![Just("zblock"), Just("zsmalloc")],
+        zpool in prop::sample::select(&ZpoolKind::ALL[..]),
         steps in prop::collection::vec(step(), 1..150),
     ) {
-        let pool = suite(zpool, 4096).pool(40);
-        let mut model = Model::new(&*pool, Random::new(1));
+        let pool = pools(zpool, 4096, 40);
+        let mut model = Model::new(&pool, Random::new(1));
         for step in steps {
             match step {
                 Step::Alloc(bytes) => _ = model.alloc(bytes),

@@ -11,10 +11,10 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Arena;
 use super::arena::RUN_FRAMES_MAX;
 use super::side::{NONE, Side};
 use super::slotted::{HEAD_BYTES, Layout, SLOTS_MAX, Shape, Slotted};
+use super::{Arena, ZpoolKind};
 
 /// A pool of blocks of neighbouring frames.
 pub type Zblock = Slotted<Neighbours>;
@@ -35,7 +35,7 @@ pub struct Neighbours;
 //   ...          padding       to a multiple of 8
 //   objects_at   slots         stride x n
 impl Layout for Neighbours {
-    const NAME: &'static str = "zblock";
+    const KIND: ZpoolKind = ZpoolKind::Zblock;
 
     /// Two rules make the table. Of the shapes that a size fits, the cheapest is best. And from a
     /// whole frame downwards a class exists only if it saves 1/128 of a frame an object (a quarter
@@ -65,18 +65,20 @@ impl Layout for Neighbours {
         let head = arena.alloc_run(shape.frames)?;
         arena
             .side(head)
-            .store(Side::Head { class, next: NONE }.encode(), Relaxed);
+            .store(Side::Head { class, next: NONE }.encode(Self::KIND), Relaxed);
         for place in 1..shape.frames {
             arena
                 .side(head + place)
-                .store(tail(place).encode(), Relaxed);
+                .store(tail(place).encode(Self::KIND), Relaxed);
         }
         Some(head)
     }
 
     fn release(arena: &Arena, shape: &Shape, head: u32) {
         for place in 0..shape.frames {
-            arena.side(head + place).store(Side::Free.encode(), Relaxed);
+            arena
+                .side(head + place)
+                .store(Side::Free.encode(Self::KIND), Relaxed);
         }
         arena.free_run(head, shape.frames);
     }
@@ -122,7 +124,7 @@ fn tail(place: u32) -> Side {
 }
 
 fn side(arena: &Arena, frame: u32) -> Side {
-    Side::decode(arena.side(frame).load(Relaxed))
+    Side::decode(arena.side(frame).load(Relaxed), ZpoolKind::Zblock)
 }
 
 /// Each frame of a block is charged with 1/1024 of a frame an object, which suits pools of 100 MB

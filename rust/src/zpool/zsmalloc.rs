@@ -14,9 +14,9 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Arena;
 use super::side::{NONE, Side};
 use super::slotted::{HEAD_BYTES, Layout, SLOTS_MAX, Shape, Slotted};
+use super::{Arena, ZpoolKind};
 
 /// A pool of chains of frames.
 pub type Zsmalloc = Slotted<Chained>;
@@ -35,7 +35,7 @@ const SLOT_BYTES_MIN: u32 = 32;
 pub struct Chained;
 
 impl Layout for Chained {
-    const NAME: &'static str = "zsmalloc";
+    const KIND: ZpoolKind = ZpoolKind::Zsmalloc;
 
     fn shapes(frame_bytes: usize) -> Vec<Shape> {
         let frame_bytes = frame_bytes as u32;
@@ -79,7 +79,9 @@ impl Layout for Chained {
                     next,
                 },
             };
-            arena.side(frames[place]).store(side.encode(), Relaxed);
+            arena
+                .side(frames[place])
+                .store(side.encode(Self::KIND), Relaxed);
         }
         Some(frames[0])
     }
@@ -88,7 +90,9 @@ impl Layout for Chained {
         let mut frame = head;
         for _ in 0..shape.frames {
             let next = next(arena, frame);
-            arena.side(frame).store(Side::Free.encode(), Relaxed);
+            arena
+                .side(frame)
+                .store(Side::Free.encode(Self::KIND), Relaxed);
             arena.free_run(frame, 1);
             frame = next;
         }
@@ -176,14 +180,14 @@ fn chain(frame_bytes: u32, stride: u32) -> Shape {
 }
 
 fn next(arena: &Arena, frame: u32) -> u32 {
-    match Side::decode(arena.side(frame).load(Relaxed)) {
+    match Side::decode(arena.side(frame).load(Relaxed), ZpoolKind::Zsmalloc) {
         Side::Head { next, .. } | Side::Tail { next, .. } => next,
         other => panic!("frame {frame} of a chain is {other:?}"),
     }
 }
 
 fn place_of(arena: &Arena, frame: u32) -> Option<u32> {
-    match Side::decode(arena.side(frame).load(Relaxed)) {
+    match Side::decode(arena.side(frame).load(Relaxed), ZpoolKind::Zsmalloc) {
         Side::Head { .. } => Some(0),
         Side::Tail { place, .. } => Some(place.into()),
         _ => None,

@@ -13,6 +13,7 @@ use nbdswap_core::page::PageId;
 use nbdswap_core::session::Negotiated;
 use nbdswap_core::testing::sim_device::SimDevice;
 use nbdswap_core::worker::{Polling, Workers, WorkersOptions};
+use nbdswap_core::zpool::ZpoolKind;
 
 use crate::client::Client;
 
@@ -120,7 +121,7 @@ fn options(device: Arc<SimDevice>) -> EngineOptions {
             .map(export)
             .collect(),
         page_bytes: PAGE,
-        zpool: "zsmalloc".into(),
+        zpool: ZpoolKind::Zsmalloc,
         frame_bytes: PAGE,
         codec: CodecChoice::parse("lz4", 1).expect("a codec"),
         pool_bytes_max: 256 << 10,

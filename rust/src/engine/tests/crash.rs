@@ -13,7 +13,7 @@ use super::*;
 use crate::zpool::mapping::watch;
 
 const SETUP: Setup = Setup {
-    zpool: "zblock",
+    zpool: ZpoolKind::Zblock,
     codec: "lz4",
     pool_bytes_max: 128 << 10,
     store_bytes: 512 << 10,
@@ -243,7 +243,7 @@ fn whenever_the_process_dies_the_next_finds_every_acknowledged_write() {
     for seed in seeds(4) {
         with_seed(seed, |seed| {
             let setup = Setup {
-                zpool: ["zblock", "zsmalloc"][seed as usize % 2],
+                zpool: ZpoolKind::ALL[seed as usize % ZpoolKind::ALL.len()],
                 codec: ["lz4", "none"][seed as usize / 2 % 2],
                 ..SETUP
             };

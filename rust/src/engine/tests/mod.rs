@@ -12,6 +12,7 @@ use crate::store::Device;
 use crate::testing::pages::make_page;
 use crate::testing::random::{Random, seeds};
 use crate::testing::sim_device::SimDevice;
+use crate::zpool::ZpoolKind;
 
 const PAGE: usize = 4096;
 const SEGMENT: u32 = 32 << 10;
@@ -19,7 +20,7 @@ const SEGMENT: u32 = 32 << 10;
 /// What one run is made of.
 #[derive(Clone, Copy)]
 struct Setup {
-    zpool: &'static str,
+    zpool: ZpoolKind,
     codec: &'static str,
     pool_bytes_max: u64,
     store_bytes: u64,
@@ -27,7 +28,7 @@ struct Setup {
 }
 
 const SMALL: Setup = Setup {
-    zpool: "zblock",
+    zpool: ZpoolKind::Zblock,
     codec: "lz4",
     pool_bytes_max: 512 << 10,
     store_bytes: 4 << 20,
@@ -68,7 +69,7 @@ fn options(
         adopt: false,
         exports: vec![export("first", 300, 0), export("second", 200, 1)],
         page_bytes: setup.page_bytes,
-        zpool: setup.zpool.into(),
+        zpool: setup.zpool,
         frame_bytes: setup.page_bytes,
         codec: CodecChoice::parse(setup.codec, 1).unwrap(),
         pool_bytes_max: setup.pool_bytes_max,
@@ -261,7 +262,7 @@ fn random_operations_read_what_was_written() {
     let setups = [
         SMALL,
         Setup {
-            zpool: "zsmalloc",
+            zpool: ZpoolKind::Zsmalloc,
             ..SMALL
         },
         Setup {
@@ -396,7 +397,7 @@ fn a_successor_finds_every_page_that_was_acknowledged() {
     for seed in seeds(6) {
         with_seed(seed, |seed| {
             let dir = Directory::new(&format!("adopt-{seed}"));
-            let zpool = ["zblock", "zsmalloc"][seed as usize % 2];
+            let zpool = ZpoolKind::ALL[seed as usize % ZpoolKind::ALL.len()];
             let mut run = Run::open(Setup { zpool, ..SMALL }, seed, Some(&dir));
             for _ in 0..4 {
                 for _ in 0..400 {

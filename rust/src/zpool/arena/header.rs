@@ -18,11 +18,10 @@ use crate::zpool::mapping::SYSTEM_PAGE_BYTES;
 //  16  frames       u32
 //  20  reserved     u32   0
 //  24  instance     u64   whose pool this is
-//  32  zpool        [u8; 16]   name of the pool, padded with zeros
 const MAGIC: [u8; 8] = *b"nbdswapP";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bytes of the header page that mean something.
-pub const HEADER_USED_BYTES: usize = 48;
+pub const HEADER_USED_BYTES: usize = 32;
 /// Where the side words begin.
 pub const SIDE_AT: usize = SYSTEM_PAGE_BYTES;
 
@@ -34,8 +33,6 @@ pub fn header(options: &ArenaOptions, frames: u32) -> [u8; HEADER_USED_BYTES] {
     header[12..16].copy_from_slice(&(options.frame_bytes as u32).to_le_bytes());
     header[16..20].copy_from_slice(&frames.to_le_bytes());
     header[24..32].copy_from_slice(&options.instance.to_le_bytes());
-    assert!(options.zpool.len() <= 16, "a pool named {}", options.zpool);
-    header[32..32 + options.zpool.len()].copy_from_slice(options.zpool.as_bytes());
     header
 }
 
@@ -48,7 +45,6 @@ pub fn difference(found: &[u8], wanted: &[u8; HEADER_USED_BYTES]) -> Option<Stri
         ("frames", 16..20),
         ("reserved word", 20..24),
         ("instance", 24..32),
-        ("zpool", 32..48),
     ];
     let (name, at) = fields
         .into_iter()

@@ -4,10 +4,9 @@ use super::*;
 use crate::zpool::conformance::MemoryDir;
 
 fn options(pool_bytes_max: u64) -> ArenaOptions {
-    let (path, zpool, instance, frame_bytes) = (None, "test", 1, 4096);
+    let (path, instance, frame_bytes) = (None, 1, 4096);
     ArenaOptions {
         path,
-        zpool,
         instance,
         frame_bytes,
         pool_bytes_max,
@@ -76,7 +75,6 @@ fn every_difference_in_the_header_is_told() {
         (8, "version"),
         (16, "frames"),
         (24, "instance"),
-        (32, "zpool"),
     ] {
         let old = arena.bytes(at, 1)[0];
         arena.store_bytes(at, &[old ^ 0x40]);

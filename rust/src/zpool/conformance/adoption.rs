@@ -4,7 +4,9 @@ use std::os::unix::fs::MetadataExt;
 
 use super::{Make, MemoryDir, Model, Random, Suite, seeds};
 use crate::error::Error;
-use crate::zpool::{AdoptError, Arena, ArenaOptions, HANDLE_BITS, Handle, Sweep, Tag, Zpool};
+use crate::zpool::{
+    AdoptError, Arena, ArenaOptions, HANDLE_BITS, Handle, Pools, Sweep, Tag, Zpool,
+};
 
 impl Suite<'_> {
     fn file_options(&self, dir: &MemoryDir, frames: u64) -> ArenaOptions {
@@ -15,7 +17,11 @@ impl Suite<'_> {
     }
 
     fn dir(&self, name: &str) -> MemoryDir {
-        MemoryDir::new(&format!("{}-{}-{name}", self.zpool, self.frame_bytes))
+        MemoryDir::new(&format!(
+            "{}-{}-{name}",
+            self.zpool.name(),
+            self.frame_bytes
+        ))
     }
 
     pub(super) fn memory_held_is_what_the_system_counts(&self) {
@@ -30,17 +36,17 @@ impl Suite<'_> {
             pool.sweep(&mut Sweep::default(), u32::MAX, &mut |_| ());
             pool.check();
         };
-        sweep(&*first);
+        sweep(&first);
         assert_eq!(first.arena().held_bytes(), counted(), "an empty pool");
-        let mut model = Model::new(&*first, Random::new(12));
+        let mut model = Model::new(&first, Random::new(12));
         model.alloc_some(700);
         model.free_some(300);
-        sweep(&*first);
+        sweep(&first);
         assert_eq!(first.arena().held_bytes(), counted(), "after growth");
         first.arena().release_free(3);
         assert_eq!(first.arena().held_bytes(), counted(), "after release");
         let second = opened(self.make, &options);
-        let mut model = model.over(&*second);
+        let mut model = model.over(&second);
         // The rest was freed in the table before the predecessor died: nobody claims it.
         model.objects.truncate(200);
         for object in &model.objects {
@@ -50,7 +56,7 @@ impl Suite<'_> {
             );
         }
         second.adopted().expect("memory for a test");
-        sweep(&*second);
+        sweep(&second);
         assert_eq!(second.arena().held_bytes(), counted(), "after adoption");
         model.verify();
         assert_eq!(second.arena().held_bytes(), counted(), "after reading all");
@@ -61,7 +67,7 @@ impl Suite<'_> {
             let dir = self.dir("successor");
             let options = self.file_options(&dir, 300);
             let first = created(self.make, &options);
-            let mut model = Model::new(&*first, Random::new(8));
+            let mut model = Model::new(&first, Random::new(8));
             while model.alloc_random().is_ok() {}
             model.free_some(model.len() / 3);
             let before = first.stats();
@@ -84,7 +90,7 @@ impl Suite<'_> {
             second.adopted().expect("memory for a test");
             second.check();
             assert_eq!(second.stats(), before);
-            let mut model = model.over(&*second);
+            let mut model = model.over(&second);
             model.verify();
             while model.alloc_random().is_ok() {}
             model.verify();
@@ -153,7 +159,7 @@ impl Suite<'_> {
             let dir = self.dir("garbage");
             let options = self.file_options(&dir, 64);
             let first = created(self.make, &options);
-            let mut model = Model::new(&*first, Random::new(seed));
+            let mut model = Model::new(&first, Random::new(seed));
             model.alloc_some(60);
             spoil(first.arena(), &mut random);
             let second = opened(self.make, &options);
@@ -172,11 +178,11 @@ impl Suite<'_> {
     }
 }
 
-fn created(make: Make, options: &ArenaOptions) -> Box<dyn Zpool> {
+fn created(make: Make, options: &ArenaOptions) -> Pools {
     make(Arena::create(options.clone()).expect("memory for a test"))
 }
 
-fn opened(make: Make, options: &ArenaOptions) -> Box<dyn Zpool> {
+fn opened(make: Make, options: &ArenaOptions) -> Pools {
     make(Arena::open(options.clone()).expect("the predecessor's file"))
 }
 

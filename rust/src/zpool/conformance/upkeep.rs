@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 
 use super::{Model, Random, Suite};
-use crate::zpool::Sweep;
+use crate::zpool::{Sweep, Zpool};
 
 impl Suite<'_> {
     pub(super) fn a_sweep_reports_each_object_once(&self) {
         let pool = self.pool(300);
-        let mut model = Model::new(&*pool, Random::new(4));
+        let mut model = Model::new(&pool, Random::new(4));
         model.alloc_some(400);
         model.free_some(150);
         for frames in [1, 7, 10_000] {
@@ -44,7 +44,7 @@ impl Suite<'_> {
 
     pub(super) fn an_isolated_block_can_be_emptied(&self) {
         let pool = self.pool(600);
-        let mut model = Model::new(&*pool, Random::new(5));
+        let mut model = Model::new(&pool, Random::new(5));
         while model.alloc(self.frame_bytes / 5).is_ok() {}
         model.free_some(model.len() * 2 / 3);
         let before = pool.stats();
@@ -70,7 +70,7 @@ impl Suite<'_> {
     pub(super) fn a_settled_block_is_allocated_from_again(&self) {
         let pool = self.pool(64);
         let bytes = self.frame_bytes / 3;
-        let mut model = Model::new(&*pool, Random::new(6));
+        let mut model = Model::new(&pool, Random::new(6));
         (0..100).for_each(|_| assert!(model.alloc(bytes).is_ok()));
         let frames = pool.arena().used_frames();
         assert!(
@@ -96,7 +96,7 @@ impl Suite<'_> {
 
     pub(super) fn free_memory_goes_back(&self) {
         let pool = self.pool(1200);
-        let mut model = Model::new(&*pool, Random::new(7));
+        let mut model = Model::new(&pool, Random::new(7));
         let empty = pool.arena().held_bytes();
         while model.alloc_random().is_ok() {}
         let full = pool.arena().held_bytes();

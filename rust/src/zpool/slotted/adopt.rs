@@ -9,7 +9,6 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Layout, NO_OWNER, NO_SLOT, Shape, Slotted, unpack};
-use crate::error;
 use crate::zpool::groups::Groups;
 use crate::zpool::side::Side;
 use crate::zpool::{AdoptError, HANDLE_BITS, Handle, Tag};
@@ -93,7 +92,7 @@ impl<L: Layout> Slotted<L> {
         Ok(())
     }
 
-    pub(super) fn end_adoption(&self) -> error::Result<()> {
+    pub(super) fn end_adoption(&self) {
         for frame in 0..self.arena.frames() {
             // The other side words are leftovers, or were never written: they are not looked at.
             if self.arena.in_use(frame)
@@ -102,7 +101,6 @@ impl<L: Layout> Slotted<L> {
                 self.chain_free_slots(usize::from(class), frame);
             }
         }
-        self.arena.adopted()
     }
 
     fn chain_free_slots(&self, class: usize, head: u32) {
@@ -120,7 +118,7 @@ impl<L: Layout> Slotted<L> {
         let used = block.used().load(Relaxed);
         if u32::from(used) < shape.slots {
             let group = Groups::group(used, shape.slots);
-            self.lock(class).groups.push(&self.arena, group, head);
+            self.lock(class).groups.push(&*self.arena, group, head);
         }
     }
 }

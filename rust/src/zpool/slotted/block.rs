@@ -5,8 +5,8 @@
 
 use std::sync::atomic::{AtomicU16, AtomicU32};
 
-use crate::zpool::Arena;
 use crate::zpool::groups::Links;
+use crate::zpool::{Arena, HANDLE_LOW_BITS, ZpoolKind};
 
 // head of a block, at the start of its first frame, in the machine's byte order:
 //   0  next      u32   block after this one in its list of partly used blocks
@@ -24,8 +24,8 @@ pub const NO_SLOT: u16 = u16::MAX;
 /// The owner of a free slot; its stamp is then the next slot of the chain.
 pub const NO_OWNER: u32 = u32::MAX;
 
-/// Slots of a block at most: 12 bits of a handle.
-pub const SLOTS_MAX: u32 = 1 << 12;
+/// Slots of a block at most: the pool's bits of a handle.
+pub const SLOTS_MAX: u32 = 1 << HANDLE_LOW_BITS;
 
 /// A size class: what its blocks look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +74,8 @@ impl Shape {
 
 /// How a pool cuts blocks out of frames. Offsets count from the start of the block.
 pub trait Layout: Send + Sync + 'static {
-    /// The name that the configuration uses.
-    const NAME: &'static str;
+    /// Which pool it is.
+    const KIND: ZpoolKind;
 
     /// All classes, smallest objects first; the last one is [`Shape::whole`].
     fn shapes(frame_bytes: usize) -> Vec<Shape>;

@@ -20,26 +20,21 @@ mod zpool;
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 pub use block::{HEAD_BYTES, Layout, SLOTS_MAX, Shape};
 use block::{Head, NO_OWNER, NO_SLOT};
 
 use super::groups::Groups;
 use super::side::{NONE, Side};
-use super::{Arena, HANDLE_BITS, Handle, Tag};
-
-const SLOT_BITS: u32 = SLOTS_MAX.trailing_zeros();
+use super::{Arena, HANDLE_BITS, Handle, SIDE_BYTES, Tag};
 
 /// Classes are told apart by the size of an object in units of this.
 const SIZE_STEP_BYTES: usize = 8;
 
-/// Bytes of a frame's side word, which counts as part of the frame.
-const SIDE_BYTES: u64 = 8;
-
 /// A pool whose blocks are laid out by `L`.
 pub struct Slotted<L> {
-    arena: Arena,
+    arena: Arc<Arena>,
     shapes: Vec<Shape>,
     /// Class by size of the object in steps, rounded up.
     class_of: Vec<u8>,
@@ -68,9 +63,8 @@ struct Place {
 }
 
 impl<L: Layout> Slotted<L> {
-    /// A pool in `arena`, which was made for it: empty, or to be adopted if the arena was opened.
-    pub fn new(arena: Arena) -> Self {
-        assert_eq!(arena.options().zpool, L::NAME, "an arena of another pool");
+    /// A pool that takes frames of `arena`: empty, or to be adopted if the arena was opened.
+    pub fn new(arena: Arc<Arena>) -> Self {
         let shapes = L::shapes(arena.frame_bytes());
         assert!(
             shapes.len() <= 256,
@@ -130,11 +124,11 @@ impl<L: Layout> Slotted<L> {
     }
 
     fn side(&self, frame: u32) -> Side {
-        Side::decode(self.arena.side(frame).load(Relaxed))
+        Side::decode(self.arena.side(frame).load(Relaxed), L::KIND)
     }
 
     fn set_side(&self, frame: u32, side: Side) {
-        self.arena.side(frame).store(side.encode(), Relaxed);
+        self.arena.side(frame).store(side.encode(L::KIND), Relaxed);
     }
 
     fn owner(&self, shape: &Shape, head: u32, slot: u32) -> &AtomicU32 {
@@ -190,7 +184,7 @@ impl<L: Layout> Slotted<L> {
         };
         state.slots_used += 1;
         state.object_bytes += bytes as u64;
-        Some(pack(head, slot))
+        Some(Handle::of(head, slot))
     }
 
     fn build(&self, state: &mut ClassState, class: usize) -> Option<u32> {
@@ -199,7 +193,7 @@ impl<L: Layout> Slotted<L> {
         block.free().store(NO_SLOT, Relaxed);
         block.fresh().store(0, Relaxed);
         block.used().store(0, Relaxed);
-        state.groups.push(&self.arena, 0, head);
+        state.groups.push(&*self.arena, 0, head);
         state.blocks += 1;
         Some(head)
     }
@@ -240,10 +234,10 @@ impl<L: Layout> Slotted<L> {
             return;
         }
         if let Some(from) = from {
-            state.groups.remove(&self.arena, from, head);
+            state.groups.remove(&*self.arena, from, head);
         }
         if let Some(to) = to {
-            state.groups.push(&self.arena, to, head);
+            state.groups.push(&*self.arena, to, head);
         }
     }
 
@@ -275,7 +269,7 @@ impl<L: Layout> Slotted<L> {
         } else {
             state
                 .groups
-                .remove(&self.arena, Groups::group(0, shape.slots), head);
+                .remove(&*self.arena, Groups::group(0, shape.slots), head);
         }
         L::release(&self.arena, shape, head);
         state.blocks -= 1;
@@ -287,18 +281,11 @@ impl<L: Layout> Slotted<L> {
     }
 }
 
-/// Handle: frame of the block's head in the upper 28 of 40 bits, slot in the lower 12.
-fn pack(head: u32, slot: u32) -> Handle {
-    Handle(u64::from(head) << SLOT_BITS | u64::from(slot))
-}
-
+/// The frame of the block's head, and the slot.
 fn unpack(handle: Handle) -> (u32, u32) {
     assert!(
         handle.0 >> HANDLE_BITS == 0,
         "{handle:?} has more than 40 bits"
     );
-    (
-        (handle.0 >> SLOT_BITS) as u32,
-        handle.0 as u32 & (SLOTS_MAX - 1),
-    )
+    (handle.frame(), handle.low())
 }

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{ClassState, Layout, NO_OWNER, Slotted, pack};
+use super::{ClassState, Layout, NO_OWNER, Slotted};
 use crate::zpool::groups::Groups;
 use crate::zpool::side::{NONE, Side};
 use crate::zpool::{Handle, Resident, Sweep, Tag};
@@ -58,7 +58,7 @@ impl<L: Layout> Slotted<L> {
         // One word says it all, so no lock is needed to read it whole.
         if let Side::Whole(tag) = self.side(frame) {
             visit(Resident {
-                handle: pack(frame, 0),
+                handle: Handle::of(frame, 0),
                 tag,
             });
         }
@@ -91,7 +91,7 @@ impl<L: Layout> Slotted<L> {
                 if owner != NO_OWNER {
                     let stamp = self.stamp(shape, head, slot).load(Relaxed);
                     batch[count] = Resident {
-                        handle: pack(head, slot),
+                        handle: Handle::of(head, slot),
                         tag: Tag { owner, stamp },
                     };
                     count += 1;
@@ -131,7 +131,7 @@ impl<L: Layout> Slotted<L> {
         };
         state
             .groups
-            .remove(&self.arena, Groups::group(used, slots), head);
+            .remove(&*self.arena, Groups::group(used, slots), head);
         state.isolated = head;
         drop(state);
         self.report(class, head, visit);
@@ -146,7 +146,7 @@ impl<L: Layout> Slotted<L> {
         if state.isolated != NONE || free < u64::from(slots) {
             return None;
         }
-        let candidates = state.groups.emptiest(&self.arena).take(CANDIDATES);
+        let candidates = state.groups.emptiest(&*self.arena).take(CANDIDATES);
         candidates
             .map(|head| Candidate {
                 class,
@@ -164,7 +164,7 @@ impl<L: Layout> Slotted<L> {
             if head != NONE {
                 let used = self.head(head).used().load(Relaxed);
                 let group = Groups::group(used, self.shapes[class].slots);
-                state.groups.push(&self.arena, group, head);
+                state.groups.push(&*self.arena, group, head);
             }
         }
     }

@@ -8,23 +8,20 @@ use super::{Layout, NO_OWNER, Place, Slotted, unpack};
 use crate::error;
 use crate::zpool::side::Side;
 use crate::zpool::{
-    AdoptError, AllocError, Arena, ClassStats, Handle, Resident, Sweep, Tag, Zpool, ZpoolStats,
+    AdoptError, AllocError, Arena, ClassStats, Handle, Resident, Sweep, Tag, Zpool, ZpoolKind,
+    ZpoolStats,
 };
 
 /// Bytes of an object that are fetched ahead; the CPU follows a run of lines by itself.
 const PREFETCH_BYTES: usize = 512;
 
 impl<L: Layout> Zpool for Slotted<L> {
-    fn name(&self) -> &'static str {
-        L::NAME
+    fn kind(&self) -> ZpoolKind {
+        L::KIND
     }
 
     fn arena(&self) -> &Arena {
         &self.arena
-    }
-
-    fn object_bytes_max(&self) -> usize {
-        self.arena.frame_bytes()
     }
 
     fn slot_bytes(&self, bytes: usize) -> usize {
@@ -135,7 +132,8 @@ impl<L: Layout> Zpool for Slotted<L> {
     }
 
     fn adopted(&self) -> error::Result<()> {
-        self.end_adoption()
+        self.end_adoption();
+        Ok(())
     }
 
     fn stats(&self) -> ZpoolStats {

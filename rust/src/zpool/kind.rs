@@ -1,0 +1,58 @@
+//! Which zpools there are.
+//!
+//! Locking: none, plain values.
+
+use std::sync::Arc;
+
+use super::zblock::Zblock;
+use super::zsmalloc::Zsmalloc;
+use super::{Arena, Zpool};
+use crate::error::{Error, Result};
+
+/// A zpool. The numbers stand in the side words of frames, so they are part of the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ZpoolKind {
+    /// Blocks of neighbouring frames, cut into equal slots.
+    Zblock = 0,
+    /// Chains of frames, cut into equal slots that may cross from one frame to the next.
+    Zsmalloc = 1,
+}
+
+impl ZpoolKind {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [ZpoolKind; 2] = [ZpoolKind::Zblock, ZpoolKind::Zsmalloc];
+
+    /// The name in configuration, metrics and status.
+    pub fn name(self) -> &'static str {
+        match self {
+            ZpoolKind::Zblock => "zblock",
+            ZpoolKind::Zsmalloc => "zsmalloc",
+        }
+    }
+
+    /// The zpool of that name.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a name that no zpool has.
+    pub fn parse(name: &str) -> Result<ZpoolKind> {
+        let found = ZpoolKind::ALL.into_iter().find(|kind| kind.name() == name);
+        found.ok_or_else(|| {
+            let names = ZpoolKind::ALL.map(ZpoolKind::name).join(", ");
+            Error::Config(format!("zpool is {name}, wanted one of {names}"))
+        })
+    }
+
+    /// The zpool of that number.
+    pub fn from_bits(bits: u8) -> Option<ZpoolKind> {
+        ZpoolKind::ALL.get(usize::from(bits)).copied()
+    }
+
+    /// A pool of this kind that takes frames of `arena`.
+    pub fn make(self, arena: Arc<Arena>) -> Box<dyn Zpool> {
+        match self {
+            ZpoolKind::Zblock => Box::new(Zblock::new(arena)),
+            ZpoolKind::Zsmalloc => Box::new(Zsmalloc::new(arena)),
+        }
+    }
+}
