@@ -177,6 +177,16 @@ impl Arena {
         self.frames_at + frame as usize * self.options.frame_bytes
     }
 
+    /// The frame that a place lies in.
+    pub fn frame_of(&self, at: usize) -> u32 {
+        ((at - self.frames_at) >> self.options.frame_bytes.trailing_zeros()) as u32
+    }
+
+    /// The 64-bit word at `at`.
+    pub fn word_u64(&self, at: usize) -> &AtomicU64 {
+        &self.mapping.atomic_u64s(at, 1)[0]
+    }
+
     /// `len` bytes from `at`, a place that was computed from [`frame_at`](Self::frame_at).
     pub fn bytes(&self, at: usize, len: usize) -> &[u8] {
         self.mapping.bytes(at, len)

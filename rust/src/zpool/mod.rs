@@ -136,7 +136,14 @@ pub struct ClassStats {
     pub slots: u64,
     /// Slots in use.
     pub slots_used: u64,
+    /// Frames that would be left over if the blocks in use were filled up one by one.
+    pub freeable_frames: u64,
+    /// Blocks by how full they are: without objects, ten equal shares, full.
+    pub fullness: [u64; FULLNESS_GROUPS],
 }
+
+/// Groups of [`ClassStats::fullness`].
+pub const FULLNESS_GROUPS: usize = groups::GROUPS;
 
 /// A pool of objects in frames.
 pub trait Zpool: Send + Sync {

@@ -1,10 +1,12 @@
 //! The suite over both pools, shrinking churn, and density.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::conformance::{Model, Random, Suite, conformance, typical_object_bytes};
-use super::slotted::{Layout, Shape, Slotted};
-use super::zblock::Neighbours;
+use super::slotted::Layout;
+use super::zblock::{Neighbours, Zblock};
 use super::*;
 
 fn conforms(zpool: ZpoolKind) {
@@ -21,51 +23,13 @@ fn zsmalloc_conforms() {
     conforms(ZpoolKind::Zsmalloc);
 }
 
-/// A zblock whose slots overlap by 8 bytes: the canary.
-struct Overlapping;
-
-impl Layout for Overlapping {
-    const KIND: ZpoolKind = ZpoolKind::Zblock;
-
-    fn shapes(frame_bytes: usize) -> Vec<Shape> {
-        let mut shapes = Neighbours::shapes(frame_bytes);
-        for shape in shapes.iter_mut().filter(|shape| shape.slots > 1) {
-            shape.stride -= 8;
-        }
-        shapes
+/// The canary: a zblock whose slots overlap by 8 bytes.
+fn overlapping(arena: Arc<Arena>) -> Box<dyn Zpool> {
+    let mut shapes = Neighbours::shapes(arena.frame_bytes());
+    for shape in shapes.iter_mut().filter(|shape| shape.slots > 1) {
+        shape.stride -= 8;
     }
-
-    fn build(arena: &Arena, shape: &Shape, class: u8) -> Option<u32> {
-        Neighbours::build(arena, shape, class)
-    }
-
-    fn release(arena: &Arena, shape: &Shape, head: u32) {
-        Neighbours::release(arena, shape, head);
-    }
-
-    fn claim(arena: &Arena, shape: &Shape, head: u32) -> bool {
-        Neighbours::claim(arena, shape, head)
-    }
-
-    fn check(arena: &Arena, shape: &Shape, head: u32) {
-        Neighbours::check(arena, shape, head);
-    }
-
-    fn place(arena: &Arena, head: u32, offset: usize) -> usize {
-        Neighbours::place(arena, head, offset)
-    }
-
-    fn contiguous_bytes(arena: &Arena, offset: usize) -> usize {
-        Neighbours::contiguous_bytes(arena, offset)
-    }
-
-    fn owner_at(shape: &Shape, slot: u32) -> usize {
-        Neighbours::owner_at(shape, slot)
-    }
-
-    fn stamp_at(shape: &Shape, slot: u32) -> usize {
-        Neighbours::stamp_at(shape, slot)
-    }
+    Box::new(Zblock::with_shapes(arena, shapes))
 }
 
 #[test]
@@ -73,7 +37,7 @@ impl Layout for Overlapping {
 fn the_suite_notices_slots_that_overlap() {
     conformance(ZpoolKind::Zblock, |arena| {
         Pools::of(arena, ZpoolKind::Zblock, |kind, arena| match kind {
-            ZpoolKind::Zblock => Box::new(Slotted::<Overlapping>::new(arena)),
+            ZpoolKind::Zblock => overlapping(arena),
             other => other.make(arena),
         })
     });

@@ -9,18 +9,24 @@
 //! Not here: which block and slot an object gets (`slotted`).
 //! Locking: none of its own.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::arena::RUN_FRAMES_MAX;
+use super::groups::{Links, NO_LINK};
 use super::side::{NONE, Side};
-use super::slotted::{HEAD_BYTES, Layout, SLOTS_MAX, Shape, Slotted};
-use super::{Arena, ZpoolKind};
+use super::slotted::{Head, Layout, NO_SLOT, SLOTS_MAX, Shape, Slotted, Spot};
+use super::{Arena, Handle, ZpoolKind};
 
 /// A pool of blocks of neighbouring frames.
 pub type Zblock = Slotted<Neighbours>;
 
 /// The smallest slot, bytes: tag and share of the head already cost a third of it.
 const SLOT_BYTES_MIN: u32 = 32;
+
+/// Bytes of a block's head: 4 unused, what [`Head`] says, and the links.
+const HEAD_BYTES: u32 = 16;
+const NEXT_AT: usize = 8;
+const PREVIOUS_AT: usize = 12;
 
 /// A tag in a block: owner u32 and stamp u16, in two arrays.
 const TAG_BYTES: u32 = 6;
@@ -36,6 +42,8 @@ pub struct Neighbours;
 //   objects_at   slots         stride x n
 impl Layout for Neighbours {
     const KIND: ZpoolKind = ZpoolKind::Zblock;
+
+    type Links<'a> = HeadLinks<'a>;
 
     /// Two rules make the table. Of the shapes that a size fits, the cheapest is best. And from a
     /// whole frame downwards a class exists only if it saves 1/128 of a frame an object (a quarter
@@ -62,65 +70,164 @@ impl Layout for Neighbours {
     }
 
     fn build(arena: &Arena, shape: &Shape, class: u8) -> Option<u32> {
-        let head = arena.alloc_run(shape.frames)?;
+        let block = arena.alloc_run(shape.frames)?;
+        let head = Side::Head {
+            class,
+            free: NO_SLOT,
+            next: NONE,
+        };
         arena
-            .side(head)
-            .store(Side::Head { class, next: NONE }.encode(Self::KIND), Relaxed);
+            .side(block)
+            .store(head.encode(Self::KIND), Relaxed);
         for place in 1..shape.frames {
             arena
-                .side(head + place)
+                .side(block + place)
                 .store(tail(place).encode(Self::KIND), Relaxed);
         }
-        Some(head)
+        fill(arena, shape, block);
+        Some(block)
     }
 
-    fn release(arena: &Arena, shape: &Shape, head: u32) {
+    fn release(arena: &Arena, shape: &Shape, block: u32) {
         for place in 0..shape.frames {
             arena
-                .side(head + place)
+                .side(block + place)
                 .store(Side::Free.encode(Self::KIND), Relaxed);
         }
-        arena.free_run(head, shape.frames);
+        arena.free_run(block, shape.frames);
     }
 
-    fn claim(arena: &Arena, shape: &Shape, head: u32) -> bool {
-        shape.frames <= arena.frames() - head
-            && (1..shape.frames).all(|place| side(arena, head + place) == tail(place))
-            && arena.claim_run(head, shape.frames)
+    fn agrees(arena: &Arena, shape: &Shape, block: u32) -> bool {
+        shape.frames <= arena.frames() - block
+            && (1..shape.frames).all(|place| side(arena, block + place) == tail(place))
+            && (0..shape.frames).all(|place| !arena.in_use(block + place))
     }
 
-    fn check(arena: &Arena, shape: &Shape, head: u32) {
+    fn claim(arena: &Arena, shape: &Shape, block: u32) {
+        let is_new = arena.claim_run(block, shape.frames);
+        assert!(is_new, "block {block} was claimed meanwhile");
+        fill(arena, shape, block);
+    }
+
+    fn check(arena: &Arena, shape: &Shape, block: u32) {
         for place in 1..shape.frames {
             assert_eq!(
-                side(arena, head + place),
+                side(arena, block + place),
                 tail(place),
-                "side word of block {head}"
+                "side word of block {block}"
             );
         }
     }
 
-    fn place(arena: &Arena, head: u32, offset: usize) -> usize {
-        arena.frame_at(head) + offset
+    fn links(arena: &Arena) -> HeadLinks<'_> {
+        HeadLinks(arena)
     }
 
-    fn contiguous_bytes(_: &Arena, _: usize) -> usize {
+    fn head<'a>(arena: &'a Arena, _: &Shape, block: u32) -> Option<Head<'a>> {
+        Some(Head::at(arena, arena.frame_at(block), block.into()))
+    }
+
+    fn head_slot(_: &Arena, _: u32) -> Option<u16> {
+        None
+    }
+
+    fn block_of(_: &Arena, link: u64) -> u32 {
+        link as u32
+    }
+
+    fn open<'a>(arena: &'a Arena, _: &Shape, block: u32, slot: u16) -> Head<'a> {
+        let head = Head::at(arena, arena.frame_at(block), block.into());
+        head.free().store(slot, Relaxed);
+        head
+    }
+
+    fn close(_: &Arena, _: &Shape, block: u32) -> u16 {
+        panic!("a listed block {block} without a free slot");
+    }
+
+    fn find(arena: &Arena, shape: &Shape, block: u32, slot: u32) -> Spot {
+        Spot {
+            block,
+            slot,
+            object_at: arena.frame_at(block) + shape.object_at(slot),
+        }
+    }
+
+    fn first(_: &Arena, frame: u32) -> Option<u32> {
+        Some(frame)
+    }
+
+    fn spot(arena: &Arena, shape: &Shape, block: u32, handle: Handle) -> Spot {
+        Self::find(arena, shape, block, handle.low())
+    }
+
+    fn handle(_: &Arena, spot: &Spot) -> Handle {
+        Handle::of(spot.block, spot.slot)
+    }
+
+    fn contiguous_bytes(_: &Arena, _: &Spot) -> usize {
         usize::MAX
     }
 
-    fn owner_at(_: &Shape, slot: u32) -> usize {
-        (HEAD_BYTES + 4 * slot) as usize
+    fn rest_at(_: &Arena, spot: &Spot) -> usize {
+        panic!("an object of block {} crosses something", spot.block);
     }
 
-    fn stamp_at(shape: &Shape, slot: u32) -> usize {
-        (HEAD_BYTES + 4 * shape.slots + 2 * slot) as usize
+    fn tag_at(arena: &Arena, shape: &Shape, spot: &Spot) -> (usize, usize) {
+        let tags_at = arena.frame_at(spot.block) + HEAD_BYTES as usize;
+        let (slots, slot) = (shape.slots as usize, spot.slot as usize);
+        (tags_at + 4 * slot, tags_at + 4 * slots + 2 * slot)
     }
 }
 
-fn tail(place: u32) -> Side {
-    Side::Tail {
-        place: place as u8,
-        next: NONE,
+/// Heads are linked by the numbers of their blocks' first frames.
+pub struct HeadLinks<'a>(&'a Arena);
+
+impl HeadLinks<'_> {
+    fn word(&self, block: u64, offset: usize) -> &AtomicU32 {
+        self.0.word_u32(self.0.frame_at(block as u32) + offset)
     }
+
+    fn get(&self, block: u64, offset: usize) -> u64 {
+        match self.word(block, offset).load(Relaxed) {
+            NONE => NO_LINK,
+            link => link.into(),
+        }
+    }
+
+    fn set(&self, block: u64, offset: usize, link: u64) {
+        // NO_LINK becomes NONE.
+        self.word(block, offset).store(link as u32, Relaxed);
+    }
+}
+
+impl Links for HeadLinks<'_> {
+    fn next(&self, block: u64) -> u64 {
+        self.get(block, NEXT_AT)
+    }
+
+    fn set_next(&self, block: u64, next: u64) {
+        self.set(block, NEXT_AT, next);
+    }
+
+    fn previous(&self, block: u64) -> u64 {
+        self.get(block, PREVIOUS_AT)
+    }
+
+    fn set_previous(&self, block: u64, previous: u64) {
+        self.set(block, PREVIOUS_AT, previous);
+    }
+}
+
+/// Says that a block is full.
+fn fill(arena: &Arena, shape: &Shape, block: u32) {
+    let head = Head::at(arena, arena.frame_at(block), block.into());
+    head.free().store(NO_SLOT, Relaxed);
+    head.used().store(shape.slots as u16, Relaxed);
+}
+
+fn tail(place: u32) -> Side {
+    Side::Tail { place: place as u8 }
 }
 
 fn side(arena: &Arena, frame: u32) -> Side {
@@ -175,7 +282,7 @@ mod tests {
             assert!(shapes.is_sorted_by(|a, b| a.object_bytes_max < b.object_bytes_max));
             for shape in &shapes[..shapes.len() - 1] {
                 assert!(shape.object_at(shape.slots) <= shape.frames as usize * frame_bytes);
-                assert!(Neighbours::stamp_at(shape, shape.slots) <= shape.objects_at as usize);
+                assert!(HEAD_BYTES + TAG_BYTES * shape.slots <= shape.objects_at);
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::zpool::mapping::SYSTEM_PAGE_BYTES;
 //  20  reserved     u32   0
 //  24  instance     u64   whose pool this is
 const MAGIC: [u8; 8] = *b"nbdswapP";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Bytes of the header page that mean something.
 pub const HEADER_USED_BYTES: usize = 32;
 /// Where the side words begin.
