@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 
-use self::header::{HEADER_USED_BYTES, SIDE_AT, difference, header};
+use self::header::{HEADER_USED_BYTES, SIDE_AT, chain_frames_max, difference, header};
 use super::frames::FrameMap;
 pub use super::frames::RUN_FRAMES_MAX;
 use super::mapping::{Mapping, SYSTEM_PAGE_BYTES};
@@ -39,6 +39,9 @@ pub struct ArenaOptions {
     pub frame_bytes: usize,
     /// Hard limit for header, side words and frames, bytes.
     pub pool_bytes_max: u64,
+    /// Longest chain of frames that zsmalloc makes. An opened arena keeps that of its creator: its
+    /// zspages are laid out for it.
+    pub chain_frames_max: u32,
     /// Take all memory at start instead of growing on demand, and never give any back.
     pub populate: bool,
 }
@@ -86,10 +89,11 @@ impl Arena {
         Ok(arena)
     }
 
-    /// A predecessor's arena, made with the same options but `populate`. Nothing is free until
+    /// A predecessor's arena, made with the same options but `populate`, and `chain_frames_max`,
+    /// which becomes what it was. Nothing is free until
     /// every object was claimed and [`adopted`](Self::adopted) was called. A file that differs in
     /// anything is refused as [`Error::Foreign`] and not touched.
-    pub fn open(options: ArenaOptions) -> Result<Self> {
+    pub fn open(mut options: ArenaOptions) -> Result<Self> {
         let frames = frames_within(&options)?;
         let Some(path) = options.path.clone() else {
             return Err(Error::Config(
@@ -98,6 +102,9 @@ impl Arena {
         };
         let mapping = Mapping::open(&path, file_bytes(&options, frames))?;
         let found = mapping.bytes(0, HEADER_USED_BYTES);
+        if let Some(max) = chain_frames_max(found) {
+            options.chain_frames_max = max;
+        }
         let wanted = header(&options, frames);
         if let Some(why) = difference(found, &wanted) {
             return Err(Error::Foreign {

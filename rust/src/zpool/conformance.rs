@@ -13,7 +13,9 @@ use std::path::PathBuf;
 
 pub use model::{Model, Random, seeds, typical_object_bytes};
 
-use super::{AllocError, Arena, ArenaOptions, Pools, Sweep, Tag, Zpool, ZpoolKind};
+use super::{
+    AllocError, Arena, ArenaOptions, CHAIN_FRAMES_MAX_DEFAULT, Pools, Sweep, Tag, Zpool, ZpoolKind,
+};
 use crate::page::PAGE_BYTES_ALLOWED;
 
 /// Makes the pool under test in an arena.
@@ -68,6 +70,7 @@ impl Suite<'_> {
             pool_bytes_max: 4096
                 + frames.next_multiple_of(512) * 8
                 + frames * self.frame_bytes as u64,
+            chain_frames_max: CHAIN_FRAMES_MAX_DEFAULT,
             populate: false,
         }
     }

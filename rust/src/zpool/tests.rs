@@ -25,7 +25,7 @@ fn zsmalloc_conforms() {
 
 /// The canary: a zblock whose slots overlap by 8 bytes.
 fn overlapping(arena: Arc<Arena>) -> Box<dyn Zpool> {
-    let mut shapes = Neighbours::shapes(arena.frame_bytes());
+    let mut shapes = Neighbours::shapes(arena.options());
     for shape in shapes.iter_mut().filter(|shape| shape.slots > 1) {
         shape.stride -= 8;
     }

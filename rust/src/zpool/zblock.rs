@@ -15,7 +15,7 @@ use super::arena::RUN_FRAMES_MAX;
 use super::groups::{Links, NO_LINK};
 use super::side::{NONE, Side};
 use super::slotted::{Head, Layout, NO_SLOT, SLOTS_MAX, Shape, Slotted, Spot};
-use super::{Arena, Handle, ZpoolKind};
+use super::{Arena, ArenaOptions, Handle, ZpoolKind};
 
 /// A pool of blocks of neighbouring frames.
 pub type Zblock = Slotted<Neighbours>;
@@ -45,28 +45,8 @@ impl Layout for Neighbours {
 
     type Links<'a> = HeadLinks<'a>;
 
-    /// Two rules make the table. Of the shapes that a size fits, the cheapest is best. And from a
-    /// whole frame downwards a class exists only if it saves 1/128 of a frame an object (a quarter
-    /// of the cost, where objects are so small that this would be much of it): sizes of compressed
-    /// pages are spread evenly, so equal steps in bytes are worth the same everywhere.
-    ///
-    /// Measured on compressed pages of real programs at 4 KiB: full blocks take 1.021 bytes a byte,
-    /// side words included, against 1.029 with blocks of at most 8 frames. Steps of 3/4 that
-    /// width win 0.002 and cost a third more in part-filled blocks.
-    fn shapes(frame_bytes: usize) -> Vec<Shape> {
-        let cost = |shape: &Shape| cost(shape, frame_bytes as u32);
-        let step = frame_bytes as f64 / 128.0;
-        let mut shapes = vec![Shape::whole(frame_bytes)];
-        let mut last = cost(&shapes[0]);
-        for shape in best_shapes(frame_bytes as u32).into_iter().rev() {
-            let saves = last - cost(&shape);
-            if saves >= step.min(last / 4.0) || shape.object_bytes_max == SLOT_BYTES_MIN {
-                last = cost(&shape);
-                shapes.push(shape);
-            }
-        }
-        shapes.reverse();
-        shapes
+    fn shapes(options: &ArenaOptions) -> Vec<Shape> {
+        table(options.frame_bytes)
     }
 
     fn build(arena: &Arena, shape: &Shape, class: u8) -> Option<u32> {
@@ -76,9 +56,7 @@ impl Layout for Neighbours {
             free: NO_SLOT,
             next: NONE,
         };
-        arena
-            .side(block)
-            .store(head.encode(Self::KIND), Relaxed);
+        arena.side(block).store(head.encode(Self::KIND), Relaxed);
         for place in 1..shape.frames {
             arena
                 .side(block + place)
@@ -234,6 +212,30 @@ fn side(arena: &Arena, frame: u32) -> Side {
     Side::decode(arena.side(frame).load(Relaxed), ZpoolKind::Zblock)
 }
 
+/// Two rules make the table. Of the shapes that a size fits, the cheapest is best. And from a
+/// whole frame downwards a class exists only if it saves 1/128 of a frame an object (a quarter
+/// of the cost, where objects are so small that this would be much of it): sizes of compressed
+/// pages are spread evenly, so equal steps in bytes are worth the same everywhere.
+///
+/// Measured on compressed pages of real programs at 4 KiB: full blocks take 1.021 bytes a byte,
+/// side words included, against 1.029 with blocks of at most 8 frames. Steps of 3/4 that
+/// width win 0.002 and cost a third more in part-filled blocks.
+fn table(frame_bytes: usize) -> Vec<Shape> {
+    let cost = |shape: &Shape| cost(shape, frame_bytes as u32);
+    let step = frame_bytes as f64 / 128.0;
+    let mut shapes = vec![Shape::whole(frame_bytes)];
+    let mut last = cost(&shapes[0]);
+    for shape in best_shapes(frame_bytes as u32).into_iter().rev() {
+        let saves = last - cost(&shape);
+        if saves >= step.min(last / 4.0) || shape.object_bytes_max == SLOT_BYTES_MIN {
+            last = cost(&shape);
+            shapes.push(shape);
+        }
+    }
+    shapes.reverse();
+    shapes
+}
+
 /// Each frame of a block is charged with 1/1024 of a frame an object, which suits pools of 100 MB
 /// and more.
 fn cost(shape: &Shape, frame_bytes: u32) -> f64 {
@@ -276,7 +278,7 @@ mod tests {
     #[test]
     fn the_table_covers_every_size_within_a_frame() {
         for frame_bytes in [4096, 16384, 65536] {
-            let shapes = Neighbours::shapes(frame_bytes);
+            let shapes = table(frame_bytes);
             assert_eq!(shapes[0].object_bytes_max, SLOT_BYTES_MIN);
             assert_eq!(shapes.last(), Some(&Shape::whole(frame_bytes)));
             assert!(shapes.is_sorted_by(|a, b| a.object_bytes_max < b.object_bytes_max));

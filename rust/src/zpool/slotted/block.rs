@@ -6,7 +6,7 @@
 use std::sync::atomic::AtomicU16;
 
 use crate::zpool::groups::Links;
-use crate::zpool::{Arena, HANDLE_LOW_BITS, Handle, ZpoolKind};
+use crate::zpool::{Arena, ArenaOptions, HANDLE_LOW_BITS, Handle, ZpoolKind};
 
 /// The end of a chain of free slots.
 pub const NO_SLOT: u16 = u16::MAX;
@@ -82,7 +82,7 @@ pub trait Layout: Send + Sync + 'static {
     type Links<'a>: Links;
 
     /// All classes, smallest objects first; the last one is [`Shape::whole`].
-    fn shapes(frame_bytes: usize) -> Vec<Shape>;
+    fn shapes(options: &ArenaOptions) -> Vec<Shape>;
 
     /// Takes frames for a block, which is full as long as nothing else is said, and writes their
     /// side words. Returns its first frame.

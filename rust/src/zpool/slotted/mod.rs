@@ -22,8 +22,8 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-pub use block::{Head, Layout, NO_SLOT, SLOTS_MAX, Shape, Spot};
 use block::NO_OWNER;
+pub use block::{Head, Layout, NO_SLOT, SLOTS_MAX, Shape, Spot};
 
 use super::groups::{FULL, GROUPS, Groups};
 use super::side::{NONE, Side};
@@ -81,7 +81,7 @@ struct Place {
 impl<L: Layout> Slotted<L> {
     /// A pool that takes frames of `arena`: empty, or to be adopted if the arena was opened.
     pub fn new(arena: Arc<Arena>) -> Self {
-        let shapes = L::shapes(arena.frame_bytes());
+        let shapes = L::shapes(arena.options());
         Self::with_shapes(arena, shapes)
     }
 
@@ -139,9 +139,7 @@ impl<L: Layout> Slotted<L> {
     }
 
     fn set_side(&self, frame: u32, side: Side) {
-        self.arena
-            .side(frame)
-            .store(side.encode(L::KIND), Relaxed);
+        self.arena.side(frame).store(side.encode(L::KIND), Relaxed);
     }
 
     fn tag_words(&self, shape: &Shape, spot: &Spot) -> (&AtomicU32, &AtomicU16) {
@@ -167,10 +165,10 @@ impl<L: Layout> Slotted<L> {
         if frame >= self.arena.frames() {
             return None;
         }
-        let block = L::first(&self.arena, frame)?;
+        let block = L::first(&self.arena, frame).filter(|&block| block < self.arena.frames())?;
         let class = match self.side(block) {
             Side::Head { class, .. } => usize::from(class),
-            Side::Whole(_) => self.whole_class(),
+            Side::Whole(_) if block == frame => self.whole_class(),
             _ => return None,
         };
         (handle.low() < self.shapes.get(class)?.slots).then_some(Place { block, class })
@@ -243,9 +241,7 @@ impl<L: Layout> Slotted<L> {
         if group != FULL {
             let head = L::open(&self.arena, shape, block, next);
             head.used().store(used, Relaxed);
-            state
-                .groups
-                .push(&L::links(&self.arena), group, head.link);
+            state.groups.push(&L::links(&self.arena), group, head.link);
         }
     }
 
@@ -330,7 +326,9 @@ impl<L: Layout> Slotted<L> {
         if state.isolated == block {
             state.isolated = NONE;
         } else {
-            state.groups.remove(&L::links(&self.arena), group, head.link);
+            state
+                .groups
+                .remove(&L::links(&self.arena), group, head.link);
         }
         L::release(&self.arena, shape, block);
         state.fullness[group] -= 1;
