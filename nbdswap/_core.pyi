@@ -9,7 +9,14 @@ from typing import TypedDict, final, type_check_only
 
 from nbdswap.snapshots import CoreSnapshot
 
-__all__ = ["ConfigError", "Core", "ForeignFileError"]
+__all__ = [
+    "ConfigError",
+    "Core",
+    "ForeignFileError",
+    "codecs",
+    "compress_page",
+    "decompress_page",
+]
 
 class ConfigError(ValueError):
     """A setting that cannot work; the text says what was found and what is wanted."""
@@ -95,7 +102,7 @@ class Core:
         memory_dir: where these files are, a tmpfs; None: anonymous memory, nothing survives.
         adopt: take over the files of that instance if they fit; otherwise they are made anew.
         page_bytes, frame_bytes: 4096, 16384 or 65536; a frame is at least a page.
-        zpool: "zblock" or "zsmalloc". codec: "lz4", "zstd" or "none".
+        zpool: "zblock" or "zsmalloc". codec, codec_level: of `codecs`.
         pool_bytes_max: limit of the pool, side data included.
         high_mark_percent, low_mark_percent: of that limit; writing back begins and ends there.
         populate: touch all memory of the pool now.
@@ -159,3 +166,34 @@ class Core:
         Releases the GIL. Every other method raises RuntimeError afterwards; closing twice does
         no harm.
         """
+
+@type_check_only
+class CodecInfo(TypedDict):
+    """A way to compress pages."""
+
+    name: str
+    level_min: int
+    level_max: int
+    level_default: int
+    about: str
+    """What the level does, and what the codec is good for: a line for people."""
+
+def codecs() -> list[CodecInfo]:
+    """All codecs that `Core.open` takes, the default first."""
+
+def compress_page(codec: str, level: int, page: bytes) -> bytes | None:
+    """The object that the page path would make of `page`; None: it would be no smaller.
+
+    For tools and tests: a codec is made for each call.
+    lz4, lz4hc: an LZ4 block. zstd: a frame without magic number, content size and checksum. lzo: an
+    LZO1X stream. deflate: raw, as in zlib with wbits=-15.
+
+    Raises ConfigError for a codec or level that does not exist, and for a page that is not 4096,
+    16384 or 65536 bytes.
+    """
+
+def decompress_page(codec: str, object: bytes, page_bytes: int) -> bytes:
+    """The page of an object.
+
+    Raises ValueError for an object that is no page of this codec and length.
+    """

@@ -83,7 +83,12 @@ def serve_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer w
         str | None, typer.Option("--zpool", metavar="NAME", help="zblock or zsmalloc.")
     ] = None,
     codec: Annotated[
-        str | None, typer.Option("--codec", metavar="NAME", help="lz4, zstd or none.")
+        str | None,
+        typer.Option(
+            "--codec",
+            metavar="NAME[:LEVEL]",
+            help="lz4, lz4hc, zstd, lzo, deflate or none; without a level its default.",
+        ),
     ] = None,
     store: Annotated[
         str | None, typer.Option("--store", metavar="PATH|none", help="Backing file.")
@@ -125,7 +130,7 @@ def serve_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer w
         ("exports", "--export", _exports(export, read_only=read_only)),
         ("pool.bytes_max", "--pool-size", pool_size),
         ("pool.zpool", "--zpool", zpool),
-        ("pool.codec", "--codec", codec),
+        *_codec_settings(codec),
         ("store.path", "--store", store),
         ("state_dir", "--state-dir", state_dir),
         # One client on a pipe is often one of many: they cannot all have the same port.
@@ -134,9 +139,6 @@ def serve_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer w
         ("log.format", "--log-format", log_format),
     ]
     overrides = [Override(key, flag, value) for key, flag, value in settings if value is not None]
-    if codec is not None:
-        # A level in the file belongs to the codec in the file.
-        overrides.append(Override("pool.codec_level", "--codec", "auto"))
     config = load(config_path, overrides, Machine.here())
     if print_config:
         sys.stdout.write(dump(config))
@@ -190,6 +192,18 @@ def _listen_settings(
     if not unix and not listen:
         return []
     return [("listen.unix", "--unix", unix or []), ("listen.tcp", "--listen", listen or [])]
+
+
+def _codec_settings(flag: str | None) -> list[tuple[str, str, Any]]:
+    """The codec and always a level: one in the file belongs to the codec in the file."""
+    if flag is None:
+        return []
+    name, colon, level = flag.partition(":")
+    number = int(level) if level.removeprefix("-").isdecimal() else level
+    return [
+        ("pool.codec", "--codec", name),
+        ("pool.codec_level", "--codec", number if colon else "auto"),
+    ]
 
 
 def _exports(flags: list[str] | None, *, read_only: bool) -> list[dict[str, Any]] | None:

@@ -41,9 +41,16 @@ NBD_PORT = 10809
 ADMIN_PORT = 10810
 MEMORY_DIR = Path("/dev/shm")  # noqa: S108 -- the tmpfs that every Linux has
 
-# (lowest, highest, default) level of each codec. For lz4 it is the acceleration, 1 is the densest;
-# for zstd more is denser.
-CODEC_LEVELS = {"lz4": (1, 65537, 1), "zstd": (-7, 19, 3), "none": (0, 0, 0)}
+# (lowest, highest, default) level of each codec, as the core has them; a test compares the two. For
+# lz4 it is the acceleration, 1 is the densest; for the others more is denser.
+CODEC_LEVELS = {
+    "lz4": (1, 65537, 1),
+    "lz4hc": (2, 9, 9),
+    "zstd": (-7, 19, 3),
+    "lzo": (1, 1, 1),
+    "deflate": (1, 12, 6),
+    "none": (0, 0, 0),
+}
 
 EXPORT_NAME_BYTES_MAX = 255
 # The engine numbers the pages of all exports with 32 bits, and exports with the bits of a header.
@@ -102,7 +109,8 @@ class PoolConfig(Section):
         "zblock"
     )
     codec: Annotated[
-        Literal["lz4", "zstd", "none"], BeforeValidator(word("lz4", "zstd", "none"))
+        Literal["lz4", "lz4hc", "zstd", "lzo", "deflate", "none"],
+        BeforeValidator(word(*CODEC_LEVELS)),
     ] = "lz4"
     codec_level: Annotated[int, BeforeValidator(integer(-7, 65537))]
     frame_bytes: PageBytes

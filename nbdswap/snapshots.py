@@ -88,7 +88,10 @@ class PoolSnapshot(TypedDict):
     """Bytes of the pages that these objects are."""
     objects: int
     codec_pages: dict[str, int]
-    """Pages in the pool by codec: lz4, zstd, none (raw), repeat (an 8-byte word)."""
+    """Pages in the pool by what they are: none (raw), repeat (an 8-byte word), or a codec's.
+
+    A page of lz4hc is one of lz4: nothing tells them apart.
+    """
     pages_compacted: int
     """Pages that compaction moved inside the pool."""
     high_mark_hits: int

@@ -13,6 +13,7 @@ const ALLOWED: [(&str, &[&str]); 17] = [
             "codec",
             "engine",
             "error",
+            "page",
             "session",
             "stats",
             "store",

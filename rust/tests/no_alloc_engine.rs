@@ -11,7 +11,7 @@ use std::ffi::c_void;
 use std::io;
 use std::sync::Mutex;
 
-use nbdswap_core::codec::CodecChoice;
+use nbdswap_core::codec::{CODECS, CodecChoice, Compressor, Decompressor};
 use nbdswap_core::engine::{
     Backing, Engine, EngineOptions, ExportOptions, Fetch, Lane, Read, ReaderLane, StoreSource,
     Write,
@@ -107,7 +107,7 @@ fn engine(codec: &str, zpool: &str) -> Engine {
         zpool: ZpoolKind::parse(zpool).unwrap(),
         frame_bytes: PAGE,
         chain_frames_max: CHAIN_FRAMES_MAX_DEFAULT,
-        codec: CodecChoice::parse(codec, 3).expect("a codec"),
+        codec: CodecChoice::named(codec).expect("a codec"),
         pool_bytes_max: 512 << 10,
         high_mark_percent: 80,
         low_mark_percent: 50,
@@ -177,8 +177,9 @@ impl Bench {
 
 #[test]
 fn page_operations_and_background_work_allocate_nothing_after_warm_up() {
-    for (codec, zpool) in [("lz4", "zblock"), ("zstd", "zsmalloc")] {
-        let engine = engine(codec, zpool);
+    for (index, codec) in CODECS.iter().enumerate() {
+        let codec = codec.name;
+        let engine = engine(codec, ["zblock", "zsmalloc"][index % 2]);
         let mut random = Random::new(1);
         let mut content = vec![[0; PAGE]; PAGES as usize];
         content
@@ -203,5 +204,37 @@ fn page_operations_and_background_work_allocate_nothing_after_warm_up() {
         let before = ALLOCATIONS.get();
         drop(std::hint::black_box(Box::new(1u64)));
         assert_eq!(ALLOCATIONS.get() - before, 1);
+    }
+}
+
+/// A codec is made by one thread and handed to the one that works with it.
+#[test]
+fn codecs_allocate_nothing_on_a_thread_that_did_not_make_them() {
+    let mut random = Random::new(2);
+    let mut pages = vec![[0; PAGE]; 200];
+    pages
+        .iter_mut()
+        .for_each(|page| make_page(&mut random, page));
+    for codec in &CODECS {
+        // All levels, as each may be another algorithm; accelerations of lz4 are not.
+        let most = codec.level_max.min(codec.level_min + 30);
+        for level in codec.level_min..=most {
+            let choice = CodecChoice::new(codec.codec, level).expect("a level of the codec");
+            let mut compressor = Compressor::new(choice, PAGE);
+            let mut decompressor = Decompressor::new();
+            let count = || {
+                let before = ALLOCATIONS.get();
+                let mut back = [0; PAGE];
+                for page in &pages {
+                    if let Some(object) = compressor.compress(page, PAGE) {
+                        assert!(decompressor.decompress(choice.id(), object, &mut back));
+                        assert_eq!(&back, page);
+                    }
+                }
+                ALLOCATIONS.get() - before
+            };
+            let allocations = std::thread::scope(|scope| scope.spawn(count).join());
+            assert_eq!(allocations.expect("pages that come back"), 0, "{choice:?}");
+        }
     }
 }

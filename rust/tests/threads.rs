@@ -103,7 +103,7 @@ impl World {
             zpool: ZpoolKind::parse(zpool).unwrap(),
             frame_bytes: PAGE,
             chain_frames_max: CHAIN_FRAMES_MAX_DEFAULT,
-            codec: CodecChoice::parse(codec, 1).unwrap(),
+            codec: CodecChoice::named(codec).unwrap(),
             pool_bytes_max: 160 << 10,
             high_mark_percent: 80,
             low_mark_percent: 50,

@@ -53,8 +53,24 @@ def test_flags_override_the_file_and_start_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("flag", "codec", "level"),
+    [("lzo", "lzo", 1), ("zstd", "zstd", 3), ("zstd:-5", "zstd", -5), ("lz4:9", "lz4", 9)],
+)
+def test_a_codec_comes_with_its_own_level(
+    flag: str, codec: str, level: int, tmp_path: Path
+) -> None:
+    path = write_config(tmp_path, pool={"codec": "zstd", "codec_level": 19})
+    pool = printed("-c", path, "--codec", flag)["pool"]
+    assert isinstance(pool, dict)
+    assert (pool["codec"], pool["codec_level"]) == (codec, level)
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["serve", "--codec", "lzma"], "command line: --codec is lzma, wanted lz4, lz4hc, zstd,"),
+        (["serve", "--codec", "zstd:"], "command line: --codec is '', wanted -7 to 65537"),
+        (["serve", "--codec", "lz4hc:1"], "command line: --codec is 1, wanted 2 to 9 for lz4hc"),
         (["serve", "--pool-size", "lots"], "command line: --pool-size is lots, wanted a size"),
         (["serve", "--export", "swap"], "command line: --export is swap, wanted NAME=SIZE"),
         (["serve", "--polling", "fast"], "command line: --polling is fast, wanted auto, off or"),

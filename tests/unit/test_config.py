@@ -69,7 +69,11 @@ def test_the_printed_configuration_reads_back_to_the_same(machine: Machine, tmp_
         ("pol: {}", "pol is not a known key, did you mean pool?"),
         ("pool: {zpol: zblock}", "pool.zpol is not a known key, did you mean zpool?"),
         ("pool: 3", "pool is 3, wanted a mapping of keys"),
-        ("pool: {codec: lzo}", "pool.codec is lzo, wanted lz4, zstd or none"),
+        (
+            "pool: {codec: lzma}",
+            "pool.codec is lzma, wanted lz4, lz4hc, zstd, lzo, deflate or none",
+        ),
+        ("pool: {codec: lzo, codec_level: 2}", "pool.codec_level is 2, wanted 1 for lzo"),
         (
             "pool: {codec: zstd, codec_level: 20}",
             "pool.codec_level is 20, wanted -7 to 19 for zstd",

@@ -8,6 +8,7 @@
 // binding expand to unsafe code of their own.
 #![allow(unsafe_code)]
 
+mod codecs;
 mod options;
 mod snapshot;
 
@@ -229,6 +230,9 @@ fn to_python(error: Error) -> PyErr {
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Core>()?;
+    module.add_function(wrap_pyfunction!(codecs::codecs, module)?)?;
+    module.add_function(wrap_pyfunction!(codecs::compress_page, module)?)?;
+    module.add_function(wrap_pyfunction!(codecs::decompress_page, module)?)?;
     module.add("ConfigError", module.py().get_type::<ConfigError>())?;
     module.add(
         "ForeignFileError",

@@ -196,8 +196,8 @@ fn export_view(
 fn pool_view(snapshot: &Snapshot<'_>, pool: &PoolSnapshot) -> PoolView {
     PoolView {
         zpool: pool.zpool,
-        codec: pool.codec.id.name(),
-        codec_level: pool.codec.level,
+        codec: pool.codec.name(),
+        codec_level: pool.codec.level(),
         frame_bytes: pool.frame_bytes,
         limit_bytes: pool.limit_bytes,
         used_bytes: pool.held_bytes,

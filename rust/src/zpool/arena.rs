@@ -173,23 +173,27 @@ impl Arena {
     }
 
     /// The side word of a frame in use.
+    #[inline]
     pub fn side(&self, frame: u32) -> &AtomicU64 {
         assert!(frame < self.frames, "frame {frame} of {}", self.frames);
         &self.mapping.atomic_u64s(SIDE_AT + frame as usize * 8, 1)[0]
     }
 
     /// Where a frame begins in the mapping.
+    #[inline]
     pub fn frame_at(&self, frame: u32) -> usize {
         assert!(frame < self.frames, "frame {frame} of {}", self.frames);
         self.frames_at + frame as usize * self.options.frame_bytes
     }
 
     /// The frame that a place lies in.
+    #[inline]
     pub fn frame_of(&self, at: usize) -> u32 {
         ((at - self.frames_at) >> self.options.frame_bytes.trailing_zeros()) as u32
     }
 
     /// The 64-bit word at `at`.
+    #[inline]
     pub fn word_u64(&self, at: usize) -> &AtomicU64 {
         &self.mapping.atomic_u64s(at, 1)[0]
     }
@@ -216,11 +220,13 @@ impl Arena {
     }
 
     /// The 16-bit word at `at`.
+    #[inline]
     pub fn word_u16(&self, at: usize) -> &AtomicU16 {
         self.mapping.atomic_u16(at)
     }
 
     /// The 32-bit word at `at`.
+    #[inline]
     pub fn word_u32(&self, at: usize) -> &AtomicU32 {
         self.mapping.atomic_u32(at)
     }

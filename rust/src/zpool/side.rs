@@ -84,29 +84,75 @@ impl Side {
     }
 
     /// What a word says to `pool`: a word of another pool, or that no pool writes, is a free frame.
+    #[inline]
     pub fn decode(word: u64, pool: ZpoolKind) -> Self {
+        if word >> POOL_SHIFT & 0xf != pool as u64 {
+            return Side::Free;
+        }
         let (small, high) = ((word >> 8) as u8, (word >> 32) as u32);
-        let side = match word & 0xf {
+        match word & 0xf {
             HEAD => Side::Head {
                 class: small,
                 free: (word >> 16) as u16,
                 next: high,
             },
-            TAIL => Side::Tail { place: small },
+            TAIL if word >> 16 == 0 => Side::Tail { place: small },
             LINK => Side::Link {
                 first: (word >> 8 & FRAME_MASK) as u32,
                 next: (word >> 36) as u32,
             },
-            WHOLE => Side::Whole(Tag {
+            WHOLE if small == 0 => Side::Whole(Tag {
                 owner: high,
                 stamp: (word >> 16) as u16,
             }),
             _ => Side::Free,
-        };
-        if side.encode(pool) == word {
-            side
-        } else {
-            Side::Free
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_says_what_was_encoded_and_only_to_its_pool() {
+        let tag = Tag {
+            owner: u32::MAX,
+            stamp: 0xabcd,
+        };
+        let frame = (1 << 28) - 1;
+        let sides = [
+            Side::Head {
+                class: 255,
+                free: 0x1234,
+                next: frame,
+            },
+            Side::Tail { place: 15 },
+            Side::Link {
+                first: 0x0edc_ba98,
+                next: frame,
+            },
+            Side::Whole(tag),
+            Side::Free,
+        ];
+        for side in sides {
+            let word = side.encode(ZpoolKind::Zsmalloc);
+            assert_eq!(Side::decode(word, ZpoolKind::Zsmalloc), side);
+            assert_eq!(Side::decode(word, ZpoolKind::Zblock), Side::Free);
+        }
+    }
+
+    #[test]
+    fn words_that_no_pool_writes_are_free_frames() {
+        for side in [
+            Side::Tail { place: 1 },
+            Side::Whole(Tag { owner: 1, stamp: 1 }),
+        ] {
+            let word = side.encode(ZpoolKind::Zblock);
+            // Bits 8..16 of a whole frame and those from 16 on of a tail mean nothing.
+            let spoilt = word | 1 << 9 | 1 << 60;
+            assert_eq!(Side::decode(spoilt, ZpoolKind::Zblock), Side::Free);
+        }
+        assert_eq!(Side::decode(0x7, ZpoolKind::Zblock), Side::Free);
     }
 }

@@ -105,6 +105,10 @@ impl Layout for Neighbours {
         Some(Head::at(arena, arena.frame_at(block), block.into()))
     }
 
+    fn head_of(arena: &Arena, link: u64) -> Head<'_> {
+        Head::at(arena, arena.frame_at(link as u32), link)
+    }
+
     fn head_slot(_: &Arena, _: u32) -> Option<u16> {
         None
     }

@@ -150,6 +150,10 @@ impl Layout for Chained {
         Self::head_slot(arena, block).map(|slot| head(arena, shape, block, slot))
     }
 
+    fn head_of(arena: &Arena, link: u64) -> Head<'_> {
+        Head::at(arena, link as usize, link)
+    }
+
     fn head_slot(arena: &Arena, block: u32) -> Option<u16> {
         match side(arena, block) {
             Side::Head { free, .. } => (free != NO_SLOT).then_some(free),
@@ -312,6 +316,7 @@ fn head<'a>(arena: &'a Arena, shape: &Shape, block: u32, slot: u16) -> Head<'a> 
     Head::at(arena, at, at as u64)
 }
 
+#[inline(always)]
 fn side(arena: &Arena, frame: u32) -> Side {
     Side::decode(arena.side(frame).load(Relaxed), ZpoolKind::Zsmalloc)
 }
@@ -329,6 +334,7 @@ fn set_head_slot(arena: &Arena, block: u32, free: u16) {
     set_side(arena, block, Side::Head { class, free, next });
 }
 
+#[inline]
 fn next(arena: &Arena, frame: u32) -> u32 {
     match side(arena, frame) {
         Side::Head { next, .. } | Side::Link { next, .. } => next,

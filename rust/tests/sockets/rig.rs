@@ -124,7 +124,7 @@ fn options(device: Arc<SimDevice>) -> EngineOptions {
         zpool: ZpoolKind::Zsmalloc,
         frame_bytes: PAGE,
         chain_frames_max: CHAIN_FRAMES_MAX_DEFAULT,
-        codec: CodecChoice::parse("lz4", 1).expect("a codec"),
+        codec: CodecChoice::named("lz4").expect("a codec"),
         pool_bytes_max: 256 << 10,
         high_mark_percent: 90,
         low_mark_percent: 70,

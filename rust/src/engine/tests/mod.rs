@@ -72,7 +72,7 @@ fn options(
         zpool: setup.zpool,
         frame_bytes: setup.page_bytes,
         chain_frames_max: CHAIN_FRAMES_MAX_DEFAULT,
-        codec: CodecChoice::parse(setup.codec, 1).unwrap(),
+        codec: CodecChoice::named(setup.codec).unwrap(),
         pool_bytes_max: setup.pool_bytes_max,
         high_mark_percent: 90,
         low_mark_percent: 70,

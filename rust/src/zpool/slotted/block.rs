@@ -108,6 +108,9 @@ pub trait Layout: Send + Sync + 'static {
     /// layout's choice.
     fn head<'a>(arena: &'a Arena, shape: &Shape, block: u32) -> Option<Head<'a>>;
 
+    /// The head that lists call `link`.
+    fn head_of(arena: &Arena, link: u64) -> Head<'_>;
+
     /// The free slot that the head lies in, if it lies in one.
     fn head_slot(arena: &Arena, block: u32) -> Option<u16>;
 

@@ -134,6 +134,7 @@ impl<L: Layout> Slotted<L> {
         self.shapes.len() - 1
     }
 
+    #[inline]
     fn side(&self, frame: u32) -> Side {
         Side::decode(self.arena.side(frame).load(Relaxed), L::KIND)
     }
@@ -142,6 +143,7 @@ impl<L: Layout> Slotted<L> {
         self.arena.side(frame).store(side.encode(L::KIND), Relaxed);
     }
 
+    #[inline]
     fn tag_words(&self, shape: &Shape, spot: &Spot) -> (&AtomicU32, &AtomicU16) {
         let (owner, stamp) = L::tag_at(&self.arena, shape, spot);
         (self.arena.word_u32(owner), self.arena.word_u16(stamp))
@@ -160,6 +162,7 @@ impl<L: Layout> Slotted<L> {
     }
 
     /// Block and class of what may be a handle of this pool.
+    #[inline]
     fn resolve(&self, handle: Handle) -> Option<Place> {
         let frame = handle.frame();
         if frame >= self.arena.frames() {
@@ -197,11 +200,11 @@ impl<L: Layout> Slotted<L> {
             state.fullness[FULL] += 1;
             Handle::of(frame, 0)
         } else {
-            let block = match state.groups.fullest() {
-                Some(link) => L::block_of(&self.arena, link),
+            let link = match state.groups.fullest() {
+                Some(link) => link,
                 None => self.build(&mut state, class)?,
             };
-            let spot = self.take_slot(&mut state, shape, block);
+            let spot = self.take_slot(&mut state, shape, link);
             let (owner, stamp) = self.tag_words(shape, &spot);
             owner.store(tag.owner, Relaxed);
             stamp.store(tag.stamp, Relaxed);
@@ -212,15 +215,21 @@ impl<L: Layout> Slotted<L> {
         Some(handle)
     }
 
-    fn build(&self, state: &mut ClassState, class: usize) -> Option<u32> {
+    /// Makes a block with all slots free, and lists it.
+    fn build(&self, state: &mut ClassState, class: usize) -> Option<u64> {
         let shape = &self.shapes[class];
         let block = L::build(&self.arena, shape, class as u8)?;
         for slot in 0..shape.slots {
-            let (owner, _) = self.tag_words(shape, &self.find(shape, block, slot));
+            let (owner, stamp) = self.tag_words(shape, &self.find(shape, block, slot));
+            let is_last = slot + 1 == shape.slots;
             owner.store(NO_OWNER, Relaxed);
+            stamp.store(if is_last { NO_SLOT } else { slot as u16 + 1 }, Relaxed);
         }
-        self.list(state, shape, block);
-        Some(block)
+        let head = L::open(&self.arena, shape, block, 0);
+        head.used().store(0, Relaxed);
+        state.groups.push(&L::links(&self.arena), 0, head.link);
+        state.fullness[0] += 1;
+        Some(head.link)
     }
 
     /// Chains the free slots of a block that has no head, and lists the block if there are any.
@@ -246,8 +255,9 @@ impl<L: Layout> Slotted<L> {
     }
 
     /// Takes a slot of a listed block: the one that was freed last, its cache lines are known.
-    fn take_slot(&self, state: &mut ClassState, shape: &Shape, block: u32) -> Spot {
-        let head = L::head(&self.arena, shape, block).expect("a listed block has a free slot");
+    fn take_slot(&self, state: &mut ClassState, shape: &Shape, link: u64) -> Spot {
+        let head = L::head_of(&self.arena, link);
+        let block = L::block_of(&self.arena, link);
         let used = head.used().load(Relaxed);
         self.regroup(state, shape, block, &head, used, used + 1);
         head.used().store(used + 1, Relaxed);
