@@ -13,6 +13,7 @@ from rich.text import Text
 
 from nbdswap.addresses import Address, TcpAddress, UnixAddress
 from nbdswap.errors import UnreachableError
+from nbdswap.snapshots import FULLNESS
 from nbdswap.units import human_size
 
 ASK_TIMEOUT_S = 5.0
@@ -50,11 +51,13 @@ async def _ask(address: Address) -> Status:
         return status
 
 
-def view(status: Status, earlier: Status | None) -> Group:
+def view(status: Status, earlier: Status | None, *, classes: bool = False) -> Group:
     """Tables for a terminal; with an earlier status also rates between the two."""
     parts: list[Any] = [_headline(status)]
     parts += [Text(f"! {hint}", style="bold") for hint in status["hints"]]
     parts += [_exports(status), _pool(status["pool"])]
+    if classes:
+        parts.append(_classes(status["pool"]))
     if status["store"] is not None:
         parts.append(_store(status["store"]))
     if earlier is not None:
@@ -95,6 +98,26 @@ def _pool(pool: Status) -> Table:
         f"{logical / blocks:.2f}" if blocks else "-",
     )
     return _right(table, first=2)
+
+
+def _classes(pool: Status) -> Table:
+    table = Table("up to", "frames", "slots", "blocks", "used", "freeable", "blocks by % in use")
+    # The first three are of a block, the others of all blocks of the class.
+    table.title = f"Size classes of {pool['zpool']}"
+    for size_class in pool["classes"]:
+        if not size_class["blocks"]:
+            continue
+        groups = zip(FULLNESS, size_class["fullness"], strict=True)
+        table.add_row(
+            f"{size_class['object_bytes_max']:,}",
+            str(size_class["block_frames"]),
+            str(size_class["block_slots"]),
+            f"{size_class['blocks']:,}",
+            f"{100 * size_class['slots_used'] / size_class['slots']:.1f} %",
+            f"{size_class['freeable_frames']:,}",
+            ", ".join(f"{name}: {count:,}" for name, count in groups if count),
+        )
+    return _right(table, first=0)
 
 
 def _store(store: Status) -> Table:

@@ -40,7 +40,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "metrics": {"snapshots"},
     "status": {"snapshots"},
     "admin": {"logs", "metrics", "snapshots", "status"},
-    "status_view": VALUES,
+    "status_view": VALUES | {"snapshots"},
     # Clients.
     "exports": {"_core", "config", "nbd"},
     "engine": {"_core", "config", "errors", "exports", "snapshots", "succession"},
