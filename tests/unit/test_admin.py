@@ -119,7 +119,8 @@ def test_status_shows_the_classes_that_have_blocks_when_asked() -> None:
         shown[classes] = console.file.getvalue()
     assert "Size classes of zblock" not in shown[False]
     [line] = [line for line in shown[True].splitlines() if "1,360" in line]
-    assert "93.3 %" in line and "70-80: 1, full: 9" in line
+    assert "93.3 %" in line
+    assert "70-80: 1, full: 9" in line
     assert "48" not in shown[True].partition("Size classes")[2]
 
 

@@ -9,6 +9,7 @@
 //! Locking: one lock over the frame map, innermost of all, held while the system is asked for an
 //! extent (two short calls) but not while memory is given back.
 
+mod geometry;
 mod header;
 
 use std::ops::Range;
@@ -16,12 +17,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 
+use self::geometry::{file_bytes, frames_at, frames_within, side_at};
 use self::header::{HEADER_USED_BYTES, SIDE_AT, chain_frames_max, difference, header};
 use super::frames::FrameMap;
 pub use super::frames::RUN_FRAMES_MAX;
 use super::mapping::{Mapping, SYSTEM_PAGE_BYTES};
 use crate::error::{Error, Result};
-use crate::page::PAGE_BYTES_ALLOWED;
 
 /// Frames that a handle can number: 28 bits.
 pub const FRAMES_MAX: u32 = 1 << 28;
@@ -427,44 +428,6 @@ impl Arena {
     fn side_bytes(&self, frames: u32) -> u64 {
         (frames as usize * 8).next_multiple_of(SYSTEM_PAGE_BYTES) as u64
     }
-}
-
-fn side_at(frame: u32) -> usize {
-    SIDE_AT + frame as usize * 8
-}
-
-fn frames_at(frames: u32) -> usize {
-    side_at(frames).next_multiple_of(SYSTEM_PAGE_BYTES)
-}
-
-fn file_bytes(options: &ArenaOptions, frames: u32) -> usize {
-    frames_at(frames) + frames as usize * options.frame_bytes
-}
-
-/// The most frames that fit under the limit together with header and side words.
-fn frames_within(options: &ArenaOptions) -> Result<u32> {
-    assert!(
-        PAGE_BYTES_ALLOWED.contains(&options.frame_bytes),
-        "frame of {}",
-        options.frame_bytes
-    );
-    let limit = options.pool_bytes_max;
-    let most = limit.saturating_sub(SIDE_AT as u64) / (options.frame_bytes as u64 + 8);
-    if most > u64::from(FRAMES_MAX) {
-        let max = u64::from(FRAMES_MAX) * options.frame_bytes as u64;
-        return Err(Error::Config(format!(
-            "a pool of {limit} bytes, wanted at most {max}"
-        )));
-    }
-    let fits = |&frames: &u32| file_bytes(options, frames) as u64 <= limit;
-    let frames = (0..=most as u32).rev().find(fits).unwrap_or(0);
-    if frames < RUN_FRAMES_MAX {
-        let min = file_bytes(options, RUN_FRAMES_MAX);
-        return Err(Error::Config(format!(
-            "a pool of {limit} bytes, wanted at least {min}"
-        )));
-    }
-    Ok(frames)
 }
 
 #[cfg(test)]

@@ -87,8 +87,8 @@ fn blocks_waste_little_memory() {
     for (zpool, frame_bytes, slots_max, blocks_max) in [
         (ZpoolKind::Zblock, 4096, 1.028, 1.038),
         (ZpoolKind::Zblock, 16384, 1.022, 1.034),
-        (ZpoolKind::Zsmalloc, 4096, 1.025, 1.045),
-        (ZpoolKind::Zsmalloc, 16384, 1.028, 1.050),
+        (ZpoolKind::Zsmalloc, 4096, 1.031, 1.044),
+        (ZpoolKind::Zsmalloc, 16384, 1.031, 1.040),
     ] {
         let (slots, blocks) = density(zpool, frame_bytes);
         assert!(
