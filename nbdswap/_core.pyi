@@ -13,9 +13,12 @@ __all__ = [
     "ConfigError",
     "Core",
     "ForeignFileError",
+    "LabObjects",
+    "LabPages",
     "codecs",
     "compress_page",
     "decompress_page",
+    "zpools",
 ]
 
 class ConfigError(ValueError):
@@ -167,6 +170,175 @@ class Core:
 
         Releases the GIL. Every other method raises RuntimeError afterwards; closing twice does
         no harm.
+        """
+
+def zpools() -> list[str]:
+    """Names of the zpools, as `zpool` takes them."""
+
+@type_check_only
+class Percentiles(TypedDict):
+    """Nanoseconds of one kind of operation, the cost of reading the clock taken off.
+
+    Operations of a pool are done in batches of 64. One batch in eight is timed operation by
+    operation and gives the percentiles; the others are timed whole and give the mean, without
+    the slowest hundredth of them. It may be below the median, since the processor overlaps
+    operations in a row. Of a codec every operation is timed. All zero if nothing was timed.
+    """
+
+    count: int
+    """Operations that were timed singly."""
+    mean: float
+    p50: int
+    p90: int
+    p99: int
+    p999: int
+    max: int
+
+@type_check_only
+class CodecReport(TypedDict):
+    """What a codec makes of pages."""
+
+    codec: str
+    level: int
+    pages: int
+    """Pages that were compressed: same-filled ones left out."""
+    same_filled: int
+    """Pages that one repeated word of 8 bytes fills."""
+    incompressible: int
+    """Of `pages`, those that are kept as they are: their objects would be no smaller."""
+    page_bytes: int
+    object_bytes: int
+    """Sum of the sizes that `pages` are stored in; an incompressible page counts whole."""
+    object_bytes_percentiles: list[int]
+    """Sizes that 10, 25, 50, 75 and 90 per cent of `pages` do not exceed."""
+    compress_ns: Percentiles
+    decompress_ns: Percentiles
+    """Of an incompressible page the time to copy it."""
+
+@type_check_only
+class Density(TypedDict):
+    """What a pool holds at the end of a phase."""
+
+    phase: str
+    """fresh, overwritten, discarded50, refilled50, discarded90, refilled90, worn or compacted."""
+    objects: int
+    object_bytes: int
+    """Sum of the sizes of the objects as stored."""
+    slot_bytes: int
+    """Their slots with side data: what would remain if every block were full."""
+    block_bytes: int
+    """Frames of blocks and their side words."""
+    held_bytes: int
+    """What the arena has from the system: its header too."""
+
+@type_check_only
+class Moment(TypedDict):
+    """What a pool holds at one moment of a run."""
+
+    operations: int
+    """Allocations and frees so far."""
+    object_bytes: int
+    block_bytes: int
+
+@type_check_only
+class PackReport(TypedDict):
+    """How densely a pool packs objects, and what its operations cost."""
+
+    zpool: str
+    frame_bytes: int
+    stored_bytes: int
+    """Bytes of the pages that were put in at the start, same-filled ones included."""
+    seed: int
+    densities: list[Density]
+    """In the order of time."""
+    timeline: list[Moment]
+    """About 200 moments of the whole run."""
+    alloc_ns: Percentiles
+    """In the phases `overwritten` and `worn`, like `store_ns` and `free_ns`: the memory is warm."""
+    store_ns: Percentiles
+    load_ns: Percentiles
+    """After the phase `fresh`, in random order: to load an object and copy it to its reader."""
+    free_ns: Percentiles
+    objects_copied_twice: int
+    """Of the objects of the phase `fresh`, those that are not in one piece: loading copies them."""
+    bytes_copied_twice: int
+    objects_moved: int
+    """By the compaction at the end."""
+
+@type_check_only
+class SpeedReport(TypedDict):
+    """How fast a pool takes random overwrites."""
+
+    zpool: str
+    frame_bytes: int
+    threads: int
+    cycles: int
+    """Of all threads; each is one alloc, store and free."""
+    seconds: float
+    """From the first thread's start to the last one's end."""
+    ns_per_cycle: float
+    """seconds * threads / cycles: what a cycle takes the thread that does it."""
+
+@final
+class LabPages:
+    """Pages in memory to measure with."""
+
+    @staticmethod
+    def of(data: bytes, page_bytes: int) -> LabPages:
+        """Cuts a copy of `data` into pages; a rest that is no whole page is left out.
+
+        page_bytes: 4096, 16384 or 65536; ConfigError for another one.
+        """
+
+    @property
+    def pages(self) -> int:
+        """Number of whole pages."""
+
+    def compress(self, codec: str, level: int) -> tuple[LabObjects, CodecReport]:
+        """Compresses and decompresses every page once and compares them. Releases the GIL.
+
+        Called in the main thread it can be interrupted, like everything in the lab.
+
+        Raises ConfigError for a codec or level that does not exist, RuntimeError if a page does
+        not come back as it was.
+        """
+
+@final
+class LabObjects:
+    """The sizes that a set of pages compresses to."""
+
+    def pack(self, *, zpool: str, frame_bytes: int, stored_bytes: int, seed: int) -> PackReport:
+        """Leads a pool of its own through a hard life and verifies it. Releases the GIL.
+
+        Pages are put in, the set repeated, until they come to `stored_bytes`; what is no whole set
+        is spread evenly over it. Same-filled pages count and take no room. Every page is
+        overwritten twice in random order, each time with the size of any other; half of them are
+        discarded and written again; nine tenths are discarded and written again; all are
+        overwritten twice once more, which wears a pool most; and it is compacted until nothing is
+        left to do. An object that would take as much of the pool as its page is stored as the page.
+
+        frame_bytes: 4096, 16384 or 65536, at least the page size.
+        seed: 64 bits; all that is random follows from it.
+
+        Raises ConfigError for what does not exist or does not fit into memory, OSError.
+        """
+
+    def speed(
+        self,
+        *,
+        zpool: str,
+        frame_bytes: int,
+        stored_bytes: int,
+        threads: int,
+        cycles: int,
+        seed: int,
+    ) -> SpeedReport:
+        """Times random overwrites in a full pool that all threads share. Releases the GIL.
+
+        The pool is filled as by `pack` and every page overwritten once before the time starts.
+        Every thread has its own part of the pages. threads: 1 to 64.
+
+        Raises as `pack`.
         """
 
 @type_check_only

@@ -16,6 +16,7 @@ from nbdswap import __version__, logs
 from nbdswap.addresses import AddressError, parse_address
 from nbdswap.config_file import Override, dump, load
 from nbdswap.errors import EXIT_CODE_MEANINGS, ConfigError, ExitCode, NbdswapError, UsageError
+from nbdswap.lab.commands import advise_command, grab_command, run_command
 from nbdswap.lifecycle import ServeOptions, serve
 from nbdswap.machine import Machine
 from nbdswap.status_view import ask, view
@@ -36,6 +37,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+lab = typer.Typer(help="Measure codecs and zpools on your own pages.", no_args_is_help=True)
+lab.command("run", epilog=EXIT_CODES)(run_command)
+lab.command("grab", epilog=EXIT_CODES)(grab_command)
+app.add_typer(lab, name="lab", epilog=EXIT_CODES)
+app.command("advise", epilog=EXIT_CODES)(advise_command)
 
 
 def _print_version(wanted: bool) -> None:

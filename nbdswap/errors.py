@@ -27,7 +27,7 @@ EXIT_CODE_MEANINGS = {
     ExitCode.USAGE: "wrong usage or configuration",
     ExitCode.REFUSED: "state or file refused: foreign, damaged, in use by another server, no room",
     ExitCode.CANNOT_LISTEN: "cannot listen: address in use or not ours",
-    ExitCode.NOT_PERMITTED: "hardening set to `on` is not permitted",
+    ExitCode.NOT_PERMITTED: "not permitted: hardening set to `on`, or memory of another process",
     ExitCode.UNREACHABLE: "status: no server answers on the admin address",
 }
 
@@ -69,6 +69,12 @@ class ListenError(NbdswapError):
 
 class HardeningError(NbdswapError):
     """A protection that the configuration insists on and the system does not permit."""
+
+    exit_code = ExitCode.NOT_PERMITTED
+
+
+class NotPermittedError(NbdswapError):
+    """A process whose memory the kernel does not let us read."""
 
     exit_code = ExitCode.NOT_PERMITTED
 

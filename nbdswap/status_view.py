@@ -105,7 +105,7 @@ def _classes(pool: Status) -> Table:
     # The first three are of a block, the others of all blocks of the class.
     table.title = f"Size classes of {pool['zpool']}"
     for size_class in pool["classes"]:
-        if not size_class["blocks"]:
+        if not size_class["slots"]:
             continue
         groups = zip(FULLNESS, size_class["fullness"], strict=True)
         table.add_row(

@@ -3,8 +3,8 @@
 //!
 //! Layers, each knowing only those to its right:
 //! `python -> background, worker -> session -> engine -> writeback -> tiers -> age, stats -> table
-//! -> zpool, codec, store -> page, error`; and `wire`, which sessions speak. `tests/layers.rs` holds
-//! every module to it.
+//! -> zpool, codec, store -> page, error`; `wire`, which sessions speak; and beside the server
+//! `python -> lab -> zpool, codec, random`. `tests/layers.rs` holds every module to it.
 //! Negotiation, configuration and life cycle are Python's (`nbdswap/`).
 
 #![deny(unsafe_code)]
@@ -14,9 +14,11 @@ pub mod background;
 pub mod codec;
 pub mod engine;
 pub mod error;
+pub mod lab;
 pub mod page;
 #[cfg(feature = "python")]
 mod python;
+pub mod random;
 pub mod session;
 pub mod stats;
 pub mod store;

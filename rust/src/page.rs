@@ -46,6 +46,13 @@ pub fn repeated_word(page: &[u8]) -> Option<u64> {
     Some(u64::from_ne_bytes(word))
 }
 
+/// The 32 bits that `word` repeats, if it does: a page filled with them needs no object, they fit
+/// into its table entry.
+pub fn pattern_of(word: u64) -> Option<u32> {
+    let pattern = word as u32;
+    (u64::from(pattern) << 32 | u64::from(pattern) == word).then_some(pattern)
+}
+
 /// Fills `page` with `word`: the inverse of [`repeated_word`].
 pub fn fill_word(page: &mut [u8], word: u64) {
     if word == 0 {
@@ -68,6 +75,13 @@ mod tests {
             fill_word(&mut page, word);
             assert_eq!(repeated_word(&page), Some(word));
         }
+    }
+
+    #[test]
+    fn a_pattern_is_two_equal_halves() {
+        assert_eq!(pattern_of(0x89ab_cdef_89ab_cdef), Some(0x89ab_cdef));
+        assert_eq!(pattern_of(0), Some(0));
+        assert_eq!(pattern_of(1), None);
     }
 
     #[test]

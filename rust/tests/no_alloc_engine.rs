@@ -92,7 +92,7 @@ impl Device for Memory {
 const PAGE: usize = 4096;
 const PAGES: u32 = 400;
 
-fn engine(codec: &str, zpool: &str) -> Engine {
+fn engine(codec: &str, zpool: ZpoolKind) -> Engine {
     let options = EngineOptions {
         instance: 1,
         memory_dir: None,
@@ -104,7 +104,7 @@ fn engine(codec: &str, zpool: &str) -> Engine {
             is_lost: false,
         }],
         page_bytes: PAGE,
-        zpool: ZpoolKind::parse(zpool).unwrap(),
+        zpool,
         frame_bytes: PAGE,
         chain_frames_max: CHAIN_FRAMES_MAX_DEFAULT,
         codec: CodecChoice::named(codec).expect("a codec"),
@@ -179,7 +179,8 @@ impl Bench {
 fn page_operations_and_background_work_allocate_nothing_after_warm_up() {
     for (index, codec) in CODECS.iter().enumerate() {
         let codec = codec.name;
-        let engine = engine(codec, ["zblock", "zsmalloc"][index % 2]);
+        let zpool = ZpoolKind::ALL[index % ZpoolKind::ALL.len()];
+        let engine = engine(codec, zpool);
         let mut random = Random::new(1);
         let mut content = vec![[0; PAGE]; PAGES as usize];
         content
@@ -197,7 +198,11 @@ fn page_operations_and_background_work_allocate_nothing_after_warm_up() {
         bench.round();
         let (before, fetches) = (ALLOCATIONS.get(), bench.fetches);
         (0..5).for_each(|_| bench.round());
-        assert_eq!(ALLOCATIONS.get() - before, 0, "allocations with {codec}");
+        assert_eq!(
+            ALLOCATIONS.get() - before,
+            0,
+            "allocations with {codec}, {zpool:?}"
+        );
         assert!(bench.fetches > fetches + 100, "{} fetches", bench.fetches);
         bench.engine.check();
         // The count is not blind: a box is seen.

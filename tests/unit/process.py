@@ -17,9 +17,9 @@ ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 30.0
 
 
-def command(*arguments: object) -> list[str]:
+def command(*arguments: object, module: str = "tests.unit.fake_core") -> list[str]:
     """`nbdswap` with arguments."""
-    return [sys.executable, "-W", "error", "-m", "tests.unit.fake_core", *map(str, arguments)]
+    return [sys.executable, "-W", "error", "-m", module, *map(str, arguments)]
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -28,14 +28,16 @@ def environment(**extra: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"} | extra
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: object, module: str = "tests.unit.fake_core", **variables: str
+) -> subprocess.CompletedProcess[str]:
     """A command that ends by itself."""
     return subprocess.run(
-        command(*arguments),
+        command(*arguments, module=module),
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
-        env=environment(),
+        env=environment(**variables),
         check=False,
     )
 

@@ -110,7 +110,7 @@ def test_status_tells_how_full_the_blocks_are() -> None:
 
 def test_status_shows_the_classes_that_have_blocks_when_asked() -> None:
     status = status_of(Source().take())
-    idle = status["pool"]["classes"][0] | {"blocks": 0, "object_bytes_max": 48}
+    idle = status["pool"]["classes"][0] | {"blocks": 0, "slots": 0, "object_bytes_max": 48}
     status["pool"]["classes"].append(idle)
     shown = {}
     for classes in (False, True):

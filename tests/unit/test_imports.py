@@ -1,7 +1,7 @@
 """Who may know whom. The house stays as it is drawn, or the drawing is changed on purpose.
 
 cli -> lifecycle, hardening, logs -> server -> nbd | exports -> engine -> _core
-admin -> metrics -> snapshots only;  config -> units, errors, and no component
+cli -> lab -> _core;  admin -> metrics -> snapshots only;  config -> units, errors, and no component
 """
 
 import ast
@@ -57,7 +57,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "lifecycle": SETTINGS
     | {"engine", "hardening", "listeners", "logs", "preflight", "service", "state", "stdio"}
     | {"systemd", "takeover"},
-    "cli": SETTINGS | {"__init__", "config_file", "lifecycle", "logs", "machine", "status_view"},
+    "cli": SETTINGS
+    | {"__init__", "config_file", "lab", "lifecycle", "logs", "machine", "status_view"},
 }
 
 
@@ -109,6 +110,13 @@ def test_the_drawing_shows_no_acquaintance_that_does_not_exist() -> None:
 def test_the_protocol_package_knows_nothing_of_the_server() -> None:
     for path in sorted((PACKAGE / "nbd").glob("*.py")):
         assert not known_by(path), f"nbd/{path.name} imports of nbdswap"
+
+
+def test_the_lab_knows_nothing_of_the_server_and_its_core_alone_the_extension() -> None:
+    for path in sorted((PACKAGE / "lab").glob("*.py")):
+        core = {"_core"} if path.stem == "core" else set()
+        unexpected = known_by(path) - {"__init__", "errors", "units"} - core
+        assert not unexpected, f"lab/{path.name} imports {', '.join(sorted(unexpected))}"
 
 
 def test_the_house_has_no_circular_stairs() -> None:

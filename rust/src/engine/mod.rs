@@ -28,7 +28,7 @@ pub use snapshot::{ExportSnapshot, PoolSnapshot, Snapshot};
 
 use crate::codec::{CodecChoice, CodecId};
 use crate::error::{Error, Result};
-use crate::page::{PageId, PageIndex, fill_word, repeated_word};
+use crate::page::{PageId, PageIndex, fill_word, pattern_of, repeated_word};
 pub use crate::stats::Tier;
 
 use crate::stats::LaneStats;
@@ -371,11 +371,10 @@ impl Engine {
         page: &'a [u8],
     ) -> Shrunk<'a> {
         if let Some(word) = repeated_word(page) {
-            let pattern = word as u32;
-            if u64::from(pattern) << 32 | u64::from(pattern) == word {
-                return Shrunk::Pattern(pattern);
-            }
-            return Shrunk::Object(CodecId::Repeat, &page[..8]);
+            return match pattern_of(word) {
+                Some(pattern) => Shrunk::Pattern(pattern),
+                None => Shrunk::Object(CodecId::Repeat, &page[..8]),
+            };
         }
         let codec = compressor.id();
         match compressor.compress(page, self.accept_bytes_max) {

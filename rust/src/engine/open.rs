@@ -155,7 +155,7 @@ impl Engine {
             store.adopted();
         }
         let engine = Engine {
-            accept_bytes_max: accept_bytes_max(&tiers.pool, options.page_bytes),
+            accept_bytes_max: tiers.pool.accept_bytes_max(options.page_bytes),
             writeback: Mutex::new(Writeback::new(&tiers)),
             writeback_stats: WritebackStats::default(),
             writeback_lane: Arc::clone(&lane),
@@ -413,13 +413,4 @@ fn claim(tiers: &Tiers, has_pool: bool, buffer: &mut ReadBuffer, page: PageId, o
     } else {
         Word::of(Place::Lost)
     }
-}
-
-/// The largest object that takes less of the pool than the page itself.
-fn accept_bytes_max(pool: &dyn Zpool, page_bytes: usize) -> usize {
-    let whole = pool.slot_bytes(page_bytes);
-    (1..page_bytes)
-        .rev()
-        .find(|&bytes| pool.slot_bytes(bytes) < whole)
-        .unwrap_or(0)
 }

@@ -9,6 +9,8 @@
 #![allow(unsafe_code)]
 
 mod codecs;
+mod lab;
+mod lab_views;
 mod options;
 mod snapshot;
 
@@ -230,6 +232,9 @@ fn to_python(error: Error) -> PyErr {
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Core>()?;
+    module.add_class::<lab::LabPages>()?;
+    module.add_class::<lab::LabObjects>()?;
+    module.add_function(wrap_pyfunction!(lab::zpools, module)?)?;
     module.add_function(wrap_pyfunction!(codecs::codecs, module)?)?;
     module.add_function(wrap_pyfunction!(codecs::compress_page, module)?)?;
     module.add_function(wrap_pyfunction!(codecs::decompress_page, module)?)?;

@@ -1,9 +1,10 @@
 //! The memory of a pool: frames of one size in a shared-memory file, and one side word a frame.
 //!
 //! `pool_bytes_max` limits everything in the file: header, side words and frames. Memory comes from
-//! the system in extents of 2 MiB as it is needed, or all of it at start with `populate`; a full
-//! tmpfs is then "no frame" to the pool, never a SIGBUS. Free frames go back with
-//! [`Arena::release_free`]. What a side word means is the pool's business; it survives the process.
+//! the system in extents as it is needed, of 1/64 of what is used and 2 MiB at most, or all of it at
+//! start with `populate`; a full tmpfs is then "no frame" to the pool, never a SIGBUS. Free frames
+//! go back with [`Arena::release_free`]. What a side word means is the pool's business; it survives
+//! the process.
 //!
 //! Not here: the mapping and its `unsafe` (`mapping`), which frames are free (`frames`).
 //! Locking: one lock over the frame map, innermost of all, held while the system is asked for an
@@ -27,7 +28,11 @@ use crate::error::{Error, Result};
 /// Frames that a handle can number: 28 bits.
 pub const FRAMES_MAX: u32 = 1 << 28;
 
+/// The longest extent: a large pool asks the system once for so much.
 const EXTENT_BYTES: usize = 2 << 20;
+
+/// An extent is this share of the frames in use: 1/64.
+const EXTENT_SHARE: u32 = 64;
 
 /// What an arena is made of.
 #[derive(Clone, Debug)]
@@ -379,8 +384,10 @@ impl Arena {
         let Some(absent) = state.map.first_absent() else {
             return false;
         };
-        let first = absent / self.extent_frames() * self.extent_frames();
-        let range = first..self.frames.min(first + self.extent_frames());
+        let share = (state.map.used_count() / EXTENT_SHARE).next_power_of_two();
+        let extent = share.clamp(RUN_FRAMES_MAX, self.extent_frames());
+        let first = absent / extent * extent;
+        let range = first..self.frames.min(first + extent);
         state.growth_refused = self.grow_range(state, range).is_err();
         !state.growth_refused
     }

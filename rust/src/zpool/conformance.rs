@@ -159,6 +159,7 @@ impl Suite<'_> {
             shared += 1;
         }
         assert!(shared > 0, "the first block had free slots");
+        while model.alloc(1).is_ok() {}
         for bytes in [
             1,
             64,

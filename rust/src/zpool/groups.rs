@@ -5,9 +5,14 @@
 //!
 //! Locking: none, the class's lock is held.
 
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::Arena;
+use super::side::NONE;
+
 /// Groups of blocks: without objects, ten of equal shares of fullness, and full. Full blocks are
 /// in no list.
-pub const GROUPS: usize = 12;
+pub const GROUPS: usize = super::FULLNESS_GROUPS;
 
 /// The group of full blocks.
 pub const FULL: usize = GROUPS - 1;
@@ -25,6 +30,40 @@ pub trait Links {
     fn previous(&self, block: u64) -> u64;
     /// Changes it.
     fn set_previous(&self, block: u64, previous: u64);
+}
+
+/// Blocks of neighbouring frames are known by their first frame, and begin with two links of 4
+/// bytes.
+impl Links for &Arena {
+    fn next(&self, block: u64) -> u64 {
+        link(self, block, 0)
+    }
+
+    fn set_next(&self, block: u64, next: u64) {
+        set_link(self, block, 0, next);
+    }
+
+    fn previous(&self, block: u64) -> u64 {
+        link(self, block, 4)
+    }
+
+    fn set_previous(&self, block: u64, previous: u64) {
+        set_link(self, block, 4, previous);
+    }
+}
+
+fn link(arena: &Arena, block: u64, offset: usize) -> u64 {
+    let word = arena.word_u32(arena.frame_at(block as u32) + offset);
+    match word.load(Relaxed) {
+        NONE => NO_LINK,
+        link => link.into(),
+    }
+}
+
+fn set_link(arena: &Arena, block: u64, offset: usize, link: u64) {
+    let word = arena.word_u32(arena.frame_at(block as u32) + offset);
+    // NO_LINK becomes NONE.
+    word.store(link as u32, Relaxed);
 }
 
 /// Heads of the lists.

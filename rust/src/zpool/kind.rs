@@ -4,7 +4,10 @@
 
 use std::sync::Arc;
 
+use super::z3fold::Z3fold;
 use super::zblock::Zblock;
+use super::zbud::Zbud;
+use super::zfit::Zfit;
 use super::zsmalloc::Zsmalloc;
 use super::{Arena, Zpool};
 use crate::error::{Error, Result};
@@ -17,17 +20,32 @@ pub enum ZpoolKind {
     Zblock = 0,
     /// Chains of frames, cut into equal slots that may cross from one frame to the next.
     Zsmalloc = 1,
+    /// Frames that two objects share.
+    Zbud = 2,
+    /// Frames that three objects share.
+    Z3fold = 3,
+    /// Regions that are cut into slots as long as their objects.
+    Zfit = 4,
 }
 
 impl ZpoolKind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [ZpoolKind; 2] = [ZpoolKind::Zblock, ZpoolKind::Zsmalloc];
+    pub const ALL: [ZpoolKind; 5] = [
+        ZpoolKind::Zblock,
+        ZpoolKind::Zsmalloc,
+        ZpoolKind::Zbud,
+        ZpoolKind::Z3fold,
+        ZpoolKind::Zfit,
+    ];
 
     /// The name in configuration, metrics and status.
     pub fn name(self) -> &'static str {
         match self {
             ZpoolKind::Zblock => "zblock",
             ZpoolKind::Zsmalloc => "zsmalloc",
+            ZpoolKind::Zbud => "zbud",
+            ZpoolKind::Z3fold => "z3fold",
+            ZpoolKind::Zfit => "zfit",
         }
     }
 
@@ -53,6 +71,9 @@ impl ZpoolKind {
         match self {
             ZpoolKind::Zblock => Box::new(Zblock::new(arena)),
             ZpoolKind::Zsmalloc => Box::new(Zsmalloc::new(arena)),
+            ZpoolKind::Zbud => Box::new(Zbud::new(arena)),
+            ZpoolKind::Z3fold => Box::new(Z3fold::new(arena)),
+            ZpoolKind::Zfit => Box::new(Zfit::new(arena)),
         }
     }
 }

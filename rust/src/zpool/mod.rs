@@ -10,6 +10,7 @@
 //! Lock order: page -> class -> arena. A zpool never calls out while it holds a class lock.
 
 pub mod arena;
+mod buddies;
 mod frames;
 mod groups;
 mod kind;
@@ -18,7 +19,10 @@ mod pools;
 mod side;
 mod slotted;
 pub mod words;
+pub mod z3fold;
 pub mod zblock;
+pub mod zbud;
+pub mod zfit;
 pub mod zsmalloc;
 
 #[cfg(any(test, feature = "testing"))]
@@ -144,7 +148,7 @@ pub struct ClassStats {
 }
 
 /// Groups of [`ClassStats::fullness`].
-pub const FULLNESS_GROUPS: usize = groups::GROUPS;
+pub const FULLNESS_GROUPS: usize = 12;
 
 /// A pool of objects in frames.
 pub trait Zpool: Send + Sync {
@@ -161,6 +165,16 @@ pub trait Zpool: Send + Sync {
 
     /// Bytes of memory that an object of `bytes` costs when blocks are full (slot and side data).
     fn slot_bytes(&self, bytes: usize) -> usize;
+
+    /// The largest object that takes less of the pool than one of `page_bytes`: a page that does not
+    /// get smaller is better kept as it is. 0 if none does.
+    fn accept_bytes_max(&self, page_bytes: usize) -> usize {
+        let whole = self.slot_bytes(page_bytes);
+        (1..page_bytes)
+            .rev()
+            .find(|&bytes| self.slot_bytes(bytes) < whole)
+            .unwrap_or(0)
+    }
 
     /// Finds a place for an object of `bytes` (1..=object_bytes_max) and tags it. The content is
     /// undefined until [`store`](Self::store). Never waits, never asks the system for memory

@@ -9,10 +9,9 @@
 //! Not here: which block and slot an object gets (`slotted`).
 //! Locking: none of its own.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::arena::RUN_FRAMES_MAX;
-use super::groups::{Links, NO_LINK};
 use super::side::{NONE, Side};
 use super::slotted::{Head, Layout, NO_SLOT, SLOTS_MAX, Shape, Slotted, Spot};
 use super::{Arena, ArenaOptions, Handle, ZpoolKind};
@@ -23,10 +22,8 @@ pub type Zblock = Slotted<Neighbours>;
 /// The smallest slot, bytes: tag and share of the head already cost a third of it.
 const SLOT_BYTES_MIN: u32 = 32;
 
-/// Bytes of a block's head: 4 unused, what [`Head`] says, and the links.
+/// Bytes of a block's head: the links, 4 unused, and what [`Head`] says.
 const HEAD_BYTES: u32 = 16;
-const NEXT_AT: usize = 8;
-const PREVIOUS_AT: usize = 12;
 
 /// A tag in a block: owner u32 and stamp u16, in two arrays.
 const TAG_BYTES: u32 = 6;
@@ -43,7 +40,7 @@ pub struct Neighbours;
 impl Layout for Neighbours {
     const KIND: ZpoolKind = ZpoolKind::Zblock;
 
-    type Links<'a> = HeadLinks<'a>;
+    type Links<'a> = &'a Arena;
 
     fn shapes(options: &ArenaOptions) -> Vec<Shape> {
         table(options.frame_bytes)
@@ -97,16 +94,16 @@ impl Layout for Neighbours {
         }
     }
 
-    fn links(arena: &Arena) -> HeadLinks<'_> {
-        HeadLinks(arena)
+    fn links(arena: &Arena) -> &Arena {
+        arena
     }
 
     fn head<'a>(arena: &'a Arena, _: &Shape, block: u32) -> Option<Head<'a>> {
-        Some(Head::at(arena, arena.frame_at(block), block.into()))
+        Some(head(arena, block))
     }
 
     fn head_of(arena: &Arena, link: u64) -> Head<'_> {
-        Head::at(arena, arena.frame_at(link as u32), link)
+        head(arena, link as u32)
     }
 
     fn head_slot(_: &Arena, _: u32) -> Option<u16> {
@@ -118,7 +115,7 @@ impl Layout for Neighbours {
     }
 
     fn open<'a>(arena: &'a Arena, _: &Shape, block: u32, slot: u16) -> Head<'a> {
-        let head = Head::at(arena, arena.frame_at(block), block.into());
+        let head = head(arena, block);
         head.free().store(slot, Relaxed);
         head
     }
@@ -162,48 +159,14 @@ impl Layout for Neighbours {
     }
 }
 
-/// Heads are linked by the numbers of their blocks' first frames.
-pub struct HeadLinks<'a>(&'a Arena);
-
-impl HeadLinks<'_> {
-    fn word(&self, block: u64, offset: usize) -> &AtomicU32 {
-        self.0.word_u32(self.0.frame_at(block as u32) + offset)
-    }
-
-    fn get(&self, block: u64, offset: usize) -> u64 {
-        match self.word(block, offset).load(Relaxed) {
-            NONE => NO_LINK,
-            link => link.into(),
-        }
-    }
-
-    fn set(&self, block: u64, offset: usize, link: u64) {
-        // NO_LINK becomes NONE.
-        self.word(block, offset).store(link as u32, Relaxed);
-    }
-}
-
-impl Links for HeadLinks<'_> {
-    fn next(&self, block: u64) -> u64 {
-        self.get(block, NEXT_AT)
-    }
-
-    fn set_next(&self, block: u64, next: u64) {
-        self.set(block, NEXT_AT, next);
-    }
-
-    fn previous(&self, block: u64) -> u64 {
-        self.get(block, PREVIOUS_AT)
-    }
-
-    fn set_previous(&self, block: u64, previous: u64) {
-        self.set(block, PREVIOUS_AT, previous);
-    }
+/// The head, which lists know by its block.
+fn head(arena: &Arena, block: u32) -> Head<'_> {
+    Head::at(arena, arena.frame_at(block) + 8, block.into())
 }
 
 /// Says that a block is full.
 fn fill(arena: &Arena, shape: &Shape, block: u32) {
-    let head = Head::at(arena, arena.frame_at(block), block.into());
+    let head = head(arena, block);
     head.free().store(NO_SLOT, Relaxed);
     head.used().store(shape.slots as u16, Relaxed);
 }

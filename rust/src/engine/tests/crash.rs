@@ -240,11 +240,12 @@ fn change(run: &mut Run, scene: &Rc<RefCell<Scene>>) {
 
 #[test]
 fn whenever_the_process_dies_the_next_finds_every_acknowledged_write() {
-    for seed in seeds(4) {
+    for seed in seeds(ZpoolKind::ALL.len() as u64) {
         with_seed(seed, |seed| {
             let setup = Setup {
                 zpool: ZpoolKind::ALL[seed as usize % ZpoolKind::ALL.len()],
-                codec: ["lz4", "none"][seed as usize / 2 % 2],
+                // The densest zpool has room for all that lz4 leaves, and would store nothing.
+                codec: ["lz4", "none", "none"][seed as usize / 2 % 3],
                 ..SETUP
             };
             let (deaths, second_deaths, found) = crash_everywhere(setup, seed, Pool::Whole);

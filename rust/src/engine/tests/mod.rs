@@ -267,6 +267,14 @@ fn random_operations_read_what_was_written() {
             ..SMALL
         },
         Setup {
+            zpool: ZpoolKind::Zbud,
+            ..SMALL
+        },
+        Setup {
+            zpool: ZpoolKind::Z3fold,
+            ..SMALL
+        },
+        Setup {
             codec: "zstd",
             ..SMALL
         },

@@ -43,13 +43,24 @@ fn memory_comes_extent_by_extent() {
     let arena = Arena::create(options(64 << 20)).unwrap();
     assert_eq!(arena.held_bytes(), 4096);
     assert_eq!(arena.alloc_run(3), Some(0));
-    assert_eq!(arena.held_bytes(), 4096 + 4096 + (2 << 20));
+    assert_eq!(arena.held_bytes(), 4096 + 4096 + 16 * 4096);
     arena.release_free(9);
     assert_eq!(arena.held_bytes(), 4096 + 4096 + 12 * 4096);
     arena.check();
     // The extent that lacks frames is completed before the next one is begun.
     assert_eq!(arena.alloc_run(16), Some(3));
-    assert_eq!(arena.held_bytes(), 4096 + 4096 + (2 << 20));
+    assert_eq!(arena.held_bytes(), 4096 + 4096 + 32 * 4096);
+    arena.check();
+    // A larger pool asks for more at once, but never for much more than it uses.
+    while arena.used_frames() < 8192 {
+        arena.alloc_run(16).unwrap();
+        let spare = arena.spare_frames();
+        assert!(
+            spare <= 16 + arena.used_frames() / 32,
+            "{spare} frames to spare"
+        );
+    }
+    assert!(arena.spare_frames() >= 64, "{}", arena.spare_frames());
     arena.check();
 }
 

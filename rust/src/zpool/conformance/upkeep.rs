@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Model, Random, Suite};
-use crate::zpool::{FULLNESS_GROUPS, Sweep, Zpool};
+use crate::zpool::{FULLNESS_GROUPS, Sweep, Zpool, ZpoolStats};
 
 impl Suite<'_> {
     pub(super) fn a_sweep_reports_each_object_once(&self) {
@@ -54,16 +54,14 @@ impl Suite<'_> {
         pool.check();
         model.verify();
         let after = pool.stats();
-        // What is left is one part-filled block, of at most a 16th of the frames here.
-        let slack = after.block_bytes - after.slot_bytes;
+        // What is left is one part-filled block, of at most a 16th of the frames here. Pools that
+        // put few objects into a frame have few holes to begin with.
+        let holes = |stats: ZpoolStats| stats.block_bytes - stats.slot_bytes;
         assert!(
-            slack < 17 * (self.frame_bytes as u64 + 8),
+            holes(after) < 17 * (self.frame_bytes as u64 + 8),
             "{before:?} {after:?}"
         );
-        assert!(
-            after.block_bytes < before.block_bytes / 2,
-            "{before:?} {after:?}"
-        );
+        assert!(holes(after) < holes(before) / 2, "{before:?} {after:?}");
         model.free_all();
     }
 
@@ -99,7 +97,15 @@ impl Suite<'_> {
         let mut model = Model::new(&pool, Random::new(11));
         let sums = || {
             let (mut blocks, mut used, mut block_bytes, mut freeable) = (0, 0, 0, 0);
+            let mut is_in_blocks = true;
             pool.classes(&mut |class| {
+                used += class.slots_used;
+                // Where objects of all sizes share blocks, a class has none.
+                if class.block_slots == 0 {
+                    is_in_blocks = false;
+                    assert_eq!((class.blocks, class.fullness), Default::default());
+                    return;
+                }
                 assert_eq!(class.fullness.iter().sum::<u64>(), class.blocks);
                 assert_eq!(class.fullness[0], 0, "a block without objects is kept");
                 assert_eq!(class.slots, class.blocks * u64::from(class.block_slots));
@@ -108,12 +114,15 @@ impl Suite<'_> {
                 let frames = class.blocks * u64::from(class.block_frames);
                 assert!(class.freeable_frames <= frames, "{class:?}");
                 blocks += class.blocks;
-                used += class.slots_used;
                 block_bytes += frames * (self.frame_bytes as u64 + 8);
                 freeable += class.freeable_frames;
             });
             let stats = pool.stats();
-            assert_eq!((used, block_bytes), (stats.objects, stats.block_bytes));
+            assert_eq!(used, stats.objects);
+            assert!(
+                !is_in_blocks || block_bytes == stats.block_bytes,
+                "{stats:?}"
+            );
             (blocks, freeable)
         };
         assert_eq!(sums(), (0, 0));

@@ -1,0 +1,225 @@
+//! A region: a run of frames that is cut into slots and holes without a gap.
+//!
+//! The side word of its first frame says how many frames and which shard, and how many granules
+//! are in slots; those of the others say how far they are from it.
+//!
+//! Locking: what changes changes under the lock of the region's shard.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use super::word::{self, Word};
+use crate::zpool::arena::RUN_FRAMES_MAX;
+use crate::zpool::side::Side;
+use crate::zpool::{Arena, Handle, Tag, ZpoolKind};
+
+// A region, offsets in bytes:
+//   0   next      u32   region after this one in its list (`groups`)
+//   4   previous  u32   region before it
+//   8   reserved  u64
+//  16   slots and holes, each a multiple of a granule and with a word in front
+const HEAD_BYTES: usize = 16;
+
+const FRAMES_BITS: u32 = 5;
+const _: () = assert!(RUN_FRAMES_MAX < 1 << FRAMES_BITS);
+
+/// The unit of lengths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grain {
+    /// Bytes of a granule.
+    pub bytes: usize,
+    /// Granules of a frame.
+    pub per_frame: u32,
+}
+
+impl Grain {
+    /// Eight bytes, unless a handle has too few bits to number so many in a frame.
+    pub fn of(frame_bytes: usize) -> Grain {
+        let bytes = (frame_bytes >> crate::zpool::HANDLE_LOW_BITS).max(word::BYTES);
+        Grain {
+            bytes,
+            per_frame: (frame_bytes / bytes) as u32,
+        }
+    }
+
+    /// Granules before the first slot of a region.
+    pub fn first(self) -> u32 {
+        (HEAD_BYTES / self.bytes) as u32
+    }
+}
+
+/// A region, as its side words describe it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Its first frame.
+    pub head: u32,
+    /// Its frames.
+    pub frames: u32,
+    /// The shard that it belongs to.
+    pub shard: u8,
+}
+
+impl Region {
+    /// The region that begins with frame `head`, if one does.
+    pub fn at(arena: &Arena, head: u32) -> Option<Region> {
+        match side(arena, head) {
+            Side::Head { class, .. } => Some(Region {
+                head,
+                frames: u32::from(class & ((1 << FRAMES_BITS) - 1)),
+                shard: class >> FRAMES_BITS,
+            }),
+            _ => None,
+        }
+    }
+
+    /// The region that `frame` is part of, if it is part of one.
+    pub fn around(arena: &Arena, frame: u32) -> Option<Region> {
+        let place = match side(arena, frame) {
+            Side::Head { .. } => 0,
+            Side::Tail { place } => u32::from(place),
+            _ => return None,
+        };
+        let region = Region::at(arena, frame.checked_sub(place)?)?;
+        (place < region.frames).then_some(region)
+    }
+
+    /// Writes the side words of a region without slots.
+    pub fn mark(&self, arena: &Arena) {
+        self.set_live(arena, 0);
+        for place in 1..self.frames {
+            set_side(arena, self.head + place, tail(place));
+        }
+    }
+
+    /// Clears the side words.
+    pub fn unmark(&self, arena: &Arena) {
+        (0..self.frames).for_each(|place| set_side(arena, self.head + place, Side::Free));
+    }
+
+    /// Whether the side words of the later frames are those of this region.
+    pub fn is_marked(&self, arena: &Arena) -> bool {
+        (1..self.frames).all(|place| side(arena, self.head + place) == tail(place))
+    }
+
+    /// Granules in slots.
+    pub fn live(&self, arena: &Arena) -> u32 {
+        match side(arena, self.head) {
+            Side::Head { next: live, .. } => live,
+            other => panic!("region {} is {other:?}", self.head),
+        }
+    }
+
+    /// Says how many granules are in slots.
+    pub fn set_live(&self, arena: &Arena, live: u32) {
+        let class = self.frames as u8 | self.shard << FRAMES_BITS;
+        set_side(
+            arena,
+            self.head,
+            Side::Head {
+                class,
+                free: 0,
+                next: live,
+            },
+        );
+    }
+
+    /// Where the last slot ends, granules.
+    pub fn end(&self, grain: Grain) -> u32 {
+        self.frames * grain.per_frame
+    }
+
+    /// Granules for slots and holes.
+    pub fn capacity(&self, grain: Grain) -> u32 {
+        self.end(grain) - grain.first()
+    }
+
+    /// Place in the mapping of a granule.
+    pub fn place(&self, arena: &Arena, grain: Grain, granule: u32) -> usize {
+        arena.frame_at(self.head) + granule as usize * grain.bytes
+    }
+
+    /// The word at a granule.
+    pub fn word<'a>(&self, arena: &'a Arena, grain: Grain, granule: u32) -> &'a AtomicU64 {
+        arena.word_u64(self.place(arena, grain, granule))
+    }
+
+    /// The slot or hole that begins at a granule.
+    pub fn read(&self, arena: &Arena, grain: Grain, granule: u32) -> Word {
+        Word(self.word(arena, grain, granule).load(Relaxed))
+    }
+
+    /// Writes the word of a slot.
+    pub fn write(&self, arena: &Arena, grain: Grain, granule: u32, word: Word) {
+        self.word(arena, grain, granule).store(word.0, Relaxed);
+    }
+
+    /// Writes the words of a hole at both its ends.
+    pub fn write_hole(&self, arena: &Arena, grain: Grain, granule: u32, granules: u32) {
+        let word = Word::hole(granules);
+        self.write(arena, grain, granule, word);
+        let last = self.place(arena, grain, granule + granules) - word::BYTES;
+        arena.word_u64(last).store(word.0, Relaxed);
+    }
+
+    /// Length of the hole that ends at a granule.
+    pub fn hole_before(&self, arena: &Arena, grain: Grain, granule: u32) -> u32 {
+        let last = self.place(arena, grain, granule) - word::BYTES;
+        let word = Word(arena.word_u64(last).load(Relaxed));
+        assert!(word.is_hole(), "no hole ends at {granule} of {self:?}");
+        word.granules()
+    }
+
+    /// Marks what begins at a granule, if that is not the end, as being behind a hole or not.
+    pub fn set_after_hole(&self, arena: &Arena, grain: Grain, granule: u32, after_hole: bool) {
+        if granule < self.end(grain) {
+            let word = self.read(arena, grain, granule);
+            debug_assert!(!word.is_hole(), "two holes meet at {granule} of {self:?}");
+            self.write(arena, grain, granule, word.with_after_hole(after_hole));
+        }
+    }
+
+    /// The handle of the slot at a granule.
+    pub fn handle(&self, grain: Grain, granule: u32) -> Handle {
+        let frame = self.head + granule / grain.per_frame;
+        Handle::of(frame, granule % grain.per_frame)
+    }
+
+    /// The granule that a handle in this region leads to.
+    pub fn granule(&self, grain: Grain, handle: Handle) -> u32 {
+        (handle.frame() - self.head) * grain.per_frame + handle.low()
+    }
+
+    /// Walks the live slots from `from` on: granule and tag. `visit` says whether to go on. Returns
+    /// where it stopped, the end if it did not.
+    pub fn walk(
+        &self,
+        arena: &Arena,
+        grain: Grain,
+        from: u32,
+        mut visit: impl FnMut(u32, Tag) -> bool,
+    ) -> u32 {
+        let (mut at, end) = (grain.first(), self.end(grain));
+        while at < end {
+            let word = self.read(arena, grain, at);
+            if !word.is_hole() && at >= from && !visit(at, word.tag()) {
+                return at;
+            }
+            assert!(word.granules() > 0, "an empty slot at {at} of {self:?}");
+            at += word.granules();
+        }
+        end
+    }
+}
+
+fn tail(place: u32) -> Side {
+    Side::Tail { place: place as u8 }
+}
+
+fn side(arena: &Arena, frame: u32) -> Side {
+    Side::decode(arena.side(frame).load(Relaxed), ZpoolKind::Zfit)
+}
+
+fn set_side(arena: &Arena, frame: u32, side: Side) {
+    arena
+        .side(frame)
+        .store(side.encode(ZpoolKind::Zfit), Relaxed);
+}

@@ -1,0 +1,266 @@
+//! A shard: some of the regions, their holes, and how slots are cut out of holes and given back.
+//!
+//! Not here: who holds the lock (`zfit`), walking over regions (`upkeep`).
+//! Locking: none, the shard's lock is held.
+
+use super::bins::{BANDS, Bins, Memory};
+use super::region::{Grain, Region};
+use super::word::{self, Word};
+use crate::zpool::arena::RUN_FRAMES_MAX;
+use crate::zpool::groups::Groups;
+use crate::zpool::side::NONE;
+use crate::zpool::{Arena, HANDLE_LOW_BITS, Handle, Tag};
+
+/// Regions are at most this share of what the shard holds, so that the last one, part-filled,
+/// weighs little in a small pool: 1/256.
+const REGION_SHARE: u32 = 256;
+
+/// Bytes of the shortest hole that an object fits into: the word in front, and eight bytes or fewer.
+const HOLE_BYTES_MIN: usize = 16;
+
+/// A shorter region wastes too much at its end.
+const REGION_FRAMES_MIN: u32 = 4;
+
+/// Slots of about one length.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Band {
+    /// Slots in use.
+    pub slots: u64,
+    /// Their granules.
+    pub granules: u64,
+}
+
+/// Regions of one shard.
+pub struct Shard {
+    grain: Grain,
+    index: u8,
+    /// Holes, but those of the region that is out of allocation and those too short for any object.
+    pub bins: Bins,
+    /// Regions by how much of them is in slots.
+    pub groups: Groups,
+    /// The first frame of the region that is out of allocation, or NONE.
+    pub isolated: u32,
+    /// A region was made while one was out of allocation: emptying that one frees nothing.
+    pub is_futile: bool,
+    /// No region is taken out of allocation before there are more granules in holes than this.
+    pub patience: u64,
+    /// Regions and their frames.
+    pub regions: u64,
+    /// Frames of all regions.
+    pub frames: u64,
+    /// Bytes that were asked for, of all objects.
+    pub object_bytes: u64,
+    /// Slots by length.
+    pub bands: [Band; BANDS],
+}
+
+impl Shard {
+    /// A shard without regions.
+    pub fn new(grain: Grain, index: u8) -> Self {
+        let object_max = grain.per_frame as usize * grain.bytes;
+        let exact_max = (object_max + word::BYTES).div_ceil(grain.bytes) as u32;
+        Self {
+            grain,
+            index,
+            bins: Bins::new(exact_max),
+            groups: Groups::new(),
+            isolated: NONE,
+            is_futile: false,
+            patience: 0,
+            regions: 0,
+            frames: 0,
+            object_bytes: 0,
+            bands: [Band::default(); BANDS],
+        }
+    }
+
+    /// Granules in slots.
+    pub fn live(&self) -> u64 {
+        self.bands.iter().map(|band| band.granules).sum()
+    }
+
+    /// Objects.
+    pub fn objects(&self) -> u64 {
+        self.bands.iter().map(|band| band.slots).sum()
+    }
+
+    /// The band of slots of a length; the longest may be longer than any object needs.
+    pub fn slot_band(&self, granules: u32) -> usize {
+        self.bins.band(granules).min(BANDS - 1)
+    }
+
+    fn memory<'a>(&self, arena: &'a Arena) -> Memory<'a> {
+        Memory {
+            arena,
+            grain: self.grain,
+        }
+    }
+
+    /// Cuts a slot of `granules` out of the shortest hole that is long enough, if need be out of a
+    /// region that is made for it.
+    pub fn cut(&mut self, arena: &Arena, granules: u32, bytes: usize, tag: Tag) -> Option<Handle> {
+        let (spot, length) = match self.bins.find(granules) {
+            Some(found) => found,
+            None => {
+                self.build(arena, granules)?;
+                self.bins.find(granules).expect("a region was made for it")
+            }
+        };
+        let (handle, grain) = (Handle(spot), self.grain);
+        let region = Region::around(arena, handle.frame()).expect("a hole is part of a region");
+        let at = region.granule(grain, handle);
+        // The hole itself is not looked at if its bin says how long it is: that would be to wait.
+        let hole = length.unwrap_or_else(|| region.read(arena, grain, at).granules());
+        debug_assert_eq!(
+            region.read(arena, grain, at),
+            Word::hole(hole),
+            "{region:?}"
+        );
+        self.bins.remove(self.memory(arena), spot, hole);
+        let rest = hole - granules;
+        // What no object fits into stays part of the slot, where it is free of bookkeeping.
+        let length = if rest as usize * grain.bytes < HOLE_BYTES_MIN {
+            region.set_after_hole(arena, grain, at + hole, false);
+            hole
+        } else {
+            self.put_hole(arena, &region, at + granules, rest);
+            granules
+        };
+        // What lies before the hole is a slot, or the two holes would be one.
+        region.write(arena, grain, at, Word::slot(length, tag, false));
+        self.count(arena, &region, length, bytes);
+        Some(handle)
+    }
+
+    fn count(&mut self, arena: &Arena, region: &Region, granules: u32, bytes: usize) {
+        let live = region.live(arena);
+        region.set_live(arena, live + granules);
+        self.regroup(arena, region, live, live + granules);
+        self.count_adopted(granules, bytes);
+    }
+
+    /// Counts a slot whose region is not in a list yet.
+    pub fn count_adopted(&mut self, granules: u32, bytes: usize) {
+        let index = self.slot_band(granules);
+        let band = &mut self.bands[index];
+        band.slots += 1;
+        band.granules += u64::from(granules);
+        self.object_bytes += bytes as u64;
+    }
+
+    /// Gives a slot back; it becomes one hole with those beside it.
+    pub fn give_back(&mut self, arena: &Arena, region: &Region, at: u32, bytes: usize) {
+        let grain = self.grain;
+        let word = region.read(arena, grain, at);
+        let length = word.granules();
+        assert!(
+            !word.is_hole() && bytes + word::BYTES <= length as usize * grain.bytes,
+            "{bytes} bytes at granule {at} of {region:?} are freed twice, or were never taken"
+        );
+        let live = region.live(arena);
+        let index = self.slot_band(length);
+        let band = &mut self.bands[index];
+        band.slots -= 1;
+        band.granules -= u64::from(length);
+        self.object_bytes -= bytes as u64;
+        let (mut from, mut to) = (at, at + length);
+        if word.is_after_hole() {
+            from -= region.hole_before(arena, grain, at);
+            self.take_hole(arena, region, from, at - from);
+            // Nobody may take the old word for a slot.
+            region.write(arena, grain, at, Word::hole(length));
+        }
+        if to < region.end(grain) {
+            let next = region.read(arena, grain, to);
+            if next.is_hole() {
+                self.take_hole(arena, region, to, next.granules());
+                to += next.granules();
+            }
+        }
+        region.set_live(arena, live - length);
+        if live == length {
+            self.release(arena, region, live);
+            return;
+        }
+        self.regroup(arena, region, live, live - length);
+        self.put_hole(arena, region, from, to - from);
+        region.set_after_hole(arena, grain, to, true);
+    }
+
+    /// Makes a hole of granules that are nobody's; what follows must be marked by the caller.
+    pub fn put_hole(&mut self, arena: &Arena, region: &Region, at: u32, granules: u32) {
+        region.write_hole(arena, self.grain, at, granules);
+        if self.isolated != region.head {
+            let spot = region.handle(self.grain, at).0;
+            self.bins.push(self.memory(arena), spot, granules);
+        }
+    }
+
+    /// The opposite of `put_hole`; its words stay.
+    pub fn take_hole(&mut self, arena: &Arena, region: &Region, at: u32, granules: u32) {
+        if self.isolated != region.head {
+            let spot = region.handle(self.grain, at).0;
+            self.bins.remove(self.memory(arena), spot, granules);
+        }
+    }
+
+    /// Makes a region that holds a slot of `granules` at least: one hole.
+    fn build(&mut self, arena: &Arena, granules: u32) -> Option<()> {
+        let frames_min = (granules + self.grain.first()).div_ceil(self.grain.per_frame);
+        let share = u32::try_from(self.frames).unwrap_or(u32::MAX) / REGION_SHARE;
+        let mut frames = share.clamp(frames_min.max(REGION_FRAMES_MIN), RUN_FRAMES_MAX);
+        let head = loop {
+            // Where free frames lie scattered, a shorter run will do.
+            match arena.alloc_run(frames) {
+                Some(head) => break head,
+                None if frames == frames_min => return None,
+                None => frames = (frames / 2).max(frames_min),
+            }
+        };
+        let region = Region {
+            head,
+            frames,
+            shard: self.index,
+        };
+        region.mark(arena);
+        self.regions += 1;
+        self.frames += u64::from(frames);
+        self.is_futile |= self.isolated != NONE;
+        let group = self.group(&region, 0);
+        self.groups.push(&arena, group, head.into());
+        let grain = self.grain;
+        self.put_hole(arena, &region, grain.first(), region.capacity(grain));
+        Some(())
+    }
+
+    /// Gives the frames of a region without slots back. Its holes are in no bin.
+    fn release(&mut self, arena: &Arena, region: &Region, live: u32) {
+        if self.isolated == region.head {
+            self.isolated = NONE;
+        } else {
+            self.groups
+                .remove(&arena, self.group(region, live), region.head.into());
+        }
+        region.unmark(arena);
+        arena.free_run(region.head, region.frames);
+        self.regions -= 1;
+        self.frames -= u64::from(region.frames);
+    }
+
+    /// The list for a region with `live` granules in slots.
+    pub fn group(&self, region: &Region, live: u32) -> usize {
+        // Groups are for part-filled blocks; a full region is in the last one.
+        const PARTS: u32 = 1 << HANDLE_LOW_BITS;
+        let capacity = u64::from(region.capacity(self.grain));
+        let parts = u64::from(live) * u64::from(PARTS - 1) / capacity;
+        Groups::group(parts as u16, PARTS)
+    }
+
+    fn regroup(&mut self, arena: &Arena, region: &Region, before: u32, after: u32) {
+        let (from, to) = (self.group(region, before), self.group(region, after));
+        if from != to && self.isolated != region.head {
+            self.groups.remove(&arena, from, region.head.into());
+            self.groups.push(&arena, to, region.head.into());
+        }
+    }
+}

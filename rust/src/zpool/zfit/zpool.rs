@@ -1,0 +1,230 @@
+//! The trait's side of zfit.
+//!
+//! Locking: as the trait says; content and tag of a live object belong to who holds its handle.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::bins::BANDS;
+use super::word::{self, Word};
+use super::{OWNERS_TOGETHER, Place, Zfit};
+use crate::error;
+use crate::zpool::side::Side;
+use crate::zpool::{
+    AdoptError, AllocError, Arena, ClassStats, FULLNESS_GROUPS, Handle, Resident, SIDE_BYTES,
+    Sweep, Tag, Zpool, ZpoolKind, ZpoolStats,
+};
+
+/// Bytes of an object that are fetched ahead; the CPU follows a run of lines by itself.
+const PREFETCH_BYTES: usize = 512;
+
+impl Zpool for Zfit {
+    fn kind(&self) -> ZpoolKind {
+        ZpoolKind::Zfit
+    }
+
+    fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    fn slot_bytes(&self, bytes: usize) -> usize {
+        if self.is_whole(bytes) {
+            return self.arena.frame_bytes() + SIDE_BYTES as usize;
+        }
+        self.charged_bytes(self.granules(bytes).into()) as usize
+    }
+
+    fn alloc(&self, bytes: usize, tag: Tag) -> Result<Handle, AllocError> {
+        assert!(bytes > 0, "an object of no bytes");
+        if bytes > self.object_bytes_max() {
+            return Err(AllocError::TooLarge);
+        }
+        if self.is_whole(bytes)
+            && let Some(handle) = self.alloc_whole(bytes, tag)
+        {
+            return Ok(handle);
+        }
+        let granules = self.granules(bytes);
+        let first = (tag.owner / OWNERS_TOGETHER) as usize % self.shards.len();
+        let (index, mut shard) = self.lock_any(first);
+        if let Some(handle) = shard.cut(&self.arena, granules, bytes, tag) {
+            return Ok(handle);
+        }
+        drop(shard);
+        (0..self.shards.len())
+            .filter(|&other| other != index)
+            .find_map(|other| self.lock(other).cut(&self.arena, granules, bytes, tag))
+            .ok_or(AllocError::Full)
+    }
+
+    fn free(&self, handle: Handle, bytes: usize) {
+        self.prefetch_words(handle, bytes);
+        match self.locate(handle) {
+            Place::Whole(frame) => self.free_whole(frame, bytes),
+            Place::Slot(region, at) => {
+                self.lock(region.shard.into())
+                    .give_back(&self.arena, &region, at, bytes);
+            }
+        }
+    }
+
+    fn store(&self, handle: Handle, object: &[u8]) {
+        self.arena
+            .store_bytes(self.content_at(handle, object.len()), object);
+    }
+
+    fn load<'a>(&'a self, handle: Handle, bytes: usize, _: &'a mut [u8]) -> &'a [u8] {
+        self.arena.bytes(self.content_at(handle, bytes), bytes)
+    }
+
+    fn prefetch(&self, handle: Handle, bytes: usize) {
+        let at = self.arena.frame_at(handle.frame()) + handle.low() as usize * self.grain.bytes;
+        if at < self.arena.end() {
+            self.arena.prefetch(at, bytes.min(PREFETCH_BYTES));
+        }
+    }
+
+    fn tag(&self, handle: Handle, _: usize) -> Tag {
+        match self.locate(handle) {
+            Place::Whole(frame) => match self.side(frame) {
+                Side::Whole(tag) => tag,
+                other => panic!("{handle:?} was freed: {other:?}"),
+            },
+            Place::Slot(region, at) => {
+                let word = region.read(&self.arena, self.grain, at);
+                assert!(!word.is_hole(), "{handle:?} was freed");
+                word.tag()
+            }
+        }
+    }
+
+    fn sweep(&self, sweep: &mut Sweep, frames: u32, visit: &mut dyn FnMut(Resident)) -> bool {
+        self.sweep_frames(sweep, frames, visit)
+    }
+
+    fn isolate(&self, visit: &mut dyn FnMut(Resident)) -> bool {
+        self.isolate_region(visit)
+    }
+
+    fn settle(&self) {
+        self.settle_regions();
+    }
+
+    fn adopt(&self, handle: Handle, bytes: usize, tag: Tag) -> Result<(), AdoptError> {
+        self.adopt_object(handle, bytes, tag)
+    }
+
+    fn adopted(&self) -> error::Result<()> {
+        self.end_adoption();
+        Ok(())
+    }
+
+    fn stats(&self) -> ZpoolStats {
+        let frame_bytes = self.arena.frame_bytes() as u64 + SIDE_BYTES;
+        let whole = self.whole.objects.load(Relaxed);
+        let mut sum = ZpoolStats {
+            objects: whole,
+            object_bytes: self.whole.object_bytes.load(Relaxed),
+            slot_bytes: whole * frame_bytes,
+            block_bytes: whole * frame_bytes,
+        };
+        for index in 0..self.shards.len() {
+            let shard = self.lock(index);
+            sum.objects += shard.objects();
+            sum.object_bytes += shard.object_bytes;
+            sum.slot_bytes += self.charged_bytes(shard.live());
+            sum.block_bytes += shard.frames * frame_bytes;
+        }
+        sum
+    }
+
+    /// A class is a band of lengths, a 32nd of a frame wide, and then the whole frames.
+    fn classes(&self, visit: &mut dyn FnMut(ClassStats)) {
+        let mut slots = [0; BANDS];
+        for index in 0..self.shards.len() {
+            let shard = self.lock(index);
+            let bands = shard.bands.iter().map(|band| band.slots);
+            slots.iter_mut().zip(bands).for_each(|(sum, n)| *sum += n);
+        }
+        let band_bytes = self.arena.frame_bytes() / BANDS;
+        for (band, &slots) in slots.iter().enumerate() {
+            visit(ClassStats {
+                object_bytes_max: ((band + 1) * band_bytes) as u32,
+                slots,
+                slots_used: slots,
+                ..ClassStats::default()
+            });
+        }
+        let whole = self.whole.objects.load(Relaxed);
+        let mut fullness = [0; FULLNESS_GROUPS];
+        fullness[FULLNESS_GROUPS - 1] = whole;
+        visit(ClassStats {
+            object_bytes_max: self.arena.frame_bytes() as u32,
+            block_frames: 1,
+            block_slots: 1,
+            blocks: whole,
+            slots: whole,
+            slots_used: whole,
+            fullness,
+            ..ClassStats::default()
+        });
+    }
+
+    fn check(&self) {
+        self.check_all();
+    }
+}
+
+impl Zfit {
+    fn alloc_whole(&self, bytes: usize, tag: Tag) -> Option<Handle> {
+        let frame = self.arena.alloc_run(1)?;
+        self.set_side(frame, Side::Whole(tag));
+        self.count_whole(bytes);
+        Some(Handle::of(frame, 0))
+    }
+
+    pub(super) fn count_whole(&self, bytes: usize) {
+        self.whole.objects.fetch_add(1, Relaxed);
+        self.whole.object_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// The words of a slot and of what is behind it will be read under the lock: fetch them while
+    /// nobody waits for it, both at once.
+    fn prefetch_words(&self, handle: Handle, bytes: usize) {
+        let slot_bytes = self.granules(bytes) as usize * self.grain.bytes;
+        let at = self.arena.frame_at(handle.frame()) + handle.low() as usize * self.grain.bytes;
+        for place in [at, at + slot_bytes] {
+            if place < self.arena.end() {
+                self.arena.prefetch(place, 1);
+            }
+        }
+    }
+
+    fn free_whole(&self, frame: u32, bytes: usize) {
+        self.set_side(frame, Side::Free);
+        self.arena.free_run(frame, 1);
+        self.whole.objects.fetch_sub(1, Relaxed);
+        self.whole.object_bytes.fetch_sub(bytes as u64, Relaxed);
+    }
+
+    /// Whether a slot with room for `bytes` begins at a place in the mapping. Not asked in production:
+    /// to wait for the word doubles the time of a load.
+    fn holds(&self, at: usize, bytes: usize) -> bool {
+        let word = Word(self.arena.word_u64(at).load(Relaxed));
+        !word.is_hole() && bytes + word::BYTES <= word.granules() as usize * self.grain.bytes
+    }
+
+    /// Place in the mapping of an object's first byte.
+    fn content_at(&self, handle: Handle, bytes: usize) -> usize {
+        let at = self.arena.frame_at(handle.frame());
+        if let Side::Whole(_) = self.side(handle.frame()) {
+            assert!(bytes <= self.arena.frame_bytes(), "{bytes} in a frame");
+            return at;
+        }
+        let at = at + handle.low() as usize * self.grain.bytes;
+        debug_assert!(
+            self.holds(at, bytes),
+            "{handle:?} does not lead to an object of {bytes}: freed, or not of this pool"
+        );
+        at + word::BYTES
+    }
+}
