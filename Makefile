@@ -49,6 +49,10 @@ fuzz: $(VENV)/.dependencies ## Send random requests to sessions for SECONDS=60
 	FUZZ_SECONDS=$(SECONDS) cargo test --quiet --manifest-path rust/Cargo.toml --features testing \
 		--lib session::tests::fuzz
 
+.PHONY: churn
+churn: $(VENV)/.dependencies ## Run a million steps over every zpool at every frame size
+	CHURN_STEPS=1000000 cargo test --quiet --manifest-path rust/Cargo.toml --lib long_churn
+
 .PHONY: guest
 guest: dev ## Run the long forms of the guest test (12 minutes)
 	$(BIN)/pytest tests/guest --long $(PYTEST_ARGS)

@@ -86,6 +86,7 @@ class Core:
         page_bytes: int,
         zpool: str,
         frame_bytes: int,
+        chain_frames_max: int,
         codec: str,
         codec_level: int,
         pool_bytes_max: int,
@@ -105,6 +106,7 @@ class Core:
         memory_dir: where these files are, a tmpfs; None: anonymous memory, nothing survives.
         adopt: take over the files of that instance if they fit; otherwise they are made anew.
         page_bytes, frame_bytes: 4096, 16384 or 65536; a frame is at least a page.
+        chain_frames_max: longest chain in zsmalloc, 4 to 16; an adopted pool keeps its own.
         zpool: "zblock" or "zsmalloc". codec, codec_level: of `codecs`.
         pool_bytes_max: limit of the pool, side data included.
         high_mark_percent, low_mark_percent: of that limit; writing back begins and ends there.

@@ -177,6 +177,9 @@ def check_command(
 @app.command("status", epilog=EXIT_CODES)
 def status_command(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, without rates.")] = False,
+    classes: Annotated[
+        bool, typer.Option("--classes", help="Also the pool's size classes; JSON has them always.")
+    ] = False,
     admin: Annotated[
         str, typer.Option("--admin", metavar="ADDR", help="HOST:PORT or unix:PATH of the server.")
     ] = DEFAULT_ADMIN,
@@ -188,7 +191,7 @@ def status_command(
         typer.echo(json.dumps(status, indent=2))
         return
     time.sleep(RATE_INTERVAL_S)
-    Console().print(view(ask(address), earlier=status))
+    Console().print(view(ask(address), earlier=status, classes=classes))
 
 
 @app.command("set", epilog=EXIT_CODES)

@@ -115,6 +115,7 @@ class PoolConfig(Section):
     ] = "lz4"
     codec_level: Annotated[int, BeforeValidator(integer(-7, 65537))]
     frame_bytes: PageBytes
+    zsmalloc_chain_frames_max: Annotated[int, BeforeValidator(integer(4, 16))] = 8
     high_mark_percent: Percent = 95
     low_mark_percent: Percent = 90
     populate: Switch = "auto"

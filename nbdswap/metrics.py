@@ -18,6 +18,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from nbdswap.snapshots import (
+    FULLNESS,
     CoreSnapshot,
     ExportSnapshot,
     LatencySnapshot,
@@ -190,12 +191,25 @@ def _pool_classes(pool: PoolSnapshot) -> Iterator[Metric]:
     used = GaugeMetricFamily(
         "nbdswap_pool_class_slots_used", "Slots of a size class that hold an object.", labels=label
     )
+    freeable = GaugeMetricFamily(
+        "nbdswap_pool_class_freeable_frames",
+        "Frames of a size class that compaction could give back.",
+        labels=label,
+    )
+    # By fullness over all classes: a class each would be twelve times as many series.
+    fullness = GaugeMetricFamily(
+        "nbdswap_pool_blocks", "Blocks by per cent of their slots in use.", labels=["fullness"]
+    )
     for size_class in pool["classes"]:
         name = [str(size_class["object_bytes_max"])]
         blocks.add_metric(name, size_class["blocks"])
         slots.add_metric(name, size_class["slots"])
         used.add_metric(name, size_class["slots_used"])
-    yield from (blocks, slots, used)
+        freeable.add_metric(name, size_class["freeable_frames"])
+    for group, name_of_group in enumerate(FULLNESS):
+        count = sum(size_class["fullness"][group] for size_class in pool["classes"])
+        fullness.add_metric([name_of_group], count)
+    yield from (blocks, slots, used, freeable, fullness)
 
 
 _STORE_GAUGES: list[tuple[str, str]] = [

@@ -42,6 +42,10 @@ class ExportSnapshot(TypedDict):
     """By operation, then by the error's name, for example ENOSPC."""
 
 
+FULLNESS = ("empty", *(f"{low}-{low + 10}" for low in range(0, 100, 10)), "full")
+"""Groups of blocks by the share of slots in use, per cent; the upper bound is in the next one."""
+
+
 class ClassSnapshot(TypedDict):
     """One size class of the zpool."""
 
@@ -51,6 +55,10 @@ class ClassSnapshot(TypedDict):
     blocks: int
     slots: int
     slots_used: int
+    freeable_frames: int
+    """Frames that compaction of this class could give back."""
+    fullness: list[int]
+    """Blocks by FULLNESS."""
 
 
 class RejectCounts(TypedDict):

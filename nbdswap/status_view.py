@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from nbdswap.snapshots import FULLNESS
 from nbdswap.units import human_size
 
 TIERS = ("zero", "same_filled", "pool", "raw", "store", "lost")
@@ -16,11 +17,13 @@ TIERS = ("zero", "same_filled", "pool", "raw", "store", "lost")
 Status = dict[str, Any]
 
 
-def view(status: Status, earlier: Status | None) -> Group:
+def view(status: Status, earlier: Status | None, *, classes: bool = False) -> Group:
     """Tables for a terminal; with an earlier status also rates between the two."""
     parts: list[Any] = [_headline(status)]
     parts += [Text(f"! {hint}", style="bold") for hint in status["hints"]]
     parts += [_exports(status), _pool(status["pool"])]
+    if classes:
+        parts.append(_classes(status["pool"]))
     if status["store"] is not None:
         parts.append(_store(status["store"]))
     if earlier is not None:
@@ -78,6 +81,26 @@ def _pool(pool: Status) -> Table:
         moved = pool["pages_moved"]
         table.caption = f"moving to {pool['zpool']}: {', '.join(former)}; {moved:,} moved so far"
     return _right(table, first=2)
+
+
+def _classes(pool: Status) -> Table:
+    table = Table("up to", "frames", "slots", "blocks", "used", "freeable", "blocks by % in use")
+    # The first three are of a block, the others of all blocks of the class.
+    table.title = f"Size classes of {pool['zpool']}"
+    for size_class in pool["classes"]:
+        if not size_class["slots"]:
+            continue
+        groups = zip(FULLNESS, size_class["fullness"], strict=True)
+        table.add_row(
+            f"{size_class['object_bytes_max']:,}",
+            str(size_class["block_frames"]),
+            str(size_class["block_slots"]),
+            f"{size_class['blocks']:,}",
+            f"{100 * size_class['slots_used'] / size_class['slots']:.1f} %",
+            f"{size_class['freeable_frames']:,}",
+            ", ".join(f"{name}: {count:,}" for name, count in groups if count),
+        )
+    return _right(table, first=0)
 
 
 def _store(store: Status) -> Table:

@@ -20,7 +20,7 @@ use nbdswap_core::page::PageId;
 use nbdswap_core::store::Device;
 use nbdswap_core::testing::pages::make_page;
 use nbdswap_core::testing::random::Random;
-use nbdswap_core::zpool::ZpoolKind;
+use nbdswap_core::zpool::{CHAIN_FRAMES_MAX_DEFAULT, ZpoolKind};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
@@ -106,6 +106,7 @@ fn engine(codec: &str, zpool: ZpoolKind) -> Engine {
         page_bytes: PAGE,
         zpool,
         frame_bytes: PAGE,
+        chain_frames_max: CHAIN_FRAMES_MAX_DEFAULT,
         codec: CodecChoice::named(codec).expect("a codec"),
         pool_bytes_max: 512 << 10,
         high_mark_percent: 80,

@@ -24,7 +24,7 @@ use nbdswap_core::store::Device;
 use nbdswap_core::testing::pages::make_page;
 use nbdswap_core::testing::random::{Random, seeds};
 use nbdswap_core::testing::sim_device::SimDevice;
-use nbdswap_core::zpool::ZpoolKind;
+use nbdswap_core::zpool::{CHAIN_FRAMES_MAX_DEFAULT, ZpoolKind};
 
 const PAGE: usize = 4096;
 const PAGES: u32 = 96;
@@ -104,6 +104,7 @@ impl World {
             page_bytes: PAGE,
             zpool: ZpoolKind::parse(zpool).unwrap(),
             frame_bytes: PAGE,
+            chain_frames_max: CHAIN_FRAMES_MAX_DEFAULT,
             codec: CodecChoice::named(codec).unwrap(),
             // Too little for all pages. Blocks of many frames need more of it than single frames.
             pool_bytes_max: match zpool {

@@ -179,6 +179,8 @@ class FakeCore:
                         "blocks": 10,
                         "slots": 30,
                         "slots_used": 28,
+                        "freeable_frames": 2,
+                        "fullness": [0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 9],
                     }
                 ],
             },

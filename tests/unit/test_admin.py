@@ -1,6 +1,7 @@
 """The admin endpoints, over a real socket."""
 
 import asyncio
+import io
 import json
 import socket
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from rich.console import Console
 
 from nbdswap.addresses import Address, TcpAddress, UnixAddress
 from nbdswap.admin import AdminSite
@@ -16,6 +18,7 @@ from nbdswap.changes import Changer
 from nbdswap.listeners import bind_all, close_all
 from nbdswap.snapshots import CoreSnapshot, ServerSnapshot, Snapshot
 from nbdswap.status import hints_of, status_of
+from nbdswap.status_view import view
 from tests.unit.fake_core import FakeCore, fake_exports
 from tests.unit.loop import run
 
@@ -108,6 +111,22 @@ def test_status_tells_how_full_the_blocks_are() -> None:
     pool = status_of(Source().take())["pool"]
     # What the system gave says nothing of the load.
     assert pool["block_bytes"] == 40000 < pool["used_bytes"]
+
+
+def test_status_shows_the_classes_that_have_blocks_when_asked() -> None:
+    status = status_of(Source().take())
+    idle = status["pool"]["classes"][0] | {"blocks": 0, "slots": 0, "object_bytes_max": 48}
+    status["pool"]["classes"].append(idle)
+    shown = {}
+    for classes in (False, True):
+        console = Console(width=120, file=io.StringIO())
+        console.print(view(status, None, classes=classes))
+        shown[classes] = console.file.getvalue()
+    assert "Size classes of zblock" not in shown[False]
+    [line] = [line for line in shown[True].splitlines() if "1,360" in line]
+    assert "93.3 %" in line
+    assert "70-80: 1, full: 9" in line
+    assert "48" not in shown[True].partition("Size classes")[2]
 
 
 def test_a_healthy_server_gives_no_hints() -> None:

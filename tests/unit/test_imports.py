@@ -41,7 +41,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "metrics": {"snapshots"},
     "status": {"snapshots"},
     "admin": VALUES | {"admin_client", "changes", "logs", "metrics", "snapshots", "status"},
-    "status_view": VALUES,
+    "status_view": VALUES | {"snapshots"},
     "admin_client": VALUES,
     # What may change meanwhile.
     "changes": SETTINGS | {"engine", "logs"},

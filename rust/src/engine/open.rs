@@ -74,6 +74,8 @@ pub struct EngineOptions {
     pub zpool: ZpoolKind,
     /// Bytes of a frame, at least a page.
     pub frame_bytes: usize,
+    /// Longest chain of frames that zsmalloc makes; a pool that is taken over keeps its own.
+    pub chain_frames_max: u32,
     /// Codec for new pages.
     pub codec: CodecChoice,
     /// Hard limit of the pool's memory.
@@ -312,6 +314,7 @@ fn open_pool(options: &EngineOptions, report: &mut OpenReport) -> Result<OpenedP
         instance: options.instance,
         frame_bytes: options.frame_bytes,
         pool_bytes_max: options.pool_bytes_max,
+        chain_frames_max: options.chain_frames_max,
         populate: options.populate,
     };
     if report.adopted {

@@ -9,7 +9,7 @@ use super::noise::Noise;
 use super::objects::Objects;
 use crate::error::{Error, Result};
 use crate::page::PAGE_BYTES_ALLOWED;
-use crate::zpool::{Arena, ArenaOptions, Zpool, ZpoolKind};
+use crate::zpool::{Arena, ArenaOptions, CHAIN_FRAMES_MAX_DEFAULT, Zpool, ZpoolKind};
 
 /// Frames beyond one an object, for part-filled blocks: the arena is as large as any pool could
 /// need, since only what is used takes memory.
@@ -59,6 +59,7 @@ impl Trial {
             instance: 0,
             frame_bytes: plan.frame_bytes,
             pool_bytes_max,
+            chain_frames_max: CHAIN_FRAMES_MAX_DEFAULT,
             populate: false,
         })?;
         let pool = kind.make(Arc::new(arena));

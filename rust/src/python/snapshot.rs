@@ -72,6 +72,8 @@ struct ClassView {
     blocks: u64,
     slots: u64,
     slots_used: u64,
+    freeable_frames: u64,
+    fullness: Vec<u64>,
 }
 
 #[derive(IntoPyObject)]
@@ -235,6 +237,8 @@ fn pool_view(snapshot: &Snapshot<'_>, pool: &PoolSnapshot) -> PoolView {
                 blocks: class.blocks,
                 slots: class.slots,
                 slots_used: class.slots_used,
+                freeable_frames: class.freeable_frames,
+                fullness: class.fullness.to_vec(),
             })
             .collect(),
     }

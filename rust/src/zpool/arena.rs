@@ -10,6 +10,7 @@
 //! Locking: one lock over the frame map, innermost of all, held while the system is asked for an
 //! extent (two short calls) but not while memory is given back.
 
+mod geometry;
 mod header;
 
 use std::ops::Range;
@@ -17,12 +18,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 
-use self::header::{HEADER_USED_BYTES, SIDE_AT, difference, header};
+use self::geometry::{file_bytes, frames_at, frames_within, side_at};
+use self::header::{HEADER_USED_BYTES, SIDE_AT, chain_frames_max, difference, header};
 use super::frames::FrameMap;
 pub use super::frames::RUN_FRAMES_MAX;
 use super::mapping::{Mapping, SYSTEM_PAGE_BYTES};
 use crate::error::{Error, Result};
-use crate::page::PAGE_BYTES_ALLOWED;
 
 /// Frames that a handle can number: 28 bits.
 pub const FRAMES_MAX: u32 = 1 << 28;
@@ -44,6 +45,9 @@ pub struct ArenaOptions {
     pub frame_bytes: usize,
     /// Hard limit for header, side words and frames, bytes.
     pub pool_bytes_max: u64,
+    /// Longest chain of frames that zsmalloc makes. An opened arena keeps that of its creator: its
+    /// zspages are laid out for it.
+    pub chain_frames_max: u32,
     /// Take all memory at start instead of growing on demand, and never give any back.
     pub populate: bool,
 }
@@ -91,10 +95,11 @@ impl Arena {
         Ok(arena)
     }
 
-    /// A predecessor's arena, made with the same options but `populate`. Nothing is free until
+    /// A predecessor's arena, made with the same options but `populate`, and `chain_frames_max`,
+    /// which becomes what it was. Nothing is free until
     /// every object was claimed and [`adopted`](Self::adopted) was called. A file that differs in
     /// anything is refused as [`Error::Foreign`] and not touched.
-    pub fn open(options: ArenaOptions) -> Result<Self> {
+    pub fn open(mut options: ArenaOptions) -> Result<Self> {
         let frames = frames_within(&options)?;
         let Some(path) = options.path.clone() else {
             return Err(Error::Config(
@@ -103,6 +108,9 @@ impl Arena {
         };
         let mapping = Mapping::open(&path, file_bytes(&options, frames))?;
         let found = mapping.bytes(0, HEADER_USED_BYTES);
+        if let Some(max) = chain_frames_max(found) {
+            options.chain_frames_max = max;
+        }
         let wanted = header(&options, frames);
         if let Some(why) = difference(found, &wanted) {
             return Err(Error::Foreign {
@@ -171,15 +179,29 @@ impl Arena {
     }
 
     /// The side word of a frame in use.
+    #[inline]
     pub fn side(&self, frame: u32) -> &AtomicU64 {
         assert!(frame < self.frames, "frame {frame} of {}", self.frames);
         &self.mapping.atomic_u64s(SIDE_AT + frame as usize * 8, 1)[0]
     }
 
     /// Where a frame begins in the mapping.
+    #[inline]
     pub fn frame_at(&self, frame: u32) -> usize {
         assert!(frame < self.frames, "frame {frame} of {}", self.frames);
         self.frames_at + frame as usize * self.options.frame_bytes
+    }
+
+    /// The frame that a place lies in.
+    #[inline]
+    pub fn frame_of(&self, at: usize) -> u32 {
+        ((at - self.frames_at) >> self.options.frame_bytes.trailing_zeros()) as u32
+    }
+
+    /// The 64-bit word at `at`.
+    #[inline]
+    pub fn word_u64(&self, at: usize) -> &AtomicU64 {
+        &self.mapping.atomic_u64s(at, 1)[0]
     }
 
     /// `len` bytes from `at`, a place that was computed from [`frame_at`](Self::frame_at).
@@ -204,18 +226,15 @@ impl Arena {
     }
 
     /// The 16-bit word at `at`.
+    #[inline]
     pub fn word_u16(&self, at: usize) -> &AtomicU16 {
         self.mapping.atomic_u16(at)
     }
 
     /// The 32-bit word at `at`.
+    #[inline]
     pub fn word_u32(&self, at: usize) -> &AtomicU32 {
         self.mapping.atomic_u32(at)
-    }
-
-    /// The 64-bit word at `at`.
-    pub fn word_u64(&self, at: usize) -> &AtomicU64 {
-        &self.mapping.atomic_u64s(at, 1)[0]
     }
 
     /// Frames from this one on were never used; to read their side words would cost memory.
@@ -416,44 +435,6 @@ impl Arena {
     fn side_bytes(&self, frames: u32) -> u64 {
         (frames as usize * 8).next_multiple_of(SYSTEM_PAGE_BYTES) as u64
     }
-}
-
-fn side_at(frame: u32) -> usize {
-    SIDE_AT + frame as usize * 8
-}
-
-fn frames_at(frames: u32) -> usize {
-    side_at(frames).next_multiple_of(SYSTEM_PAGE_BYTES)
-}
-
-fn file_bytes(options: &ArenaOptions, frames: u32) -> usize {
-    frames_at(frames) + frames as usize * options.frame_bytes
-}
-
-/// The most frames that fit under the limit together with header and side words.
-fn frames_within(options: &ArenaOptions) -> Result<u32> {
-    assert!(
-        PAGE_BYTES_ALLOWED.contains(&options.frame_bytes),
-        "frame of {}",
-        options.frame_bytes
-    );
-    let limit = options.pool_bytes_max;
-    let most = limit.saturating_sub(SIDE_AT as u64) / (options.frame_bytes as u64 + 8);
-    if most > u64::from(FRAMES_MAX) {
-        let max = u64::from(FRAMES_MAX) * options.frame_bytes as u64;
-        return Err(Error::Config(format!(
-            "a pool of {limit} bytes, wanted at most {max}"
-        )));
-    }
-    let fits = |&frames: &u32| file_bytes(options, frames) as u64 <= limit;
-    let frames = (0..=most as u32).rev().find(fits).unwrap_or(0);
-    if frames < RUN_FRAMES_MAX {
-        let min = file_bytes(options, RUN_FRAMES_MAX);
-        return Err(Error::Config(format!(
-            "a pool of {limit} bytes, wanted at least {min}"
-        )));
-    }
-    Ok(frames)
 }
 
 #[cfg(test)]

@@ -13,7 +13,9 @@ use std::path::PathBuf;
 
 pub use model::{Model, Random, seeds, typical_object_bytes};
 
-use super::{AllocError, Arena, ArenaOptions, Pools, Sweep, Tag, Zpool, ZpoolKind};
+use super::{
+    AllocError, Arena, ArenaOptions, CHAIN_FRAMES_MAX_DEFAULT, Pools, Sweep, Tag, Zpool, ZpoolKind,
+};
 use crate::page::PAGE_BYTES_ALLOWED;
 
 /// Makes the pool under test in an arena.
@@ -38,12 +40,31 @@ pub fn conformance(zpool: ZpoolKind, make: impl Fn(Arena) -> Pools) {
         suite.an_isolated_block_can_be_emptied();
         suite.a_settled_block_is_allocated_from_again();
         suite.free_memory_goes_back();
+        suite.classes_add_up_to_the_pool();
         suite.memory_held_is_what_the_system_counts();
         suite.a_successor_finds_every_object();
         suite.a_successor_refuses_what_cannot_be();
         suite.a_successor_survives_garbage();
         for seed in seeds(4) {
-            suite.churn(seed, 3000);
+            suite.churn(seed, 3000, 100);
+        }
+    }
+}
+
+/// A long churn at every frame size: as many steps as `CHURN_STEPS` says, else a million at 4 KiB
+/// and fewer where an object is larger, so that it takes seconds.
+pub fn long_churn(zpool: ZpoolKind, make: impl Fn(Arena) -> Pools) {
+    let steps_asked = std::env::var("CHURN_STEPS").ok();
+    let steps_asked = steps_asked.map(|steps| steps.parse().expect("CHURN_STEPS is a number"));
+    for frame_bytes in PAGE_BYTES_ALLOWED {
+        let suite = Suite {
+            zpool,
+            make: &make,
+            frame_bytes,
+        };
+        let steps = steps_asked.unwrap_or(1_000_000 / (frame_bytes as u32 / 4096));
+        for seed in seeds(1) {
+            suite.churn(seed, steps, 2000);
         }
     }
 }
@@ -68,6 +89,7 @@ impl Suite<'_> {
             pool_bytes_max: 4096
                 + frames.next_multiple_of(512) * 8
                 + frames * self.frame_bytes as u64,
+            chain_frames_max: CHAIN_FRAMES_MAX_DEFAULT,
             populate: false,
         }
     }
@@ -216,8 +238,8 @@ impl Suite<'_> {
         assert_eq!(pool.stats(), Default::default());
     }
 
-    /// Random operations against the model.
-    pub fn churn(&self, seed: u64, steps: u32) {
+    /// Random operations against the model, all of it checked every `steps_unchecked` ones.
+    pub fn churn(&self, seed: u64, steps: u32, steps_unchecked: u32) {
         let pool = self.pool(200);
         let mut model = Model::new(&pool, Random::new(seed));
         let mut random = Random::new(!seed);
@@ -231,7 +253,7 @@ impl Suite<'_> {
                 98 => pool.settle(),
                 _ => pool.arena().release_free(random.below(64) as u32),
             }
-            if step % 100 == 0 {
+            if step % steps_unchecked == 0 {
                 model.verify();
                 pool.check();
             }

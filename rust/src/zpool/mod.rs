@@ -32,6 +32,7 @@ pub use arena::{Arena, ArenaOptions};
 pub use kind::ZpoolKind;
 pub use pools::Pools;
 pub use words::SharedWords;
+pub use zsmalloc::{CHAIN_FRAMES_MAX_ALLOWED, CHAIN_FRAMES_MAX_DEFAULT};
 
 use crate::error;
 

@@ -1,10 +1,12 @@
 //! The suite over all pools, shrinking churn, and density.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
-use super::conformance::{Model, Random, Suite, conformance, typical_object_bytes};
-use super::slotted::{Layout, Shape, Slotted};
-use super::zblock::Neighbours;
+use super::conformance::{Model, Random, Suite, conformance, long_churn, typical_object_bytes};
+use super::slotted::Layout;
+use super::zblock::{Neighbours, Zblock};
 use super::*;
 use crate::page::PAGE_BYTES_ALLOWED;
 
@@ -37,51 +39,22 @@ fn zfit_conforms() {
     conforms(ZpoolKind::Zfit);
 }
 
-/// A zblock whose slots overlap by 8 bytes: the canary.
-struct Overlapping;
-
-impl Layout for Overlapping {
-    const KIND: ZpoolKind = ZpoolKind::Zblock;
-
-    fn shapes(frame_bytes: usize) -> Vec<Shape> {
-        let mut shapes = Neighbours::shapes(frame_bytes);
-        for shape in shapes.iter_mut().filter(|shape| shape.slots > 1) {
-            shape.stride -= 8;
+#[test]
+fn every_zpool_survives_a_long_churn() {
+    std::thread::scope(|scope| {
+        for zpool in ZpoolKind::ALL {
+            scope.spawn(move || long_churn(zpool, |arena| Pools::new(arena, zpool)));
         }
-        shapes
-    }
+    });
+}
 
-    fn build(arena: &Arena, shape: &Shape, class: u8) -> Option<u32> {
-        Neighbours::build(arena, shape, class)
+/// The canary: a zblock whose slots overlap by 8 bytes.
+fn overlapping(arena: Arc<Arena>) -> Box<dyn Zpool> {
+    let mut shapes = Neighbours::shapes(arena.options());
+    for shape in shapes.iter_mut().filter(|shape| shape.slots > 1) {
+        shape.stride -= 8;
     }
-
-    fn release(arena: &Arena, shape: &Shape, head: u32) {
-        Neighbours::release(arena, shape, head);
-    }
-
-    fn claim(arena: &Arena, shape: &Shape, head: u32) -> bool {
-        Neighbours::claim(arena, shape, head)
-    }
-
-    fn check(arena: &Arena, shape: &Shape, head: u32) {
-        Neighbours::check(arena, shape, head);
-    }
-
-    fn place(arena: &Arena, head: u32, offset: usize) -> usize {
-        Neighbours::place(arena, head, offset)
-    }
-
-    fn contiguous_bytes(arena: &Arena, offset: usize) -> usize {
-        Neighbours::contiguous_bytes(arena, offset)
-    }
-
-    fn owner_at(shape: &Shape, slot: u32) -> usize {
-        Neighbours::owner_at(shape, slot)
-    }
-
-    fn stamp_at(shape: &Shape, slot: u32) -> usize {
-        Neighbours::stamp_at(shape, slot)
-    }
+    Box::new(Zblock::with_shapes(arena, shapes))
 }
 
 #[test]
@@ -89,7 +62,7 @@ impl Layout for Overlapping {
 fn the_suite_notices_slots_that_overlap() {
     conformance(ZpoolKind::Zblock, |arena| {
         Pools::of(arena, ZpoolKind::Zblock, |kind, arena| match kind {
-            ZpoolKind::Zblock => Box::new(Slotted::<Overlapping>::new(arena)),
+            ZpoolKind::Zblock => overlapping(arena),
             other => other.make(arena),
         })
     });
@@ -130,6 +103,8 @@ fn blocks_waste_little_memory() {
     for (zpool, frame_bytes, slots_max, blocks_max) in [
         (ZpoolKind::Zblock, 4096, 1.028, 1.038),
         (ZpoolKind::Zblock, 16384, 1.022, 1.034),
+        (ZpoolKind::Zsmalloc, 4096, 1.031, 1.044),
+        (ZpoolKind::Zsmalloc, 16384, 1.031, 1.040),
         (ZpoolKind::Zsmalloc, 4096, 1.036, 1.048),
         (ZpoolKind::Zsmalloc, 16384, 1.032, 1.044),
         // Few objects a frame: what remains of it is the price of their simplicity.

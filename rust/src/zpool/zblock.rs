@@ -13,14 +13,17 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::arena::RUN_FRAMES_MAX;
 use super::side::{NONE, Side};
-use super::slotted::{HEAD_BYTES, Layout, SLOTS_MAX, Shape, Slotted};
-use super::{Arena, ZpoolKind};
+use super::slotted::{Head, Layout, NO_SLOT, SLOTS_MAX, Shape, Slotted, Spot};
+use super::{Arena, ArenaOptions, Handle, ZpoolKind};
 
 /// A pool of blocks of neighbouring frames.
 pub type Zblock = Slotted<Neighbours>;
 
 /// The smallest slot, bytes: tag and share of the head already cost a third of it.
 const SLOT_BYTES_MIN: u32 = 32;
+
+/// Bytes of a block's head: the links, 4 unused, and what [`Head`] says.
+const HEAD_BYTES: u32 = 16;
 
 /// A tag in a block: owner u32 and stamp u16, in two arrays.
 const TAG_BYTES: u32 = 6;
@@ -37,94 +40,167 @@ pub struct Neighbours;
 impl Layout for Neighbours {
     const KIND: ZpoolKind = ZpoolKind::Zblock;
 
-    /// Two rules make the table. Of the shapes that a size fits, the cheapest is best. And from a
-    /// whole frame downwards a class exists only if it saves 1/128 of a frame an object (a quarter
-    /// of the cost, where objects are so small that this would be much of it): sizes of compressed
-    /// pages are spread evenly, so equal steps in bytes are worth the same everywhere.
-    ///
-    /// Measured on compressed pages of real programs at 4 KiB: full blocks take 1.021 bytes a byte,
-    /// side words included, against 1.029 with blocks of at most 8 frames. Steps of 3/4 that
-    /// width win 0.002 and cost a third more in part-filled blocks.
-    fn shapes(frame_bytes: usize) -> Vec<Shape> {
-        let cost = |shape: &Shape| cost(shape, frame_bytes as u32);
-        let step = frame_bytes as f64 / 128.0;
-        let mut shapes = vec![Shape::whole(frame_bytes)];
-        let mut last = cost(&shapes[0]);
-        for shape in best_shapes(frame_bytes as u32).into_iter().rev() {
-            let saves = last - cost(&shape);
-            if saves >= step.min(last / 4.0) || shape.object_bytes_max == SLOT_BYTES_MIN {
-                last = cost(&shape);
-                shapes.push(shape);
-            }
-        }
-        shapes.reverse();
-        shapes
+    type Links<'a> = &'a Arena;
+
+    fn shapes(options: &ArenaOptions) -> Vec<Shape> {
+        table(options.frame_bytes)
     }
 
     fn build(arena: &Arena, shape: &Shape, class: u8) -> Option<u32> {
-        let head = arena.alloc_run(shape.frames)?;
-        arena
-            .side(head)
-            .store(Side::Head { class, next: NONE }.encode(Self::KIND), Relaxed);
+        let block = arena.alloc_run(shape.frames)?;
+        let head = Side::Head {
+            class,
+            free: NO_SLOT,
+            next: NONE,
+        };
+        arena.side(block).store(head.encode(Self::KIND), Relaxed);
         for place in 1..shape.frames {
             arena
-                .side(head + place)
+                .side(block + place)
                 .store(tail(place).encode(Self::KIND), Relaxed);
         }
-        Some(head)
+        fill(arena, shape, block);
+        Some(block)
     }
 
-    fn release(arena: &Arena, shape: &Shape, head: u32) {
+    fn release(arena: &Arena, shape: &Shape, block: u32) {
         for place in 0..shape.frames {
             arena
-                .side(head + place)
+                .side(block + place)
                 .store(Side::Free.encode(Self::KIND), Relaxed);
         }
-        arena.free_run(head, shape.frames);
+        arena.free_run(block, shape.frames);
     }
 
-    fn claim(arena: &Arena, shape: &Shape, head: u32) -> bool {
-        shape.frames <= arena.frames() - head
-            && (1..shape.frames).all(|place| side(arena, head + place) == tail(place))
-            && arena.claim_run(head, shape.frames)
+    fn agrees(arena: &Arena, shape: &Shape, block: u32) -> bool {
+        shape.frames <= arena.frames() - block
+            && (1..shape.frames).all(|place| side(arena, block + place) == tail(place))
+            && (0..shape.frames).all(|place| !arena.in_use(block + place))
     }
 
-    fn check(arena: &Arena, shape: &Shape, head: u32) {
+    fn claim(arena: &Arena, shape: &Shape, block: u32) {
+        let is_new = arena.claim_run(block, shape.frames);
+        assert!(is_new, "block {block} was claimed meanwhile");
+        fill(arena, shape, block);
+    }
+
+    fn check(arena: &Arena, shape: &Shape, block: u32) {
         for place in 1..shape.frames {
             assert_eq!(
-                side(arena, head + place),
+                side(arena, block + place),
                 tail(place),
-                "side word of block {head}"
+                "side word of block {block}"
             );
         }
     }
 
-    fn place(arena: &Arena, head: u32, offset: usize) -> usize {
-        arena.frame_at(head) + offset
+    fn links(arena: &Arena) -> &Arena {
+        arena
     }
 
-    fn contiguous_bytes(_: &Arena, _: usize) -> usize {
+    fn head<'a>(arena: &'a Arena, _: &Shape, block: u32) -> Option<Head<'a>> {
+        Some(head(arena, block))
+    }
+
+    fn head_of(arena: &Arena, link: u64) -> Head<'_> {
+        head(arena, link as u32)
+    }
+
+    fn head_slot(_: &Arena, _: u32) -> Option<u16> {
+        None
+    }
+
+    fn block_of(_: &Arena, link: u64) -> u32 {
+        link as u32
+    }
+
+    fn open<'a>(arena: &'a Arena, _: &Shape, block: u32, slot: u16) -> Head<'a> {
+        let head = head(arena, block);
+        head.free().store(slot, Relaxed);
+        head
+    }
+
+    fn close(_: &Arena, _: &Shape, block: u32) -> u16 {
+        panic!("a listed block {block} without a free slot");
+    }
+
+    fn find(arena: &Arena, shape: &Shape, block: u32, slot: u32) -> Spot {
+        Spot {
+            block,
+            slot,
+            object_at: arena.frame_at(block) + shape.object_at(slot),
+        }
+    }
+
+    fn first(_: &Arena, frame: u32) -> Option<u32> {
+        Some(frame)
+    }
+
+    fn spot(arena: &Arena, shape: &Shape, block: u32, handle: Handle) -> Spot {
+        Self::find(arena, shape, block, handle.low())
+    }
+
+    fn handle(_: &Arena, spot: &Spot) -> Handle {
+        Handle::of(spot.block, spot.slot)
+    }
+
+    fn contiguous_bytes(_: &Arena, _: &Spot) -> usize {
         usize::MAX
     }
 
-    fn owner_at(_: &Shape, slot: u32) -> usize {
-        (HEAD_BYTES + 4 * slot) as usize
+    fn rest_at(_: &Arena, spot: &Spot) -> usize {
+        panic!("an object of block {} crosses something", spot.block);
     }
 
-    fn stamp_at(shape: &Shape, slot: u32) -> usize {
-        (HEAD_BYTES + 4 * shape.slots + 2 * slot) as usize
+    fn tag_at(arena: &Arena, shape: &Shape, spot: &Spot) -> (usize, usize) {
+        let tags_at = arena.frame_at(spot.block) + HEAD_BYTES as usize;
+        let (slots, slot) = (shape.slots as usize, spot.slot as usize);
+        (tags_at + 4 * slot, tags_at + 4 * slots + 2 * slot)
     }
 }
 
+/// The head, which lists know by its block.
+fn head(arena: &Arena, block: u32) -> Head<'_> {
+    Head::at(arena, arena.frame_at(block) + 8, block.into())
+}
+
+/// Says that a block is full.
+fn fill(arena: &Arena, shape: &Shape, block: u32) {
+    let head = head(arena, block);
+    head.free().store(NO_SLOT, Relaxed);
+    head.used().store(shape.slots as u16, Relaxed);
+}
+
 fn tail(place: u32) -> Side {
-    Side::Tail {
-        place: place as u8,
-        next: NONE,
-    }
+    Side::Tail { place: place as u8 }
 }
 
 fn side(arena: &Arena, frame: u32) -> Side {
     Side::decode(arena.side(frame).load(Relaxed), ZpoolKind::Zblock)
+}
+
+/// Two rules make the table. Of the shapes that a size fits, the cheapest is best. And from a
+/// whole frame downwards a class exists only if it saves 1/128 of a frame an object (a quarter
+/// of the cost, where objects are so small that this would be much of it): sizes of compressed
+/// pages are spread evenly, so equal steps in bytes are worth the same everywhere.
+///
+/// Measured on compressed pages of real programs at 4 KiB: full blocks take 1.021 bytes a byte,
+/// side words included, against 1.029 with blocks of at most 8 frames. Steps of 3/4 that
+/// width win 0.002 and cost a third more in part-filled blocks.
+fn table(frame_bytes: usize) -> Vec<Shape> {
+    let cost = |shape: &Shape| cost(shape, frame_bytes as u32);
+    let step = frame_bytes as f64 / 128.0;
+    let mut shapes = vec![Shape::whole(frame_bytes)];
+    let mut last = cost(&shapes[0]);
+    for shape in best_shapes(frame_bytes as u32).into_iter().rev() {
+        let saves = last - cost(&shape);
+        if saves >= step.min(last / 4.0) || shape.object_bytes_max == SLOT_BYTES_MIN {
+            last = cost(&shape);
+            shapes.push(shape);
+        }
+    }
+    shapes.reverse();
+    shapes
 }
 
 /// Each frame of a block is charged with 1/1024 of a frame an object, which suits pools of 100 MB
@@ -169,13 +245,13 @@ mod tests {
     #[test]
     fn the_table_covers_every_size_within_a_frame() {
         for frame_bytes in [4096, 16384, 65536] {
-            let shapes = Neighbours::shapes(frame_bytes);
+            let shapes = table(frame_bytes);
             assert_eq!(shapes[0].object_bytes_max, SLOT_BYTES_MIN);
             assert_eq!(shapes.last(), Some(&Shape::whole(frame_bytes)));
             assert!(shapes.is_sorted_by(|a, b| a.object_bytes_max < b.object_bytes_max));
             for shape in &shapes[..shapes.len() - 1] {
                 assert!(shape.object_at(shape.slots) <= shape.frames as usize * frame_bytes);
-                assert!(Neighbours::stamp_at(shape, shape.slots) <= shape.objects_at as usize);
+                assert!(HEAD_BYTES + TAG_BYTES * shape.slots <= shape.objects_at);
             }
         }
     }

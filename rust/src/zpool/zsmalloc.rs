@@ -1,35 +1,56 @@
-//! zsmalloc: chains of 1 to 8 single frames, wherever they are, cut into slots of one size.
+//! zsmalloc: chains of single frames, wherever they are, cut into slots of one size.
 //!
 //! An object may cross from one frame of the chain into the next, and is then loaded by copy. In
-//! return any free frame serves, however scattered, and sizes lie close together: one class for
-//! every 1/256 of a frame. Each object has 8 bytes in front, with its tag.
+//! return any free frame serves, however scattered, and sizes lie close together. After the kernel's
+//! allocator of that name: its chains of up to 8 frames (4 to 16 by configuration), its fullness
+//! groups, huge objects in frames of their own, and its compaction.
 //!
-//! After the kernel's allocator of that name. Unlike it, a zspage carries its own head (16 bytes),
-//! and a handle is the place itself: the page table is what finds objects, so they can move
-//! without one.
+//! Where it could be denser than the original on the same objects, it departs from it:
+//! * The original takes the chain that wastes least for every 1/256 of a frame, and merges classes
+//!   of equal chains. Here sizes lie twice as close, and a class must be worth its part-filled
+//!   zspages.
+//! * There are no descriptors and no memory for handles outside the pool. A handle is the place
+//!   itself, the frame that the slot begins in and the slot's number: the page table finds objects,
+//!   so they can move without a fixed handle. What there is to know of a zspage lies in the side
+//!   words of its frames and, as long as it has a free slot, in that slot.
 //!
 //! Not here: which zspage and slot an object gets (`slotted`, where a zspage is a block).
 //! Locking: none of its own. Chains are written under the lock of the class, and only when a zspage
 //! is made or given back, so whoever holds an object may follow them.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::side::{NONE, Side};
-use super::slotted::{HEAD_BYTES, Layout, SLOTS_MAX, Shape, Slotted};
-use super::{Arena, ZpoolKind};
+use super::groups::Links;
+use super::side::Side;
+use super::slotted::{Head, Layout, NO_SLOT, SLOTS_MAX, Shape, Slotted, Spot};
+use super::{Arena, ArenaOptions, Handle, ZpoolKind};
 
 /// A pool of chains of frames.
 pub type Zsmalloc = Slotted<Chained>;
 
-/// Longest chain, frames.
-const CHAIN_FRAMES_MAX: u32 = 8;
+/// How long the longest chain may be allowed to be, frames; the original's range.
+pub const CHAIN_FRAMES_MAX_ALLOWED: RangeInclusive<u32> = 4..=16;
 
-/// Tag in front of an object: owner u32, stamp u16, 2 bytes unused. Slots are multiples of 16 bytes
-/// and begin after a head of 16, so a tag never crosses the edge of a frame.
-const TAG_BYTES: u32 = 8;
+/// The longest chain if nothing else is said, frames; the original's.
+pub const CHAIN_FRAMES_MAX_DEFAULT: u32 = 8;
 
-/// The smallest slot, bytes, tag included.
+/// Tag in front of an object: owner u32, stamp u16. Slots are multiples of 8 bytes, so a tag never
+/// crosses the edge of a frame.
+const TAG_BYTES: u32 = 6;
+
+/// The smallest slot, bytes: a free one has room for the head.
 const SLOT_BYTES_MIN: u32 = 32;
+
+// head of a zspage with a free slot, in the one that is taken last; it may cross the edge of a
+// frame between its words:
+//   0  owner     u32   NO_OWNER
+//   4  free      u16   the next free slot, as in every free slot
+//   6  used      u16   slots in use
+//   8  next      u64   place of the next head in its list
+//  16  previous  u64   place of the head before it
+const NEXT_AT: usize = 8;
+const PREVIOUS_AT: usize = 16;
 
 /// Lays zspages out as chains.
 pub struct Chained;
@@ -37,31 +58,16 @@ pub struct Chained;
 impl Layout for Chained {
     const KIND: ZpoolKind = ZpoolKind::Zsmalloc;
 
-    fn shapes(frame_bytes: usize) -> Vec<Shape> {
-        let frame_bytes = frame_bytes as u32;
-        let step = frame_bytes / 256;
-        // Smaller slots would make a chain of more slots than a handle can number.
-        let smallest = SLOT_BYTES_MIN.max(CHAIN_FRAMES_MAX * frame_bytes / SLOTS_MAX);
-        let mut shapes = vec![Shape::whole(frame_bytes as usize)];
-        let mut stride = frame_bytes;
-        while stride >= smallest {
-            let shape = chain(frame_bytes, stride);
-            let last = &shapes[shapes.len() - 1];
-            // As many slots in as many frames: the larger class serves both sizes. A chain that has
-            // no more slots than frames is no better than a whole frame each.
-            let same = (last.frames, last.slots) == (shape.frames, shape.slots);
-            if !same && shape.slots > shape.frames {
-                shapes.push(shape);
-            }
-            stride -= step;
-        }
-        shapes.reverse();
-        shapes
+    type Links<'a> = ChainLinks<'a>;
+
+    fn shapes(options: &ArenaOptions) -> Vec<Shape> {
+        table(options.frame_bytes, options.chain_frames_max)
     }
 
     fn build(arena: &Arena, shape: &Shape, class: u8) -> Option<u32> {
-        let mut frames = [NONE; CHAIN_FRAMES_MAX as usize + 1];
-        for index in 0..shape.frames as usize {
+        let mut frames = [0; *CHAIN_FRAMES_MAX_ALLOWED.end() as usize];
+        let frames = &mut frames[..shape.frames as usize];
+        for index in 0..frames.len() {
             let Some(frame) = arena.alloc_run(1) else {
                 frames[..index]
                     .iter()
@@ -70,143 +76,290 @@ impl Layout for Chained {
             };
             frames[index] = frame;
         }
-        for place in 0..shape.frames as usize {
-            let next = frames[place + 1];
+        let first = frames[0];
+        for (place, &frame) in frames.iter().enumerate() {
+            let next = frames.get(place + 1).copied().unwrap_or(first);
             let side = match place {
-                0 => Side::Head { class, next },
-                _ => Side::Tail {
-                    place: place as u8,
+                0 => Side::Head {
+                    class,
+                    free: NO_SLOT,
                     next,
                 },
+                _ => Side::Link { first, next },
             };
-            arena
-                .side(frames[place])
-                .store(side.encode(Self::KIND), Relaxed);
+            set_side(arena, frame, side);
         }
-        Some(frames[0])
+        Some(first)
     }
 
-    fn release(arena: &Arena, shape: &Shape, head: u32) {
-        let mut frame = head;
+    fn release(arena: &Arena, shape: &Shape, block: u32) {
+        let mut frame = block;
         for _ in 0..shape.frames {
             let next = next(arena, frame);
-            arena
-                .side(frame)
-                .store(Side::Free.encode(Self::KIND), Relaxed);
+            set_side(arena, frame, Side::Free);
             arena.free_run(frame, 1);
             frame = next;
         }
     }
 
-    fn claim(arena: &Arena, shape: &Shape, head: u32) -> bool {
-        // The whole chain is read before anything is claimed: a broken one leaves no trace.
-        let mut frame = head;
-        for place in 0..shape.frames {
-            let good = frame < arena.frames()
-                && !arena.in_use(frame)
-                && place_of(arena, frame) == Some(place);
-            if !good {
+    fn agrees(arena: &Arena, shape: &Shape, block: u32) -> bool {
+        let Side::Head { mut next, .. } = side(arena, block) else {
+            return false;
+        };
+        let is_free = |frame| frame < arena.frames() && !arena.in_use(frame);
+        for _ in 1..shape.frames {
+            if !is_free(next) {
                 return false;
             }
-            frame = next(arena, frame);
+            // All later frames differ from the first one and lead to it, so none is met twice.
+            match side(arena, next) {
+                Side::Link { first, next: after } if first == block => next = after,
+                _ => return false,
+            }
         }
-        if frame != NONE {
-            return false;
-        }
-        let mut frame = head;
+        is_free(block) && next == block
+    }
+
+    fn claim(arena: &Arena, shape: &Shape, block: u32) {
+        let mut frame = block;
         for _ in 0..shape.frames {
-            // A place in the chain occurs once, so no frame is met twice.
+            let is_new = arena.claim_run(frame, 1);
+            assert!(is_new, "frame {frame} was claimed meanwhile");
+            frame = next(arena, frame);
+        }
+        set_head_slot(arena, block, NO_SLOT);
+    }
+
+    fn check(arena: &Arena, shape: &Shape, block: u32) {
+        let mut frame = next(arena, block);
+        for _ in 1..shape.frames {
             assert!(
-                arena.claim_run(frame, 1),
-                "frame {frame} was claimed meanwhile"
+                matches!(side(arena, frame), Side::Link { first, .. } if first == block),
+                "chain of zspage {block}"
             );
             frame = next(arena, frame);
         }
-        true
+        assert_eq!(frame, block, "the chain of zspage {block} is too long");
     }
 
-    fn check(arena: &Arena, shape: &Shape, head: u32) {
-        let mut frame = head;
-        for place in 0..shape.frames {
-            assert_eq!(
-                place_of(arena, frame),
-                Some(place),
-                "chain of zspage {head}"
-            );
-            frame = next(arena, frame);
+    fn links(arena: &Arena) -> ChainLinks<'_> {
+        ChainLinks(arena)
+    }
+
+    fn head<'a>(arena: &'a Arena, shape: &Shape, block: u32) -> Option<Head<'a>> {
+        Self::head_slot(arena, block).map(|slot| head(arena, shape, block, slot))
+    }
+
+    fn head_of(arena: &Arena, link: u64) -> Head<'_> {
+        Head::at(arena, link as usize, link)
+    }
+
+    fn head_slot(arena: &Arena, block: u32) -> Option<u16> {
+        match side(arena, block) {
+            Side::Head { free, .. } => (free != NO_SLOT).then_some(free),
+            other => panic!("zspage {block} is {other:?}"),
         }
-        assert_eq!(frame, NONE, "the chain of zspage {head} is too long");
     }
 
-    fn place(arena: &Arena, head: u32, offset: usize) -> usize {
+    fn block_of(arena: &Arena, link: u64) -> u32 {
+        let frame = arena.frame_of(link as usize);
+        Self::first(arena, frame).expect("a head lies in a zspage")
+    }
+
+    fn open<'a>(arena: &'a Arena, shape: &Shape, block: u32, slot: u16) -> Head<'a> {
+        set_head_slot(arena, block, slot);
+        head(arena, shape, block, slot)
+    }
+
+    fn close(arena: &Arena, _: &Shape, block: u32) -> u16 {
+        let slot = Self::head_slot(arena, block).expect("a listed zspage has a head");
+        set_head_slot(arena, block, NO_SLOT);
+        slot
+    }
+
+    fn find(arena: &Arena, shape: &Shape, block: u32, slot: u32) -> Spot {
+        let offset = shape.object_at(slot);
         let frame_bytes = arena.frame_bytes();
-        let mut frame = head;
-        for _ in 0..offset / frame_bytes {
+        let mut frame = block;
+        for _ in 0..offset >> frame_bytes.trailing_zeros() {
             frame = next(arena, frame);
         }
-        arena.frame_at(frame) + offset % frame_bytes
+        Spot {
+            block,
+            slot,
+            object_at: arena.frame_at(frame) + (offset & (frame_bytes - 1)),
+        }
     }
 
-    fn contiguous_bytes(arena: &Arena, offset: usize) -> usize {
-        arena.frame_bytes() - offset % arena.frame_bytes()
+    fn first(arena: &Arena, frame: u32) -> Option<u32> {
+        match side(arena, frame) {
+            Side::Head { .. } | Side::Whole(_) => Some(frame),
+            Side::Link { first, .. } => Some(first),
+            _ => None,
+        }
     }
 
-    fn owner_at(shape: &Shape, slot: u32) -> usize {
-        shape.object_at(slot) - TAG_BYTES as usize
+    /// A handle names the frame that the slot begins in: no chain is walked for it.
+    fn spot(arena: &Arena, shape: &Shape, block: u32, handle: Handle) -> Spot {
+        let slot = handle.low();
+        let offset = shape.object_at(slot) & (arena.frame_bytes() - 1);
+        Spot {
+            block,
+            slot,
+            object_at: arena.frame_at(handle.frame()) + offset,
+        }
     }
 
-    fn stamp_at(shape: &Shape, slot: u32) -> usize {
-        Self::owner_at(shape, slot) + 4
+    fn handle(arena: &Arena, spot: &Spot) -> Handle {
+        Handle::of(arena.frame_of(spot.object_at), spot.slot)
+    }
+
+    fn contiguous_bytes(arena: &Arena, spot: &Spot) -> usize {
+        let frame = arena.frame_of(spot.object_at);
+        arena.frame_at(frame) + arena.frame_bytes() - spot.object_at
+    }
+
+    fn rest_at(arena: &Arena, spot: &Spot) -> usize {
+        arena.frame_at(next(arena, arena.frame_of(spot.object_at)))
+    }
+
+    fn tag_at(_: &Arena, _: &Shape, spot: &Spot) -> (usize, usize) {
+        let owner_at = spot.object_at - TAG_BYTES as usize;
+        (owner_at, owner_at + 4)
     }
 }
 
-/// The chain in which slots of `stride` are cheapest. Each frame is charged with 1/512 of a frame
-/// an object: with so many classes, part-filled zspages weigh more than the last byte of fit. On
-/// compressed pages of real programs this needs a third fewer bytes in part-filled zspages than
-/// the least waste does, for 0.001 more in full ones.
-fn chain(frame_bytes: u32, stride: u32) -> Shape {
-    let of_frames = |frames: u32| Shape {
+/// Heads are linked by their places.
+pub struct ChainLinks<'a>(&'a Arena);
+
+impl ChainLinks<'_> {
+    fn word(&self, head: u64, offset: usize) -> &AtomicU64 {
+        let arena = self.0;
+        let (head, at) = (head as usize, head as usize + offset);
+        let frame = arena.frame_of(head);
+        let end = arena.frame_at(frame) + arena.frame_bytes();
+        if at < end {
+            arena.word_u64(at)
+        } else {
+            arena.word_u64(arena.frame_at(next(arena, frame)) + (at - end))
+        }
+    }
+}
+
+impl Links for ChainLinks<'_> {
+    fn next(&self, head: u64) -> u64 {
+        self.word(head, NEXT_AT).load(Relaxed)
+    }
+
+    fn set_next(&self, head: u64, next: u64) {
+        self.word(head, NEXT_AT).store(next, Relaxed);
+    }
+
+    fn previous(&self, head: u64) -> u64 {
+        self.word(head, PREVIOUS_AT).load(Relaxed)
+    }
+
+    fn set_previous(&self, head: u64, previous: u64) {
+        self.word(head, PREVIOUS_AT).store(previous, Relaxed);
+    }
+}
+
+/// Candidates are slots of every multiple of 1/512 of a frame, each in the chain that is cheapest.
+/// From a whole frame downwards, one becomes a class if it saves enough an object.
+///
+/// Half a zspage of each class is empty, whatever the size of the pool: each frame of a chain is
+/// charged with some bytes an object for that, and so is a class. The fewer objects a pool has, the
+/// more this weighs, and larger pages are fewer; hence the square root. The factors were measured
+/// on compressed pages of real programs, in pools of 16 to 768 MiB of pages.
+fn table(frame_bytes: usize, chain_frames_max: u32) -> Vec<Shape> {
+    let scale = (frame_bytes as f64 / 4096.0).powf(1.5);
+    let (charge, save) = (3.0 * scale, 10.0 * scale);
+    let whole = Shape::whole(frame_bytes);
+    let frame_bytes = frame_bytes as u32;
+    let step = frame_bytes / 512;
+    // Smaller slots would make a chain of more slots than a handle can number.
+    let smallest = SLOT_BYTES_MIN.max(chain_frames_max * frame_bytes / SLOTS_MAX);
+    let mut shapes = vec![whole];
+    let mut last = f64::from(frame_bytes);
+    let mut stride = frame_bytes - step;
+    while stride >= smallest {
+        let chains = (1..=chain_frames_max).map(|frames| chain(frames, frame_bytes, stride));
+        let cost = |shape: &Shape| shape.cost_bytes(frame_bytes, charge);
+        let shape = chains
+            .min_by(|a, b| cost(a).total_cmp(&cost(b)))
+            .expect("some chain is the cheapest");
+        let is_worth = last - cost(&shape) >= save.min(last / 4.0);
+        // A chain that has no more slots than frames is no better than a whole frame each.
+        if shape.slots > shape.frames && is_worth {
+            last = cost(&shape);
+            shapes.push(shape);
+        }
+        stride -= step;
+    }
+    shapes.reverse();
+    shapes
+}
+
+fn chain(frames: u32, frame_bytes: u32, stride: u32) -> Shape {
+    Shape {
         object_bytes_max: stride - TAG_BYTES,
         frames,
-        slots: (frames * frame_bytes - HEAD_BYTES) / stride,
-        objects_at: HEAD_BYTES + TAG_BYTES,
+        slots: frames * frame_bytes / stride,
+        objects_at: TAG_BYTES,
         stride,
-    };
-    let cost = |shape: &Shape| shape.cost_bytes(frame_bytes, f64::from(frame_bytes) / 512.0);
-    let chains = (1..=CHAIN_FRAMES_MAX).map(of_frames);
-    chains
-        .min_by(|a, b| cost(a).total_cmp(&cost(b)))
-        .expect("some chain is the cheapest")
-}
-
-fn next(arena: &Arena, frame: u32) -> u32 {
-    match Side::decode(arena.side(frame).load(Relaxed), ZpoolKind::Zsmalloc) {
-        Side::Head { next, .. } | Side::Tail { next, .. } => next,
-        other => panic!("frame {frame} of a chain is {other:?}"),
     }
 }
 
-fn place_of(arena: &Arena, frame: u32) -> Option<u32> {
-    match Side::decode(arena.side(frame).load(Relaxed), ZpoolKind::Zsmalloc) {
-        Side::Head { .. } => Some(0),
-        Side::Tail { place, .. } => Some(place.into()),
-        _ => None,
+fn head<'a>(arena: &'a Arena, shape: &Shape, block: u32, slot: u16) -> Head<'a> {
+    let spot = Chained::find(arena, shape, block, slot.into());
+    let at = spot.object_at - TAG_BYTES as usize;
+    Head::at(arena, at, at as u64)
+}
+
+#[inline(always)]
+fn side(arena: &Arena, frame: u32) -> Side {
+    Side::decode(arena.side(frame).load(Relaxed), ZpoolKind::Zsmalloc)
+}
+
+fn set_side(arena: &Arena, frame: u32, side: Side) {
+    arena
+        .side(frame)
+        .store(side.encode(ZpoolKind::Zsmalloc), Relaxed);
+}
+
+fn set_head_slot(arena: &Arena, block: u32, free: u16) {
+    let Side::Head { class, next, .. } = side(arena, block) else {
+        panic!("zspage {block} is {:?}", side(arena, block));
+    };
+    set_side(arena, block, Side::Head { class, free, next });
+}
+
+#[inline]
+fn next(arena: &Arena, frame: u32) -> u32 {
+    match side(arena, frame) {
+        Side::Head { next, .. } | Side::Link { next, .. } => next,
+        other => panic!("frame {frame} of a chain is {other:?}"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page::PAGE_BYTES_ALLOWED;
 
     #[test]
     fn the_table_covers_every_size_within_a_frame() {
-        for frame_bytes in [4096, 16384, 65536] {
-            let shapes = Chained::shapes(frame_bytes);
-            assert_eq!(shapes.last(), Some(&Shape::whole(frame_bytes)));
-            assert!(shapes.is_sorted_by(|a, b| a.object_bytes_max < b.object_bytes_max));
-            for shape in &shapes[..shapes.len() - 1] {
-                assert!(shape.object_at(shape.slots) <= shape.frames as usize * frame_bytes + 8);
-                assert!(shape.stride.is_multiple_of(16), "{shape:?}");
+        for frame_bytes in PAGE_BYTES_ALLOWED {
+            for chain_frames_max in CHAIN_FRAMES_MAX_ALLOWED {
+                let shapes = table(frame_bytes, chain_frames_max);
+                assert_eq!(shapes.last(), Some(&Shape::whole(frame_bytes)));
+                assert!(shapes.is_sorted_by(|a, b| a.object_bytes_max < b.object_bytes_max));
+                for shape in &shapes[..shapes.len() - 1] {
+                    assert!(shape.frames <= chain_frames_max, "{shape:?}");
+                    assert!(shape.slots * shape.stride <= shape.frames * frame_bytes as u32);
+                    assert!(shape.stride.is_multiple_of(8), "{shape:?}");
+                    assert!(shape.slots < NO_SLOT.into(), "{shape:?}");
+                }
             }
         }
     }

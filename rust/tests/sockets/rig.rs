@@ -13,7 +13,7 @@ use nbdswap_core::page::PageId;
 use nbdswap_core::session::Negotiated;
 use nbdswap_core::testing::sim_device::SimDevice;
 use nbdswap_core::worker::{Polling, Workers, WorkersOptions};
-use nbdswap_core::zpool::ZpoolKind;
+use nbdswap_core::zpool::{CHAIN_FRAMES_MAX_DEFAULT, ZpoolKind};
 
 use crate::client::Client;
 
@@ -123,6 +123,7 @@ fn options(device: Arc<SimDevice>) -> EngineOptions {
         page_bytes: PAGE,
         zpool: ZpoolKind::Zsmalloc,
         frame_bytes: PAGE,
+        chain_frames_max: CHAIN_FRAMES_MAX_DEFAULT,
         codec: CodecChoice::named("lz4").expect("a codec"),
         pool_bytes_max: 256 << 10,
         high_mark_percent: 90,

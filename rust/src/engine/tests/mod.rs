@@ -14,7 +14,7 @@ use crate::store::Device;
 use crate::testing::pages::make_page;
 use crate::testing::random::{Random, seeds};
 use crate::testing::sim_device::SimDevice;
-use crate::zpool::ZpoolKind;
+use crate::zpool::{CHAIN_FRAMES_MAX_DEFAULT, ZpoolKind};
 
 const PAGE: usize = 4096;
 const SEGMENT: u32 = 32 << 10;
@@ -73,6 +73,7 @@ fn options(
         page_bytes: setup.page_bytes,
         zpool: setup.zpool,
         frame_bytes: setup.page_bytes,
+        chain_frames_max: CHAIN_FRAMES_MAX_DEFAULT,
         codec: CodecChoice::named(setup.codec).unwrap(),
         pool_bytes_max: setup.pool_bytes_max,
         high_mark_percent: 90,

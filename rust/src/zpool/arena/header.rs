@@ -2,7 +2,10 @@
 //!
 //! Locking: none, plain bytes.
 
+use std::ops::Range;
+
 use super::ArenaOptions;
+use crate::zpool::CHAIN_FRAMES_MAX_ALLOWED;
 use crate::zpool::mapping::SYSTEM_PAGE_BYTES;
 
 // The file, all numbers little endian:
@@ -16,14 +19,21 @@ use crate::zpool::mapping::SYSTEM_PAGE_BYTES;
 //   8  version      u32
 //  12  frame_bytes  u32
 //  16  frames       u32
-//  20  reserved     u32   0
+//  20  chain        u32   longest chain of frames
 //  24  instance     u64   whose pool this is
 const MAGIC: [u8; 8] = *b"nbdswapP";
-const VERSION: u32 = 2;
+const CHAIN_AT: Range<usize> = 20..24;
+const VERSION: u32 = 3;
 /// Bytes of the header page that mean something.
 pub const HEADER_USED_BYTES: usize = 32;
 /// Where the side words begin.
 pub const SIDE_AT: usize = SYSTEM_PAGE_BYTES;
+
+/// The longest chain of frames that a header says, if it can be one.
+pub fn chain_frames_max(found: &[u8]) -> Option<u32> {
+    let word = found[CHAIN_AT].try_into().expect("4 bytes");
+    Some(u32::from_le_bytes(word)).filter(|max| CHAIN_FRAMES_MAX_ALLOWED.contains(max))
+}
 
 /// The header of an arena of `frames` frames.
 pub fn header(options: &ArenaOptions, frames: u32) -> [u8; HEADER_USED_BYTES] {
@@ -32,6 +42,7 @@ pub fn header(options: &ArenaOptions, frames: u32) -> [u8; HEADER_USED_BYTES] {
     header[8..12].copy_from_slice(&VERSION.to_le_bytes());
     header[12..16].copy_from_slice(&(options.frame_bytes as u32).to_le_bytes());
     header[16..20].copy_from_slice(&frames.to_le_bytes());
+    header[CHAIN_AT].copy_from_slice(&options.chain_frames_max.to_le_bytes());
     header[24..32].copy_from_slice(&options.instance.to_le_bytes());
     header
 }
@@ -43,7 +54,7 @@ pub fn difference(found: &[u8], wanted: &[u8; HEADER_USED_BYTES]) -> Option<Stri
         ("version", 8..12),
         ("frame_bytes", 12..16),
         ("frames", 16..20),
-        ("reserved word", 20..24),
+        ("chain_frames_max", CHAIN_AT),
         ("instance", 24..32),
     ];
     let (name, at) = fields

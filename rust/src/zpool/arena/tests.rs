@@ -1,6 +1,7 @@
 //! Limits, growth and refusals of the arena itself.
 
 use super::*;
+use crate::zpool::CHAIN_FRAMES_MAX_DEFAULT;
 use crate::zpool::conformance::MemoryDir;
 
 fn options(pool_bytes_max: u64) -> ArenaOptions {
@@ -10,6 +11,7 @@ fn options(pool_bytes_max: u64) -> ArenaOptions {
         instance,
         frame_bytes,
         pool_bytes_max,
+        chain_frames_max: CHAIN_FRAMES_MAX_DEFAULT,
         populate: false,
     }
 }

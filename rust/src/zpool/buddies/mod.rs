@@ -42,6 +42,7 @@ const SHARDS: usize = 8;
 /// What a frame that several objects share says in its side word.
 const SHARED: Side = Side::Head {
     class: 0,
+    free: 0,
     next: NONE,
 };
 

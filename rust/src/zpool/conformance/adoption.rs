@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use super::{Make, MemoryDir, Model, Random, Suite, seeds};
 use crate::error::Error;
 use crate::zpool::{
-    AdoptError, Arena, ArenaOptions, HANDLE_BITS, Handle, Pools, Sweep, Tag, Zpool,
+    AdoptError, Arena, ArenaOptions, CHAIN_FRAMES_MAX_ALLOWED, CHAIN_FRAMES_MAX_DEFAULT,
+    HANDLE_BITS, Handle, Pools, Sweep, Tag, Zpool,
 };
 
 impl Suite<'_> {
@@ -76,8 +77,14 @@ impl Suite<'_> {
                 self.make,
                 &ArenaOptions {
                     populate,
+                    chain_frames_max: *CHAIN_FRAMES_MAX_ALLOWED.end(),
                     ..options
                 },
+            );
+            let chain_frames_max = second.arena().options().chain_frames_max;
+            assert_eq!(
+                chain_frames_max, CHAIN_FRAMES_MAX_DEFAULT,
+                "as it was laid out"
             );
             for object in &model.objects {
                 assert_eq!(

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{Model, Random, Suite};
-use crate::zpool::{Sweep, Zpool, ZpoolStats};
+use crate::zpool::{FULLNESS_GROUPS, Sweep, Zpool, ZpoolStats};
 
 impl Suite<'_> {
     pub(super) fn a_sweep_reports_each_object_once(&self) {
@@ -90,6 +90,51 @@ impl Suite<'_> {
         let again = pool.arena().used_frames();
         assert!(again <= frames, "{again} frames where {frames} were enough");
         model.free_all();
+    }
+
+    pub(super) fn classes_add_up_to_the_pool(&self) {
+        let pool = self.pool(600);
+        let mut model = Model::new(&pool, Random::new(11));
+        let sums = || {
+            let (mut blocks, mut used, mut block_bytes, mut freeable) = (0, 0, 0, 0);
+            let mut is_in_blocks = true;
+            pool.classes(&mut |class| {
+                used += class.slots_used;
+                // Where objects of all sizes share blocks, a class has none.
+                if class.block_slots == 0 {
+                    is_in_blocks = false;
+                    assert_eq!((class.blocks, class.fullness), Default::default());
+                    return;
+                }
+                assert_eq!(class.fullness.iter().sum::<u64>(), class.blocks);
+                assert_eq!(class.fullness[0], 0, "a block without objects is kept");
+                assert_eq!(class.slots, class.blocks * u64::from(class.block_slots));
+                let full = class.fullness[FULLNESS_GROUPS - 1] * u64::from(class.block_slots);
+                assert!(full <= class.slots_used && class.slots_used <= class.slots);
+                let frames = class.blocks * u64::from(class.block_frames);
+                assert!(class.freeable_frames <= frames, "{class:?}");
+                blocks += class.blocks;
+                block_bytes += frames * (self.frame_bytes as u64 + 8);
+                freeable += class.freeable_frames;
+            });
+            let stats = pool.stats();
+            assert_eq!(used, stats.objects);
+            assert!(
+                !is_in_blocks || block_bytes == stats.block_bytes,
+                "{stats:?}"
+            );
+            (blocks, freeable)
+        };
+        assert_eq!(sums(), (0, 0));
+        while model.alloc_random().is_ok() {}
+        sums();
+        model.free_some(model.len() / 2);
+        let (blocks, freeable) = sums();
+        while model.compact().is_some() {}
+        let (blocks_left, freeable_left) = sums();
+        assert!(blocks_left <= blocks && freeable_left <= freeable);
+        model.free_all();
+        assert_eq!(sums(), (0, 0));
     }
 
     pub(super) fn free_memory_goes_back(&self) {

@@ -8,8 +8,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Layout, NO_OWNER, NO_SLOT, Shape, Slotted, unpack};
-use crate::zpool::groups::Groups;
+use super::{FULL, Layout, NO_OWNER, Place, Shape, Slotted, Spot};
 use crate::zpool::side::Side;
 use crate::zpool::{AdoptError, HANDLE_BITS, Handle, Tag};
 
@@ -24,26 +23,16 @@ impl<L: Layout> Slotted<L> {
         if handle.0 >> HANDLE_BITS != 0 || tag.owner == NO_OWNER {
             return Err(AdoptError::BadHandle);
         }
-        let (head, slot) = unpack(handle);
-        if head >= self.arena.frames() {
-            return Err(AdoptError::BadHandle);
-        }
-        let class = match self.side(head) {
-            Side::Head { class, .. } if usize::from(class) < self.whole_class() => {
-                usize::from(class)
-            }
-            Side::Whole(_) => self.whole_class(),
-            _ => return Err(AdoptError::BadHandle),
-        };
+        let Place { block, class } = self.resolve(handle).ok_or(AdoptError::BadHandle)?;
         let shape = self.shapes[class];
-        if slot >= shape.slots || bytes == 0 || bytes > shape.object_bytes_max as usize {
+        if bytes == 0 || bytes > shape.object_bytes_max as usize {
             return Err(AdoptError::BadHandle);
         }
         if shape.is_whole() {
-            self.adopt_whole(head, tag)?;
+            self.adopt_whole(block, tag)?;
         } else {
-            self.adopt_block(class, &shape, head)?;
-            self.adopt_slot(&shape, head, slot, tag)?;
+            let spot = self.adopt_block(&shape, block, handle)?;
+            self.adopt_slot(&shape, &spot, tag)?;
         }
         let mut state = self.lock(class);
         state.slots_used += 1;
@@ -56,39 +45,38 @@ impl<L: Layout> Slotted<L> {
             return Err(AdoptError::Overlap);
         }
         self.set_side(frame, Side::Whole(tag));
-        self.lock(self.whole_class()).blocks += 1;
+        self.lock(self.whole_class()).fullness[FULL] += 1;
         Ok(())
     }
 
     /// Claims the block of the first object that leads to it; it starts with all slots free.
-    fn adopt_block(&self, class: usize, shape: &Shape, head: u32) -> Result<(), AdoptError> {
-        // A frame that is claimed and says Head was claimed as one: `claim` reads the side words.
-        if self.arena.in_use(head) {
-            return Ok(());
-        }
-        if !L::claim(&self.arena, shape, head) {
+    fn adopt_block(&self, shape: &Shape, block: u32, handle: Handle) -> Result<Spot, AdoptError> {
+        // A frame that is claimed and says Head was claimed as one: `agrees` reads the side words.
+        let is_new = !self.arena.in_use(block);
+        if is_new && !L::agrees(&self.arena, shape, block) {
             return Err(AdoptError::Overlap);
         }
-        let block = self.head(head);
-        block.free().store(NO_SLOT, Relaxed);
-        block.fresh().store(shape.slots as u16, Relaxed);
-        block.used().store(0, Relaxed);
-        for slot in 0..shape.slots {
-            self.owner(shape, head, slot).store(NO_OWNER, Relaxed);
+        let spot = self.find(shape, block, handle.low());
+        if L::handle(&self.arena, &spot) != handle {
+            return Err(AdoptError::BadHandle);
         }
-        self.lock(class).blocks += 1;
-        Ok(())
+        if is_new {
+            L::claim(&self.arena, shape, block);
+            for slot in 0..shape.slots {
+                let (owner, _) = self.tag_words(shape, &self.find(shape, block, slot));
+                owner.store(NO_OWNER, Relaxed);
+            }
+        }
+        Ok(spot)
     }
 
-    fn adopt_slot(&self, shape: &Shape, head: u32, slot: u32, tag: Tag) -> Result<(), AdoptError> {
-        let owner = self.owner(shape, head, slot);
+    fn adopt_slot(&self, shape: &Shape, spot: &Spot, tag: Tag) -> Result<(), AdoptError> {
+        let (owner, stamp) = self.tag_words(shape, spot);
         if owner.load(Relaxed) != NO_OWNER {
             return Err(AdoptError::Overlap);
         }
         owner.store(tag.owner, Relaxed);
-        self.stamp(shape, head, slot).store(tag.stamp, Relaxed);
-        let used = self.head(head).used();
-        used.store(used.load(Relaxed) + 1, Relaxed);
+        stamp.store(tag.stamp, Relaxed);
         Ok(())
     }
 
@@ -98,27 +86,9 @@ impl<L: Layout> Slotted<L> {
             if self.arena.in_use(frame)
                 && let Side::Head { class, .. } = self.side(frame)
             {
-                self.chain_free_slots(usize::from(class), frame);
+                let class = usize::from(class);
+                self.list(&mut self.lock(class), &self.shapes[class], frame);
             }
-        }
-    }
-
-    fn chain_free_slots(&self, class: usize, head: u32) {
-        let shape = &self.shapes[class];
-        let block = self.head(head);
-        let mut next = NO_SLOT;
-        // From the last to the first, so that the lowest slots are used first.
-        for slot in (0..shape.slots).rev() {
-            if self.owner(shape, head, slot).load(Relaxed) == NO_OWNER {
-                self.stamp(shape, head, slot).store(next, Relaxed);
-                next = slot as u16;
-            }
-        }
-        block.free().store(next, Relaxed);
-        let used = block.used().load(Relaxed);
-        if u32::from(used) < shape.slots {
-            let group = Groups::group(used, shape.slots);
-            self.lock(class).groups.push(&*self.arena, group, head);
         }
     }
 }

@@ -3,20 +3,10 @@
 //! Locking: none here. The head and the tags of free slots change under the lock of the block's
 //! class; the tag of a live slot belongs to the holder of its handle.
 
-use std::sync::atomic::{AtomicU16, AtomicU32};
+use std::sync::atomic::AtomicU16;
 
 use crate::zpool::groups::Links;
-use crate::zpool::{Arena, HANDLE_LOW_BITS, ZpoolKind};
-
-// head of a block, at the start of its first frame, in the machine's byte order:
-//   0  next      u32   block after this one in its list of partly used blocks
-//   4  previous  u32   block before it
-//   8  free      u16   first slot of the chain of freed slots, or NO_SLOT
-//  10  fresh     u16   slots from here on were never used and have no tag yet
-//  12  used      u16   slots in use
-//  14  reserved  u16
-/// Bytes of the head.
-pub const HEAD_BYTES: u32 = 16;
+use crate::zpool::{Arena, ArenaOptions, HANDLE_LOW_BITS, Handle, ZpoolKind};
 
 /// The end of a chain of free slots.
 pub const NO_SLOT: u16 = u16::MAX;
@@ -30,7 +20,7 @@ pub const SLOTS_MAX: u32 = 1 << HANDLE_LOW_BITS;
 /// A size class: what its blocks look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// Largest object, bytes; a multiple of 8.
+    /// Largest object, bytes; even.
     pub object_bytes_max: u32,
     /// Frames of a block.
     pub frames: u32,
@@ -72,76 +62,116 @@ impl Shape {
     }
 }
 
-/// How a pool cuts blocks out of frames. Offsets count from the start of the block.
+/// One slot, found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spot {
+    /// First frame of its block.
+    pub block: u32,
+    /// Its number in the block.
+    pub slot: u32,
+    /// Place in the mapping where its object begins.
+    pub object_at: usize,
+}
+
+/// How a pool cuts blocks out of frames. Places count from the start of the mapping.
 pub trait Layout: Send + Sync + 'static {
     /// Which pool it is.
     const KIND: ZpoolKind;
 
-    /// All classes, smallest objects first; the last one is [`Shape::whole`].
-    fn shapes(frame_bytes: usize) -> Vec<Shape>;
+    /// How the lists of part-used blocks are linked.
+    type Links<'a>: Links;
 
-    /// Takes frames for a block and writes their side words. Returns its first frame.
+    /// All classes, smallest objects first; the last one is [`Shape::whole`].
+    fn shapes(options: &ArenaOptions) -> Vec<Shape>;
+
+    /// Takes frames for a block, which is full as long as nothing else is said, and writes their
+    /// side words. Returns its first frame.
     fn build(arena: &Arena, shape: &Shape, class: u8) -> Option<u32>;
 
     /// Gives the frames of a block back and clears their side words.
-    fn release(arena: &Arena, shape: &Shape, head: u32);
+    fn release(arena: &Arena, shape: &Shape, block: u32);
 
-    /// Takes over the frames of a predecessor's block if they are whole and nobody else's.
-    fn claim(arena: &Arena, shape: &Shape, head: u32) -> bool;
+    /// Whether a predecessor's side words make this a block of frames that nobody has claimed.
+    fn agrees(arena: &Arena, shape: &Shape, block: u32) -> bool;
+
+    /// Takes over the frames of a predecessor's block that [`agrees`](Self::agrees). It is full as
+    /// long as nothing else is said.
+    fn claim(arena: &Arena, shape: &Shape, block: u32);
 
     /// Panics when side words and frames of a block disagree.
-    fn check(arena: &Arena, shape: &Shape, head: u32);
+    fn check(arena: &Arena, shape: &Shape, block: u32);
 
-    /// Place in the mapping of the byte at `offset`.
-    fn place(arena: &Arena, head: u32, offset: usize) -> usize;
+    /// The links between heads.
+    fn links(arena: &Arena) -> Self::Links<'_>;
 
-    /// Bytes from `offset` on that lie in one piece.
-    fn contiguous_bytes(arena: &Arena, offset: usize) -> usize;
+    /// The head of a block. Lasts until it has no free slot; whether a full block has one is the
+    /// layout's choice.
+    fn head<'a>(arena: &'a Arena, shape: &Shape, block: u32) -> Option<Head<'a>>;
 
-    /// Offset of the owner word of `slot`.
-    fn owner_at(shape: &Shape, slot: u32) -> usize;
+    /// The head that lists call `link`.
+    fn head_of(arena: &Arena, link: u64) -> Head<'_>;
 
-    /// Offset of the stamp of `slot`.
-    fn stamp_at(shape: &Shape, slot: u32) -> usize;
+    /// The free slot that the head lies in, if it lies in one.
+    fn head_slot(arena: &Arena, block: u32) -> Option<u16>;
+
+    /// The block whose head this is.
+    fn block_of(arena: &Arena, link: u64) -> u32;
+
+    /// Makes `slot` the first free slot of a block that has none, and gives the block a head if it
+    /// has none. The stamp of the slot says which is the next.
+    fn open<'a>(arena: &'a Arena, shape: &Shape, block: u32, slot: u16) -> Head<'a>;
+
+    /// Takes the last free slot, in which the head lies.
+    fn close(arena: &Arena, shape: &Shape, block: u32) -> u16;
+
+    /// Finds a slot.
+    fn find(arena: &Arena, shape: &Shape, block: u32, slot: u32) -> Spot;
+
+    /// First frame of the block that `frame` is part of, when a handle names it.
+    fn first(arena: &Arena, frame: u32) -> Option<u32>;
+
+    /// The slot that a handle in `block` names.
+    fn spot(arena: &Arena, shape: &Shape, block: u32, handle: Handle) -> Spot;
+
+    /// The handle of a slot.
+    fn handle(arena: &Arena, spot: &Spot) -> Handle;
+
+    /// Bytes from the object's start that lie in one piece.
+    fn contiguous_bytes(arena: &Arena, spot: &Spot) -> usize;
+
+    /// Where the bytes of the object that do not lie in one piece go on.
+    fn rest_at(arena: &Arena, spot: &Spot) -> usize;
+
+    /// Places of the owner and the stamp of a slot.
+    fn tag_at(arena: &Arena, shape: &Shape, spot: &Spot) -> (usize, usize);
 }
 
-/// The head of one block.
+/// The head of a block with a free slot: 8 bytes, of which the first 4 are not the head's.
+///
+/// ```text
+/// 4  free  u16   first slot of the chain of free slots, or NO_SLOT
+/// 6  used  u16   slots in use
+/// ```
 pub struct Head<'a> {
     arena: &'a Arena,
     at: usize,
+    /// What lists call it.
+    pub link: u64,
 }
 
 impl<'a> Head<'a> {
-    /// The head of the block that begins with frame `head`.
-    pub fn of(arena: &'a Arena, head: u32) -> Self {
-        Self {
-            arena,
-            at: arena.frame_at(head),
-        }
+    /// The head at a place, which is a multiple of 8.
+    pub fn at(arena: &'a Arena, at: usize, link: u64) -> Self {
+        Self { arena, at, link }
     }
 
     /// First slot of the free chain.
     pub fn free(&self) -> &'a AtomicU16 {
-        self.arena.word_u16(self.at + 8)
-    }
-
-    /// First slot that was never used.
-    pub fn fresh(&self) -> &'a AtomicU16 {
-        self.arena.word_u16(self.at + 10)
+        self.arena.word_u16(self.at + 4)
     }
 
     /// Slots in use.
     pub fn used(&self) -> &'a AtomicU16 {
-        self.arena.word_u16(self.at + 12)
-    }
-}
-
-impl Links for Arena {
-    fn next(&self, block: u32) -> &AtomicU32 {
-        self.word_u32(self.frame_at(block))
-    }
-
-    fn previous(&self, block: u32) -> &AtomicU32 {
-        self.word_u32(self.frame_at(block) + 4)
+        self.arena.word_u16(self.at + 6)
     }
 }

@@ -4,17 +4,15 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{ClassState, Layout, NO_OWNER, NO_SLOT, Slotted};
-use crate::zpool::groups::{GROUPS, Groups};
+use super::{ClassState, FULL, GROUPS, Layout, NO_OWNER, NO_SLOT, Slotted};
+use crate::zpool::groups::Groups;
 use crate::zpool::side::{NONE, Side};
 
 /// What the frames say about a class, to be compared with what its state says.
 #[derive(Clone, Default)]
 struct Found {
-    blocks: u64,
+    fullness: [u64; GROUPS],
     slots_used: u64,
-    /// Blocks with a free slot.
-    partial: usize,
 }
 
 impl<L: Layout> Slotted<L> {
@@ -27,7 +25,7 @@ impl<L: Layout> Slotted<L> {
             let class = match self.side(frame) {
                 Side::Head { class, .. } => usize::from(class),
                 Side::Whole(_) => self.whole_class(),
-                Side::Tail { .. } => {
+                Side::Tail { .. } | Side::Link { .. } => {
                     assert!(self.arena.in_use(frame), "tail {frame} is a free frame");
                     continue;
                 }
@@ -37,7 +35,10 @@ impl<L: Layout> Slotted<L> {
             self.check_block(class, frame, &mut found[class]);
         }
         for (class, state) in states.iter().enumerate() {
-            assert_eq!(state.blocks, found[class].blocks, "blocks of class {class}");
+            assert_eq!(
+                state.fullness, found[class].fullness,
+                "blocks of class {class}"
+            );
             assert_eq!(
                 state.slots_used, found[class].slots_used,
                 "used slots of class {class}"
@@ -47,69 +48,73 @@ impl<L: Layout> Slotted<L> {
                 "objects of no bytes in class {class}"
             );
             let listed = self.check_lists(class, state);
-            assert_eq!(
-                listed, found[class].partial,
-                "listed blocks of class {class}"
-            );
+            let partial = state.blocks() - state.fullness[FULL];
+            assert_eq!(listed, partial, "listed blocks of class {class}");
         }
     }
 
-    fn check_block(&self, class: usize, head: u32, found: &mut Found) {
+    fn check_block(&self, class: usize, block: u32, found: &mut Found) {
         let shape = &self.shapes[class];
-        found.blocks += 1;
         if shape.is_whole() {
             found.slots_used += 1;
+            found.fullness[FULL] += 1;
             return;
         }
-        L::check(&self.arena, shape, head);
-        let block = self.head(head);
-        let (used, fresh) = (
-            u32::from(block.used().load(Relaxed)),
-            u32::from(block.fresh().load(Relaxed)),
-        );
-        assert!(
-            0 < used && used <= fresh && fresh <= shape.slots,
-            "{used} {fresh} in {head}"
-        );
-        let owned = |&slot: &u32| self.owner(shape, head, slot).load(Relaxed) != NO_OWNER;
+        L::check(&self.arena, shape, block);
+        let used = self.used(shape, block);
+        found.slots_used += u64::from(used);
+        found.fullness[Groups::group(used, shape.slots)] += 1;
+        let used = u32::from(used);
+        assert!(0 < used && used <= shape.slots, "{used} used in {block}");
+        let tag = |slot| self.tag_words(shape, &self.find(shape, block, slot));
+        let owned = |&slot: &u32| tag(slot).0.load(Relaxed) != NO_OWNER;
         assert_eq!(
-            (0..fresh).filter(owned).count() as u32,
+            (0..shape.slots).filter(owned).count() as u32,
             used,
-            "owned slots of block {head}"
+            "owned slots of block {block}"
         );
+        let Some(head) = L::head(&self.arena, shape, block) else {
+            assert_eq!(used, shape.slots, "block {block} has no head");
+            return;
+        };
+        assert_eq!(L::block_of(&self.arena, head.link), block, "head's block");
         let mut chained = 0;
-        let mut slot = block.free().load(Relaxed);
+        if let Some(slot) = L::head_slot(&self.arena, block) {
+            assert!(!owned(&slot.into()), "slot {slot} of {block} has the head");
+            chained += 1;
+        }
+        let mut slot = head.free().load(Relaxed);
         while slot != NO_SLOT {
             assert!(
-                u32::from(slot) < fresh && !owned(&slot.into()),
-                "chain of {head} has {slot}"
+                u32::from(slot) < shape.slots && !owned(&slot.into()),
+                "chain of {block} has {slot}"
             );
             chained += 1;
             assert!(
-                chained <= fresh - used,
-                "the free chain of block {head} is too long"
+                chained <= shape.slots - used,
+                "the free chain of block {block} is too long"
             );
-            slot = self.stamp(shape, head, slot.into()).load(Relaxed);
+            slot = tag(slot.into()).1.load(Relaxed);
         }
         assert_eq!(
             chained,
-            fresh - used,
-            "the free chain of block {head} is too short"
+            shape.slots - used,
+            "the free chain of block {block} is too short"
         );
-        found.slots_used += u64::from(used);
-        found.partial += usize::from(used < shape.slots);
     }
 
     /// Counts the blocks in lists and out of allocation.
-    fn check_lists(&self, class: usize, state: &ClassState) -> usize {
-        let slots = self.shapes[class].slots;
-        let mut listed = usize::from(state.isolated != NONE);
-        for group in 0..GROUPS {
-            for head in state.groups.list(&*self.arena, group) {
-                let used = self.head(head).used().load(Relaxed);
-                assert!(u32::from(used) < slots, "full block {head} is listed");
-                assert_eq!(Groups::group(used, slots), group, "list of block {head}");
-                assert!(head != state.isolated, "isolated block {head} is listed");
+    fn check_lists(&self, class: usize, state: &ClassState) -> u64 {
+        let shape = &self.shapes[class];
+        let links = L::links(&self.arena);
+        let mut listed = u64::from(state.isolated != NONE);
+        for group in 0..FULL {
+            for link in state.groups.list(&links, group) {
+                let block = L::block_of(&self.arena, link);
+                let used = self.used(shape, block);
+                let right = Groups::group(used, shape.slots);
+                assert_eq!(right, group, "list of block {block} with {used}");
+                assert!(block != state.isolated, "isolated block {block} is listed");
                 listed += 1;
             }
         }

@@ -22,15 +22,15 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-pub use block::{HEAD_BYTES, Layout, SLOTS_MAX, Shape};
-use block::{Head, NO_OWNER, NO_SLOT};
+use block::NO_OWNER;
+pub use block::{Head, Layout, NO_SLOT, SLOTS_MAX, Shape, Spot};
 
-use super::groups::Groups;
+use super::groups::{FULL, GROUPS, Groups};
 use super::side::{NONE, Side};
-use super::{Arena, HANDLE_BITS, Handle, SIDE_BYTES, Tag};
+use super::{Arena, Handle, SIDE_BYTES, Tag};
 
 /// Classes are told apart by the size of an object in units of this.
-const SIZE_STEP_BYTES: usize = 8;
+const SIZE_STEP_BYTES: usize = 2;
 
 /// A pool whose blocks are laid out by `L`.
 pub struct Slotted<L> {
@@ -48,24 +48,45 @@ struct Class(Mutex<ClassState>);
 
 struct ClassState {
     groups: Groups,
+    /// Blocks of each group, the one that is out of allocation included.
+    fullness: [u64; GROUPS],
     /// The block that is out of allocation, or NONE.
     isolated: u32,
-    blocks: u64,
     slots_used: u64,
     object_bytes: u64,
 }
 
-/// A handle taken apart, and the class of its block.
+impl ClassState {
+    fn new() -> Self {
+        Self {
+            groups: Groups::new(),
+            fullness: [0; GROUPS],
+            isolated: NONE,
+            slots_used: 0,
+            object_bytes: 0,
+        }
+    }
+
+    fn blocks(&self) -> u64 {
+        self.fullness.iter().sum()
+    }
+}
+
+/// A handle taken apart: the block and its class.
 struct Place {
-    head: u32,
-    slot: u32,
+    block: u32,
     class: usize,
 }
 
 impl<L: Layout> Slotted<L> {
     /// A pool that takes frames of `arena`: empty, or to be adopted if the arena was opened.
     pub fn new(arena: Arc<Arena>) -> Self {
-        let shapes = L::shapes(arena.frame_bytes());
+        let shapes = L::shapes(arena.options());
+        Self::with_shapes(arena, shapes)
+    }
+
+    /// As [`new`](Self::new), with another table of classes.
+    pub fn with_shapes(arena: Arc<Arena>, shapes: Vec<Shape>) -> Self {
         assert!(
             shapes.len() <= 256,
             "{} classes do not fit a side word",
@@ -87,14 +108,8 @@ impl<L: Layout> Slotted<L> {
                 class as u8,
             );
         }
-        let state = || ClassState {
-            groups: Groups::new(),
-            isolated: NONE,
-            blocks: 0,
-            slots_used: 0,
-            object_bytes: 0,
-        };
-        let classes = shapes.iter().map(|_| Class(Mutex::new(state()))).collect();
+        let class = || Class(Mutex::new(ClassState::new()));
+        let classes = shapes.iter().map(|_| class()).collect();
         Self {
             arena,
             shapes,
@@ -119,10 +134,7 @@ impl<L: Layout> Slotted<L> {
         self.shapes.len() - 1
     }
 
-    fn head(&self, head: u32) -> Head<'_> {
-        Head::of(&self.arena, head)
-    }
-
+    #[inline]
     fn side(&self, frame: u32) -> Side {
         Side::decode(self.arena.side(frame).load(Relaxed), L::KIND)
     }
@@ -131,161 +143,209 @@ impl<L: Layout> Slotted<L> {
         self.arena.side(frame).store(side.encode(L::KIND), Relaxed);
     }
 
-    fn owner(&self, shape: &Shape, head: u32, slot: u32) -> &AtomicU32 {
-        self.arena
-            .word_u32(L::place(&self.arena, head, L::owner_at(shape, slot)))
+    #[inline]
+    fn tag_words(&self, shape: &Shape, spot: &Spot) -> (&AtomicU32, &AtomicU16) {
+        let (owner, stamp) = L::tag_at(&self.arena, shape, spot);
+        (self.arena.word_u32(owner), self.arena.word_u16(stamp))
     }
 
-    fn stamp(&self, shape: &Shape, head: u32, slot: u32) -> &AtomicU16 {
-        self.arena
-            .word_u16(L::place(&self.arena, head, L::stamp_at(shape, slot)))
+    fn find(&self, shape: &Shape, block: u32, slot: u32) -> Spot {
+        L::find(&self.arena, shape, block, slot)
     }
 
-    /// Finds the class of a live object. Panics on a handle that leads to none: it did not come
-    /// from this pool, or was freed.
-    fn locate(&self, handle: Handle, bytes: usize) -> Place {
-        let (head, slot) = unpack(handle);
-        assert!(head < self.arena.frames(), "{handle:?} is not of this pool");
-        let class = match self.side(head) {
+    /// Slots in use.
+    fn used(&self, shape: &Shape, block: u32) -> u16 {
+        match L::head(&self.arena, shape, block) {
+            Some(head) => head.used().load(Relaxed),
+            None => shape.slots as u16,
+        }
+    }
+
+    /// Block and class of what may be a handle of this pool.
+    #[inline]
+    fn resolve(&self, handle: Handle) -> Option<Place> {
+        let frame = handle.frame();
+        if frame >= self.arena.frames() {
+            return None;
+        }
+        let block = L::first(&self.arena, frame).filter(|&block| block < self.arena.frames())?;
+        let class = match self.side(block) {
             Side::Head { class, .. } => usize::from(class),
-            Side::Whole(_) => self.whole_class(),
-            other => panic!("{handle:?} leads to {other:?}: freed, or not of this pool"),
+            Side::Whole(_) if block == frame => self.whole_class(),
+            _ => return None,
+        };
+        (handle.low() < self.shapes.get(class)?.slots).then_some(Place { block, class })
+    }
+
+    /// Finds a live object. Panics on a handle that leads to none: it did not come from this pool,
+    /// or was freed.
+    fn locate(&self, handle: Handle, bytes: usize) -> (usize, Spot) {
+        let Some(Place { block, class }) = self.resolve(handle) else {
+            panic!("{handle:?} leads to no slot: freed, or not of this pool");
         };
         let shape = &self.shapes[class];
-        assert!(
-            slot < shape.slots,
-            "{handle:?} has slot {slot} of {}",
-            shape.slots
-        );
         assert!(
             (1..=shape.object_bytes_max as usize).contains(&bytes),
             "{bytes} in {shape:?}"
         );
-        Place { head, slot, class }
+        (class, L::spot(&self.arena, shape, block, handle))
     }
 
     fn alloc_in(&self, class: usize, bytes: usize, tag: Tag) -> Option<Handle> {
         let shape = &self.shapes[class];
         let mut state = self.lock(class);
-        let (head, slot) = if shape.is_whole() {
+        let handle = if shape.is_whole() {
             let frame = self.arena.alloc_run(1)?;
             self.set_side(frame, Side::Whole(tag));
-            state.blocks += 1;
-            (frame, 0)
+            state.fullness[FULL] += 1;
+            Handle::of(frame, 0)
         } else {
-            let head = match state.groups.fullest() {
-                Some(head) => head,
+            let link = match state.groups.fullest() {
+                Some(link) => link,
                 None => self.build(&mut state, class)?,
             };
-            let slot = self.take_slot(&mut state, shape, head);
-            self.owner(shape, head, slot).store(tag.owner, Relaxed);
-            self.stamp(shape, head, slot).store(tag.stamp, Relaxed);
-            (head, slot)
+            let spot = self.take_slot(&mut state, shape, link);
+            let (owner, stamp) = self.tag_words(shape, &spot);
+            owner.store(tag.owner, Relaxed);
+            stamp.store(tag.stamp, Relaxed);
+            L::handle(&self.arena, &spot)
         };
         state.slots_used += 1;
         state.object_bytes += bytes as u64;
-        Some(Handle::of(head, slot))
+        Some(handle)
     }
 
-    fn build(&self, state: &mut ClassState, class: usize) -> Option<u32> {
-        let head = L::build(&self.arena, &self.shapes[class], class as u8)?;
-        let block = self.head(head);
-        block.free().store(NO_SLOT, Relaxed);
-        block.fresh().store(0, Relaxed);
-        block.used().store(0, Relaxed);
-        state.groups.push(&*self.arena, 0, head);
-        state.blocks += 1;
-        Some(head)
+    /// Makes a block with all slots free, and lists it.
+    fn build(&self, state: &mut ClassState, class: usize) -> Option<u64> {
+        let shape = &self.shapes[class];
+        let block = L::build(&self.arena, shape, class as u8)?;
+        for slot in 0..shape.slots {
+            let (owner, stamp) = self.tag_words(shape, &self.find(shape, block, slot));
+            let is_last = slot + 1 == shape.slots;
+            owner.store(NO_OWNER, Relaxed);
+            stamp.store(if is_last { NO_SLOT } else { slot as u16 + 1 }, Relaxed);
+        }
+        let head = L::open(&self.arena, shape, block, 0);
+        head.used().store(0, Relaxed);
+        state.groups.push(&L::links(&self.arena), 0, head.link);
+        state.fullness[0] += 1;
+        Some(head.link)
     }
 
-    /// Takes a slot of a listed block: one that was freed, its cache lines are known, or a fresh
-    /// one.
-    fn take_slot(&self, state: &mut ClassState, shape: &Shape, head: u32) -> u32 {
-        let block = self.head(head);
-        let freed = block.free().load(Relaxed);
-        let slot = if freed == NO_SLOT {
-            let fresh = block.fresh().load(Relaxed);
-            assert!(
-                u32::from(fresh) < shape.slots,
-                "a listed block {head} without a free slot"
-            );
-            block.fresh().store(fresh + 1, Relaxed);
-            fresh
-        } else {
-            let next = self.stamp(shape, head, u32::from(freed)).load(Relaxed);
-            block.free().store(next, Relaxed);
-            freed
-        };
-        let used = block.used().load(Relaxed);
-        block.used().store(used + 1, Relaxed);
-        self.regroup(state, shape, head, used, used + 1);
-        u32::from(slot)
+    /// Chains the free slots of a block that has no head, and lists the block if there are any.
+    fn list(&self, state: &mut ClassState, shape: &Shape, block: u32) {
+        let (mut next, mut used) = (NO_SLOT, 0);
+        // From the last to the first, so that the lowest slots are used first.
+        for slot in (0..shape.slots).rev() {
+            let (owner, stamp) = self.tag_words(shape, &self.find(shape, block, slot));
+            if owner.load(Relaxed) == NO_OWNER {
+                stamp.store(next, Relaxed);
+                next = slot as u16;
+            } else {
+                used += 1;
+            }
+        }
+        let group = Groups::group(used, shape.slots);
+        state.fullness[group] += 1;
+        if group != FULL {
+            let head = L::open(&self.arena, shape, block, next);
+            head.used().store(used, Relaxed);
+            state.groups.push(&L::links(&self.arena), group, head.link);
+        }
+    }
+
+    /// Takes a slot of a listed block: the one that was freed last, its cache lines are known.
+    fn take_slot(&self, state: &mut ClassState, shape: &Shape, link: u64) -> Spot {
+        let head = L::head_of(&self.arena, link);
+        let block = L::block_of(&self.arena, link);
+        let used = head.used().load(Relaxed);
+        self.regroup(state, shape, block, &head, used, used + 1);
+        head.used().store(used + 1, Relaxed);
+        let free = head.free().load(Relaxed);
+        if free == NO_SLOT {
+            let last = L::close(&self.arena, shape, block);
+            return self.find(shape, block, last.into());
+        }
+        let spot = self.find(shape, block, free.into());
+        let (_, stamp) = self.tag_words(shape, &spot);
+        head.free().store(stamp.load(Relaxed), Relaxed);
+        spot
     }
 
     /// Moves a block to the list for `after` slots in use; full and isolated blocks are in none.
-    fn regroup(&self, state: &mut ClassState, shape: &Shape, head: u32, before: u16, after: u16) {
-        if state.isolated == head {
-            return;
-        }
-        let group =
-            |used: u16| (u32::from(used) < shape.slots).then(|| Groups::group(used, shape.slots));
-        let (from, to) = (group(before), group(after));
+    fn regroup(
+        &self,
+        state: &mut ClassState,
+        shape: &Shape,
+        block: u32,
+        head: &Head,
+        before: u16,
+        after: u16,
+    ) {
+        let from = Groups::group(before, shape.slots);
+        let to = Groups::group(after, shape.slots);
         if from == to {
             return;
         }
-        if let Some(from) = from {
-            state.groups.remove(&*self.arena, from, head);
-        }
-        if let Some(to) = to {
-            state.groups.push(&*self.arena, to, head);
-        }
-    }
-
-    fn free_slot(&self, state: &mut ClassState, shape: &Shape, head: u32, slot: u32) {
-        let block = self.head(head);
-        let owner = self.owner(shape, head, slot);
-        let known = slot < u32::from(block.fresh().load(Relaxed));
-        assert!(
-            known && owner.load(Relaxed) != NO_OWNER,
-            "slot {slot} of {head} is freed twice"
-        );
-        let used = block.used().load(Relaxed);
-        self.regroup(state, shape, head, used, used - 1);
-        if used == 1 {
-            self.release(state, shape, head);
+        state.fullness[from] -= 1;
+        state.fullness[to] += 1;
+        if state.isolated == block {
             return;
         }
-        owner.store(NO_OWNER, Relaxed);
-        self.stamp(shape, head, slot)
-            .store(block.free().load(Relaxed), Relaxed);
-        block.free().store(slot as u16, Relaxed);
-        block.used().store(used - 1, Relaxed);
+        let links = L::links(&self.arena);
+        if from != FULL {
+            state.groups.remove(&links, from, head.link);
+        }
+        if to != FULL {
+            state.groups.push(&links, to, head.link);
+        }
     }
 
-    /// Gives the frames of a block without objects back.
-    fn release(&self, state: &mut ClassState, shape: &Shape, head: u32) {
-        if state.isolated == head {
+    fn free_slot(&self, state: &mut ClassState, shape: &Shape, spot: &Spot) {
+        let (owner, stamp) = self.tag_words(shape, spot);
+        let (block, slot) = (spot.block, spot.slot);
+        assert!(
+            owner.load(Relaxed) != NO_OWNER,
+            "slot {slot} of {block} is freed twice"
+        );
+        owner.store(NO_OWNER, Relaxed);
+        let slots = shape.slots as u16;
+        let (head, used) = match L::head(&self.arena, shape, block) {
+            Some(head) => {
+                stamp.store(head.free().load(Relaxed), Relaxed);
+                head.free().store(slot as u16, Relaxed);
+                let used = head.used().load(Relaxed);
+                (head, used)
+            }
+            None => {
+                stamp.store(NO_SLOT, Relaxed);
+                (L::open(&self.arena, shape, block, slot as u16), slots)
+            }
+        };
+        head.used().store(used - 1, Relaxed);
+        if used == 1 {
+            self.release(state, shape, block, &head);
+        } else {
+            self.regroup(state, shape, block, &head, used, used - 1);
+        }
+    }
+
+    /// Gives the frames of a block whose only object has gone back.
+    fn release(&self, state: &mut ClassState, shape: &Shape, block: u32, head: &Head) {
+        let group = Groups::group(1, shape.slots);
+        if state.isolated == block {
             state.isolated = NONE;
         } else {
             state
                 .groups
-                .remove(&*self.arena, Groups::group(0, shape.slots), head);
+                .remove(&L::links(&self.arena), group, head.link);
         }
-        L::release(&self.arena, shape, head);
-        state.blocks -= 1;
+        L::release(&self.arena, shape, block);
+        state.fullness[group] -= 1;
     }
 
     /// Bytes of `blocks` blocks, side words included.
     fn block_bytes(&self, shape: &Shape, blocks: u64) -> u64 {
         blocks * u64::from(shape.frames) * (self.arena.frame_bytes() as u64 + SIDE_BYTES)
     }
-}
-
-/// The frame of the block's head, and the slot.
-fn unpack(handle: Handle) -> (u32, u32) {
-    assert!(
-        handle.0 >> HANDLE_BITS == 0,
-        "{handle:?} has more than 40 bits"
-    );
-    (handle.frame(), handle.low())
 }

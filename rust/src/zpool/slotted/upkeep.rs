@@ -4,7 +4,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{ClassState, Layout, NO_OWNER, Slotted};
+use super::{ClassState, FULL, Layout, NO_OWNER, Slotted};
 use crate::zpool::groups::Groups;
 use crate::zpool::side::{NONE, Side};
 use crate::zpool::{Handle, Resident, Sweep, Tag};
@@ -18,7 +18,7 @@ const CANDIDATES: usize = 16;
 /// A block that could be emptied.
 struct Candidate {
     class: usize,
-    head: u32,
+    link: u64,
     used: u16,
     slots: u32,
 }
@@ -42,7 +42,7 @@ impl<L: Layout> Slotted<L> {
             match self.side(frame) {
                 Side::Head { class, .. } => self.report(usize::from(class), frame, visit),
                 Side::Whole(_) => self.report_whole(frame, visit),
-                Side::Tail { .. } | Side::Free => {}
+                Side::Tail { .. } | Side::Link { .. } | Side::Free => {}
             }
         }
         let at_end = end == last;
@@ -65,7 +65,7 @@ impl<L: Layout> Slotted<L> {
     }
 
     /// Reports the live objects of a block, batch by batch, as long as it is a block of `class`.
-    fn report(&self, class: usize, head: u32, visit: &mut dyn FnMut(Resident)) {
+    fn report(&self, class: usize, block: u32, visit: &mut dyn FnMut(Resident)) {
         let shape = &self.shapes[class];
         let nothing = Resident {
             handle: Handle(0),
@@ -79,20 +79,20 @@ impl<L: Layout> Slotted<L> {
         while slot < shape.slots {
             let mut count = 0;
             let state = self.lock(class);
-            let now = self.side(head);
+            let now = self.side(block);
             let same = matches!(now, Side::Head { class: now, .. } if usize::from(now) == class);
-            let fresh = if same {
-                u32::from(self.head(head).fresh().load(Relaxed))
-            } else {
-                0
-            };
-            while slot < fresh && count < BATCH {
-                let owner = self.owner(shape, head, slot).load(Relaxed);
+            let end = if same { shape.slots } else { 0 };
+            while slot < end && count < BATCH {
+                let spot = self.find(shape, block, slot);
+                let (owner, stamp) = self.tag_words(shape, &spot);
+                let owner = owner.load(Relaxed);
                 if owner != NO_OWNER {
-                    let stamp = self.stamp(shape, head, slot).load(Relaxed);
                     batch[count] = Resident {
-                        handle: Handle::of(head, slot),
-                        tag: Tag { owner, stamp },
+                        handle: L::handle(&self.arena, &spot),
+                        tag: Tag {
+                            owner,
+                            stamp: stamp.load(Relaxed),
+                        },
                     };
                     count += 1;
                 }
@@ -100,7 +100,7 @@ impl<L: Layout> Slotted<L> {
             }
             drop(state);
             batch[..count].iter().for_each(|&resident| visit(resident));
-            if slot >= fresh {
+            if slot >= end {
                 return;
             }
         }
@@ -124,34 +124,36 @@ impl<L: Layout> Slotted<L> {
         };
         let mut state = self.lock(class);
         let Some(Candidate {
-            head, used, slots, ..
+            link, used, slots, ..
         }) = self.candidate(class, &state)
         else {
             return false;
         };
-        state
-            .groups
-            .remove(&*self.arena, Groups::group(used, slots), head);
-        state.isolated = head;
+        let group = Groups::group(used, slots);
+        state.groups.remove(&L::links(&self.arena), group, link);
+        let block = L::block_of(&self.arena, link);
+        state.isolated = block;
         drop(state);
-        self.report(class, head, visit);
+        self.report(class, block, visit);
         true
     }
 
     /// The emptiest block of a class, near enough, if the others have room for its objects.
     fn candidate(&self, class: usize, state: &ClassState) -> Option<Candidate> {
-        let slots = self.shapes[class].slots;
-        let free = state.blocks * u64::from(slots) - state.slots_used;
+        let shape = &self.shapes[class];
+        let slots = shape.slots;
+        let free = state.blocks() * u64::from(slots) - state.slots_used;
         // Room for the used slots of a block outside of it: as many free ones as a block has slots.
         if state.isolated != NONE || free < u64::from(slots) {
             return None;
         }
-        let candidates = state.groups.emptiest(&*self.arena).take(CANDIDATES);
+        let links = L::links(&self.arena);
+        let candidates = state.groups.emptiest(&links).take(CANDIDATES);
         candidates
-            .map(|head| Candidate {
+            .map(|link| Candidate {
                 class,
-                head,
-                used: self.head(head).used().load(Relaxed),
+                link,
+                used: self.used(shape, L::block_of(&self.arena, link)),
                 slots,
             })
             .min_by_key(|candidate| candidate.used)
@@ -159,12 +161,19 @@ impl<L: Layout> Slotted<L> {
 
     pub(super) fn settle_blocks(&self) {
         for class in 0..self.whole_class() {
+            let shape = &self.shapes[class];
             let mut state = self.lock(class);
-            let head = std::mem::replace(&mut state.isolated, NONE);
-            if head != NONE {
-                let used = self.head(head).used().load(Relaxed);
-                let group = Groups::group(used, self.shapes[class].slots);
-                state.groups.push(&*self.arena, group, head);
+            let block = std::mem::replace(&mut state.isolated, NONE);
+            if block == NONE {
+                continue;
+            }
+            let head = L::head(&self.arena, shape, block);
+            let group = Groups::group(self.used(shape, block), shape.slots);
+            if let Some(head) = head
+                && group != FULL
+            {
+                let links = L::links(&self.arena);
+                state.groups.push(&links, group, head.link);
             }
         }
     }

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Layout, NO_OWNER, Place, Slotted, unpack};
+use super::{FULL, Layout, NO_OWNER, Place, Slotted};
 use crate::error;
 use crate::zpool::side::Side;
 use crate::zpool::{
@@ -41,77 +41,69 @@ impl<L: Layout> Zpool for Slotted<L> {
     }
 
     fn free(&self, handle: Handle, bytes: usize) {
-        let Place { head, slot, class } = self.locate(handle, bytes);
+        let (class, spot) = self.locate(handle, bytes);
         let shape = &self.shapes[class];
         let mut state = self.lock(class);
         if shape.is_whole() {
+            let frame = handle.frame();
             assert!(
-                matches!(self.side(head), Side::Whole(_)),
+                matches!(self.side(frame), Side::Whole(_)),
                 "{handle:?} is freed twice"
             );
-            self.set_side(head, Side::Free);
-            self.arena.free_run(head, 1);
-            state.blocks -= 1;
+            self.set_side(frame, Side::Free);
+            self.arena.free_run(frame, 1);
+            state.fullness[FULL] -= 1;
         } else {
-            self.free_slot(&mut state, shape, head, slot);
+            self.free_slot(&mut state, shape, &spot);
         }
         state.slots_used -= 1;
         state.object_bytes -= bytes as u64;
     }
 
     fn store(&self, handle: Handle, object: &[u8]) {
-        let Place { head, slot, class } = self.locate(handle, object.len());
-        let offset = self.shapes[class].object_at(slot);
-        let near = L::contiguous_bytes(&self.arena, offset).min(object.len());
+        let (_, spot) = self.locate(handle, object.len());
+        let near = L::contiguous_bytes(&self.arena, &spot).min(object.len());
         let (near, far) = object.split_at(near);
-        self.arena
-            .store_bytes(L::place(&self.arena, head, offset), near);
+        self.arena.store_bytes(spot.object_at, near);
         if !far.is_empty() {
-            self.arena
-                .store_bytes(L::place(&self.arena, head, offset + near.len()), far);
+            self.arena.store_bytes(L::rest_at(&self.arena, &spot), far);
         }
     }
 
     fn load<'a>(&'a self, handle: Handle, bytes: usize, scratch: &'a mut [u8]) -> &'a [u8] {
-        let Place { head, slot, class } = self.locate(handle, bytes);
-        let offset = self.shapes[class].object_at(slot);
-        let near = L::contiguous_bytes(&self.arena, offset);
-        let at = L::place(&self.arena, head, offset);
+        let (_, spot) = self.locate(handle, bytes);
+        let near = L::contiguous_bytes(&self.arena, &spot);
         if bytes <= near {
-            return self.arena.bytes(at, bytes);
+            return self.arena.bytes(spot.object_at, bytes);
         }
-        let far_at = L::place(&self.arena, head, offset + near);
-        scratch[..near].copy_from_slice(self.arena.bytes(at, near));
+        let far_at = L::rest_at(&self.arena, &spot);
+        scratch[..near].copy_from_slice(self.arena.bytes(spot.object_at, near));
         scratch[near..bytes].copy_from_slice(self.arena.bytes(far_at, bytes - near));
         &scratch[..bytes]
     }
 
     fn prefetch(&self, handle: Handle, bytes: usize) {
-        let (head, slot) = unpack(handle);
-        if head >= self.arena.frames() {
-            return;
-        }
-        let offset = match self.side(head) {
-            Side::Head { class, .. } => self.shapes[usize::from(class)].object_at(slot),
-            _ => 0,
-        };
-        let at = self.arena.frame_at(head) + offset;
-        if L::contiguous_bytes(&self.arena, 0) > offset && at < self.arena.end() {
-            self.arena.prefetch(at, bytes.min(PREFETCH_BYTES));
+        if let Some(Place { block, class }) = self.resolve(handle) {
+            let spot = L::spot(&self.arena, &self.shapes[class], block, handle);
+            // The block may be another by now, so that the place is none.
+            if spot.object_at < self.arena.end() {
+                let bytes = bytes.min(PREFETCH_BYTES);
+                self.arena.prefetch(spot.object_at, bytes);
+            }
         }
     }
 
     fn tag(&self, handle: Handle, bytes: usize) -> Tag {
-        let Place { head, slot, class } = self.locate(handle, bytes);
-        if let Side::Whole(tag) = self.side(head) {
+        let (class, spot) = self.locate(handle, bytes);
+        if let Side::Whole(tag) = self.side(handle.frame()) {
             return tag;
         }
-        let shape = &self.shapes[class];
-        let owner = self.owner(shape, head, slot).load(Relaxed);
+        let (owner, stamp) = self.tag_words(&self.shapes[class], &spot);
+        let owner = owner.load(Relaxed);
         assert!(owner != NO_OWNER, "{handle:?} was freed");
         Tag {
             owner,
-            stamp: self.stamp(shape, head, slot).load(Relaxed),
+            stamp: stamp.load(Relaxed),
         }
     }
 
@@ -143,25 +135,29 @@ impl<L: Layout> Zpool for Slotted<L> {
             sum.objects += state.slots_used;
             sum.object_bytes += state.object_bytes;
             sum.slot_bytes += self.block_bytes(shape, state.slots_used) / u64::from(shape.slots);
-            sum.block_bytes += self.block_bytes(shape, state.blocks);
+            sum.block_bytes += self.block_bytes(shape, state.blocks());
         }
         sum
     }
 
     fn classes(&self, visit: &mut dyn FnMut(ClassStats)) {
         for (class, shape) in self.shapes.iter().enumerate() {
-            let (blocks, slots_used) = {
+            let (fullness, slots_used) = {
                 let state = self.lock(class);
-                (state.blocks, state.slots_used)
+                (state.fullness, state.slots_used)
             };
+            let blocks = fullness.iter().sum();
+            let slots = blocks * u64::from(shape.slots);
+            let blocks_freeable = (slots - slots_used) / u64::from(shape.slots);
             visit(ClassStats {
                 object_bytes_max: shape.object_bytes_max,
                 block_frames: shape.frames,
                 block_slots: shape.slots,
                 blocks,
-                slots: blocks * u64::from(shape.slots),
+                slots,
                 slots_used,
-                ..ClassStats::default()
+                freeable_frames: blocks_freeable * u64::from(shape.frames),
+                fullness,
             });
         }
     }

@@ -144,7 +144,7 @@ impl Zfit {
         }
         region.set_live(arena, live);
         let group = shard.group(region, live);
-        shard.groups.push(arena, group, region.head);
+        shard.groups.push(&arena, group, region.head.into());
         shard.regions += 1;
         shard.frames += u64::from(region.frames);
     }

@@ -9,7 +9,7 @@ use super::Zfit;
 use super::bins::{BANDS, Memory};
 use super::region::Region;
 use super::shard::{Band, Shard};
-use crate::zpool::groups::GROUPS;
+use crate::zpool::groups::FULL;
 use crate::zpool::side::{NONE, Side};
 
 /// What the regions of a shard say, to be compared with what its state says.
@@ -41,7 +41,7 @@ impl Zfit {
                     self.check_region(&shards[index], &region, &mut found[index]);
                     region.frames
                 }
-                Side::Tail { place, .. } => panic!("tail {place} at {frame} without a region"),
+                other => panic!("{other:?} at {frame} without a region"),
             };
             let is_free = self.side(frame) == Side::Free;
             let in_use = |frame| is_free || self.arena.in_use(frame);
@@ -129,8 +129,9 @@ impl Zfit {
             (holes, granules)
         );
         let mut listed = u64::from(shard.isolated != NONE);
-        for group in 0..GROUPS {
-            for head in shard.groups.list(&*self.arena, group) {
+        for group in 0..FULL {
+            for head in shard.groups.list(&&*self.arena, group) {
+                let head = head as u32;
                 let region = Region::at(&self.arena, head).expect("a listed region");
                 let live = region.live(&self.arena);
                 assert_eq!(shard.group(&region, live), group, "list of {region:?}");

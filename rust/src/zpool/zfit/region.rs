@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::word::{self, Word};
 use crate::zpool::arena::RUN_FRAMES_MAX;
-use crate::zpool::side::{NONE, Side};
+use crate::zpool::side::Side;
 use crate::zpool::{Arena, Handle, Tag, ZpoolKind};
 
 // A region, offsets in bytes:
@@ -75,7 +75,7 @@ impl Region {
     pub fn around(arena: &Arena, frame: u32) -> Option<Region> {
         let place = match side(arena, frame) {
             Side::Head { .. } => 0,
-            Side::Tail { place, .. } => u32::from(place),
+            Side::Tail { place } => u32::from(place),
             _ => return None,
         };
         let region = Region::at(arena, frame.checked_sub(place)?)?;
@@ -111,7 +111,15 @@ impl Region {
     /// Says how many granules are in slots.
     pub fn set_live(&self, arena: &Arena, live: u32) {
         let class = self.frames as u8 | self.shard << FRAMES_BITS;
-        set_side(arena, self.head, Side::Head { class, next: live });
+        set_side(
+            arena,
+            self.head,
+            Side::Head {
+                class,
+                free: 0,
+                next: live,
+            },
+        );
     }
 
     /// Where the last slot ends, granules.
@@ -203,10 +211,7 @@ impl Region {
 }
 
 fn tail(place: u32) -> Side {
-    Side::Tail {
-        place: place as u8,
-        next: NONE,
-    }
+    Side::Tail { place: place as u8 }
 }
 
 fn side(arena: &Arena, frame: u32) -> Side {

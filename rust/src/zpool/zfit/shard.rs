@@ -226,7 +226,8 @@ impl Shard {
         self.regions += 1;
         self.frames += u64::from(frames);
         self.is_futile |= self.isolated != NONE;
-        self.groups.push(arena, self.group(&region, 0), head);
+        let group = self.group(&region, 0);
+        self.groups.push(&arena, group, head.into());
         let grain = self.grain;
         self.put_hole(arena, &region, grain.first(), region.capacity(grain));
         Some(())
@@ -238,7 +239,7 @@ impl Shard {
             self.isolated = NONE;
         } else {
             self.groups
-                .remove(arena, self.group(region, live), region.head);
+                .remove(&arena, self.group(region, live), region.head.into());
         }
         region.unmark(arena);
         arena.free_run(region.head, region.frames);
@@ -258,8 +259,8 @@ impl Shard {
     fn regroup(&mut self, arena: &Arena, region: &Region, before: u32, after: u32) {
         let (from, to) = (self.group(region, before), self.group(region, after));
         if from != to && self.isolated != region.head {
-            self.groups.remove(arena, from, region.head);
-            self.groups.push(arena, to, region.head);
+            self.groups.remove(&arena, from, region.head.into());
+            self.groups.push(&arena, to, region.head.into());
         }
     }
 }

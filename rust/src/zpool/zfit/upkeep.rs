@@ -32,7 +32,7 @@ impl Zfit {
                     handle: Handle::of(frame, 0),
                     tag,
                 }),
-                Side::Tail { .. } | Side::Free => {}
+                Side::Tail { .. } | Side::Link { .. } | Side::Free => {}
             }
         }
         let at_end = end == last;
@@ -100,7 +100,9 @@ impl Zfit {
             return false;
         };
         let group = shard.group(&region, region.live(&self.arena));
-        shard.groups.remove(&*self.arena, group, region.head);
+        shard
+            .groups
+            .remove(&&*self.arena, group, region.head.into());
         self.each_hole(&region, |at, granules| {
             shard.take_hole(&self.arena, &region, at, granules);
         });
@@ -117,9 +119,9 @@ impl Zfit {
             return None;
         }
         let arena = &*self.arena;
-        let regions = shard.groups.emptiest(arena).take(CANDIDATES);
+        let regions = shard.groups.emptiest(&arena).take(CANDIDATES);
         let (region, fullness) = regions
-            .filter_map(|head| Region::at(arena, head))
+            .filter_map(|head| Region::at(arena, head as u32))
             .map(|region| {
                 let capacity = u64::from(region.capacity(self.grain));
                 (region, (u64::from(region.live(arena)) << 16) / capacity)
@@ -175,7 +177,7 @@ impl Zfit {
             }
             let region = Region::at(&self.arena, head).expect("an isolated region");
             let group = shard.group(&region, region.live(&self.arena));
-            shard.groups.push(&*self.arena, group, head);
+            shard.groups.push(&&*self.arena, group, head.into());
             self.each_hole(&region, |at, granules| {
                 shard.put_hole(&self.arena, &region, at, granules);
             });

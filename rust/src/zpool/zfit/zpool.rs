@@ -10,8 +10,8 @@ use super::{OWNERS_TOGETHER, Place, Zfit};
 use crate::error;
 use crate::zpool::side::Side;
 use crate::zpool::{
-    AdoptError, AllocError, Arena, ClassStats, Handle, Resident, SIDE_BYTES, Sweep, Tag, Zpool,
-    ZpoolKind, ZpoolStats,
+    AdoptError, AllocError, Arena, ClassStats, FULLNESS_GROUPS, Handle, Resident, SIDE_BYTES,
+    Sweep, Tag, Zpool, ZpoolKind, ZpoolStats,
 };
 
 /// Bytes of an object that are fetched ahead; the CPU follows a run of lines by itself.
@@ -155,6 +155,8 @@ impl Zpool for Zfit {
             });
         }
         let whole = self.whole.objects.load(Relaxed);
+        let mut fullness = [0; FULLNESS_GROUPS];
+        fullness[FULLNESS_GROUPS - 1] = whole;
         visit(ClassStats {
             object_bytes_max: self.arena.frame_bytes() as u32,
             block_frames: 1,
@@ -162,6 +164,7 @@ impl Zpool for Zfit {
             blocks: whole,
             slots: whole,
             slots_used: whole,
+            fullness,
             ..ClassStats::default()
         });
     }
