@@ -86,7 +86,13 @@ impl Zfit {
     pub(super) fn isolate_region(&self, visit: &mut dyn FnMut(Resident)) -> bool {
         let mut best: Option<(usize, u64)> = None;
         for index in 0..self.shards.len() {
-            if let Some((_, fullness)) = self.candidate(&mut self.lock(index))
+            let mut shard = self.lock(index);
+            shard.settle_accounts(&self.arena);
+            if shard.isolated != NONE {
+                // One in all shards.
+                return false;
+            }
+            if let Some((_, fullness)) = self.candidate(&mut shard)
                 && best.is_none_or(|(_, least)| fullness < least)
             {
                 best = Some((index, fullness));
@@ -97,6 +103,7 @@ impl Zfit {
             return false;
         };
         let mut shard = self.lock(index);
+        shard.settle_accounts(&self.arena);
         let Some((region, _)) = self.candidate(&mut shard) else {
             return false;
         };
@@ -113,7 +120,6 @@ impl Zfit {
     /// The emptiest region of a shard, near enough, and its fullness in 1/65536, if the holes of the
     /// others could take its objects.
     fn candidate(&self, shard: &mut Shard) -> Option<(Region, u64)> {
-        shard.settle_accounts(&self.arena);
         if shard.isolated != NONE {
             return None;
         }
@@ -175,6 +181,7 @@ impl Zfit {
                 continue;
             }
             let region = Region::at(&self.arena, head).expect("an isolated region");
+            shard.is_futile = true;
             shard.list(&self.arena, &region, region.live(&self.arena));
             self.each_hole(&region, |at, granules| {
                 shard.put_hole(&self.arena, &region, at, granules);

@@ -2,7 +2,7 @@
 //!
 //! Locking: as the trait says; content and tag of a live object belong to who holds its handle.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use super::word::{self, Word};
 use super::{Place, Zfit};
@@ -43,7 +43,12 @@ impl Zpool for Zfit {
         {
             return Ok(handle);
         }
-        self.alloc_slot(self.granules(bytes), bytes, tag)
+        let granules = self.granules(bytes);
+        // What needs two neighbouring frames for a slot can have one for itself: where free frames lie
+        // scattered, or when the last slot of one was given back just now.
+        let is_long = granules + self.grain.first() > self.grain.per_frame;
+        self.alloc_slot(granules, bytes, tag)
+            .or_else(|| is_long.then(|| self.alloc_whole(bytes, tag))?)
             .ok_or(AllocError::Full)
     }
 
@@ -111,7 +116,7 @@ impl Zpool for Zfit {
 
     fn stats(&self) -> ZpoolStats {
         let frame_bytes = self.arena.frame_bytes() as u64 + SIDE_BYTES;
-        let whole = self.whole.objects.load(Relaxed);
+        let whole = self.whole.read_objects();
         let mut sum = ZpoolStats {
             objects: whole,
             object_bytes: self.whole.object_bytes.load(Relaxed),
@@ -179,7 +184,7 @@ impl Zfit {
     }
 
     pub(super) fn count_whole(&self, bytes: usize) {
-        self.whole.objects.fetch_add(1, Relaxed);
+        self.whole.objects.fetch_add(1, Acquire);
         self.whole.object_bytes.fetch_add(bytes as u64, Relaxed);
     }
 
