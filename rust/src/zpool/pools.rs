@@ -116,7 +116,7 @@ impl Pools {
     /// First the bit goes, then the pool is looked at. An object that is put into it before that look
     /// is seen by it, and the bit comes back; whoever puts one there afterwards finds the bit gone
     /// and sets it. The locks of the pool make one of both true: what it counts is changed and summed
-    /// under them.
+    /// under them, or with an order that says the same.
     pub fn retire(&self) {
         for kind in self.former() {
             let (bit, pool) = (1 << kind as u8, self.pool(kind));

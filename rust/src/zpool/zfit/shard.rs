@@ -36,7 +36,7 @@ struct Freed {
 pub struct Shard {
     grain: Grain,
     index: u8,
-    /// Holes, but those of the region that is out of allocation and those too short for any object.
+    /// Holes, but those of the region that is out of allocation and those that were forgotten.
     pub bins: Bins,
     /// Regions by how much of them is in slots.
     groups: Groups,
