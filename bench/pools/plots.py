@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import plan
-from claims import TIMES
+from cells import TIMES
 from figures import FRESH, OVERWRITTEN, SHOWN_CODEC, Figures, mebibytes
 from nbdswap.lab.charts import FAINT, apart
 from nbdswap.lab.plots import COLOURS, STYLE, save, settle

@@ -44,8 +44,8 @@ def conditions(figures: Figures) -> str:
         lines.append(
             f"* Speeds: {where.cpu}, {where.cpus} cores, {where.kernel}; {speeds.codec}, "
             f"{mib(speeds.stored_bytes)} stored, {rounds} rounds of {speeds.cycles:,} cycles, "
-            f"seed {speeds.seed}. Other programs used up to {figures.other_cores:.2f} cores in nine "
-            "of ten measurements"
+            f"seed {speeds.seed}. In nine of ten measurements, other programs used at most "
+            f"{figures.other_cores:.2f} cores"
             + ("." if figures.other_cores <= QUIET_CORES else ": **too busy a machine to quote.**")
         )
     return "\n".join(lines)

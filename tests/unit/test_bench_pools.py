@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import cells
 import claims
 import figures
 import originals
@@ -59,9 +60,9 @@ def test_a_table_lines_up() -> None:
 )
 def test_alike_is_within_the_margin(zblock_bytes: int, verdict: str) -> None:
     found = packed(pack("zblock", zblock_bytes), pack("zsmalloc", 1000))
-    cells = list(claims.CLAIMS[0].cells(found))
-    assert [cell.value for cell in cells] == [zblock_bytes / 1000] * 2
-    assert claims.verdict(cells) == verdict
+    figured = list(claims.CLAIMS[0].cells(found))
+    assert [cell.value for cell in figured] == [zblock_bytes / 1000] * 2
+    assert claims.verdict(figured) == verdict
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_alike_is_within_the_margin(zblock_bytes: int, verdict: str) -> None:
     ],
 )
 def test_a_verdict_follows_from_its_cells(bears_out: Sequence[bool], verdict: str) -> None:
-    assert claims.verdict([claims.Cell("cell", 1.0, one) for one in bears_out]) == verdict
+    assert claims.verdict([cells.Cell("cell", 1.0, one) for one in bears_out]) == verdict
 
 
 @pytest.mark.parametrize(
@@ -141,4 +142,4 @@ def test_the_sample_can_be_measured(tmp_path: Path) -> None:
         assert held.object_bytes <= held.slot_bytes <= held.pool_bytes
     assert found.timed_zpools == found.packed_zpools
     assert "## " not in measured.stdout
-    assert "Other programs used" in measured.stdout
+    assert "other programs used" in measured.stdout
