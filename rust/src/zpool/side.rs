@@ -30,6 +30,18 @@ pub fn owner_of(word: u64) -> Option<ZpoolKind> {
     ZpoolKind::from_bits(bits).filter(|_| word & 0xf != 0)
 }
 
+/// The `next` of a word that is known to be a head's.
+#[inline]
+pub fn head_next(word: u64) -> u32 {
+    (word >> 32) as u32
+}
+
+/// A head's word with another `next`.
+#[inline]
+pub fn with_head_next(word: u64, next: u32) -> u64 {
+    word & u64::from(u32::MAX) | u64::from(next) << 32
+}
+
 /// No frame.
 pub const NONE: u32 = u32::MAX;
 

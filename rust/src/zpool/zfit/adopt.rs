@@ -143,8 +143,7 @@ impl Zfit {
             shard.put_hole(arena, region, at, region.end(grain) - at);
         }
         region.set_live(arena, live);
-        let group = shard.group(region, live);
-        shard.groups.push(&arena, group, region.head.into());
+        shard.list(arena, region, live);
         shard.regions += 1;
         shard.frames += u64::from(region.frames);
     }

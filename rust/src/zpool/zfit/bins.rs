@@ -25,11 +25,11 @@ const NONE: Spot = u64::MAX;
 /// are remembered or forgotten; a forgotten one is found again when a slot beside it is freed.
 const LINKED_BYTES_MIN: usize = 32;
 
-/// Lengths are counted in so many bands of equal width.
-pub const BANDS: usize = 32;
+/// Lengths are counted in bands of equal width, so many or a few more.
+const BANDS: usize = 32;
 
-/// Holes that a bin remembers: with its first link they fill a cache line.
-const REMEMBERED: usize = 7;
+/// Holes that a bin remembers: with their number and the first link they fill a cache line.
+const REMEMBERED: usize = 6;
 
 /// Bins for holes that are longer than any object, each for twice the length of the one before.
 const LONG_BINS: u32 = 8;
@@ -45,6 +45,8 @@ pub struct Bins {
     filled_words: u128,
     /// The longest length with a bin of its own, granules.
     exact_max: u32,
+    /// A band is two to this power granules wide.
+    band_shift: u32,
     /// Sum of the lengths in granules, by band of lengths; the last is for the long ones.
     bands: [u64; BANDS + 1],
     holes: u64,
@@ -54,8 +56,10 @@ pub struct Bins {
 #[derive(Clone)]
 #[repr(align(64))]
 struct Bin {
-    /// Some of the holes; NONE follows the last.
+    /// Some of the holes.
     remembered: [Spot; REMEMBERED],
+    /// So many.
+    count: usize,
     /// The first of the others, which are linked.
     first: Spot,
 }
@@ -92,20 +96,23 @@ impl<'a> Memory<'a> {
 impl Bin {
     const EMPTY: Bin = Bin {
         remembered: [NONE; REMEMBERED],
+        count: 0,
         first: NONE,
     };
 
     /// The hole that is taken next.
     fn top(&self) -> Spot {
-        let remembered = self.remembered.iter().rev();
-        let last = remembered.copied().find(|&spot| spot != NONE);
-        last.unwrap_or(self.first)
+        match self.count {
+            0 => self.first,
+            count => self.remembered[count - 1],
+        }
     }
 
     /// Adds a hole. False: it is forgotten.
     fn push(&mut self, memory: Memory<'_>, spot: Spot, granules: u32) -> bool {
-        if let Some(place) = self.remembered.iter_mut().find(|place| **place == NONE) {
+        if let Some(place) = self.remembered.get_mut(self.count) {
             *place = spot;
+            self.count += 1;
             return true;
         }
         if !memory.has_links(granules) {
@@ -122,9 +129,11 @@ impl Bin {
 
     /// Takes a hole out. False: it was forgotten.
     fn remove(&mut self, memory: Memory<'_>, spot: Spot, granules: u32) -> bool {
-        if let Some(at) = self.remembered.iter().position(|&other| other == spot) {
-            self.remembered.copy_within(at + 1.., at);
-            self.remembered[REMEMBERED - 1] = NONE;
+        // From the last one on, which is the one that is taken to be cut.
+        let known = &mut self.remembered[..self.count];
+        if let Some(at) = known.iter().rposition(|&other| other == spot) {
+            known.copy_within(at + 1.., at);
+            self.count -= 1;
             return true;
         }
         if !memory.has_links(granules) {
@@ -156,6 +165,7 @@ impl Bins {
             filled: vec![0; words as usize].into_boxed_slice(),
             filled_words: 0,
             exact_max,
+            band_shift: (exact_max / BANDS as u32).max(1).ilog2(),
             bands: [0; BANDS + 1],
             holes: 0,
         }
@@ -179,9 +189,8 @@ impl Bins {
         }
     }
 
-    /// The band of a length.
-    pub fn band(&self, granules: u32) -> usize {
-        (granules as usize * BANDS / (self.exact_max as usize + 1)).min(BANDS)
+    fn band(&self, granules: u32) -> usize {
+        ((granules >> self.band_shift) as usize).min(BANDS)
     }
 
     /// Holes.
@@ -261,7 +270,7 @@ impl Bins {
                 "word of bin {index}"
             );
             let some = |spot| (spot != NONE).then_some(spot);
-            let remembered = bin.remembered.into_iter().map_while(some);
+            let remembered = bin.remembered.into_iter().take(bin.count);
             let linked = std::iter::successors(some(bin.first), |&spot| {
                 some(memory.next(spot).load(Relaxed))
             });

@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Zfit;
-use super::bins::{BANDS, Memory};
+use super::bins::Memory;
 use super::region::Region;
-use super::shard::{Band, Shard};
+use super::shard::Shard;
 use crate::zpool::groups::FULL;
 use crate::zpool::side::{NONE, Side};
 
@@ -17,14 +17,19 @@ use crate::zpool::side::{NONE, Side};
 struct Found {
     regions: u64,
     frames: u64,
-    bands: [Band; BANDS],
+    objects: u64,
+    /// Granules in slots.
+    live: u64,
     /// Holes in allocation, by spot, with their length.
     holes: HashMap<u64, u32>,
 }
 
 impl Zfit {
     pub(super) fn check_all(&self) {
-        let shards: Vec<_> = (0..self.shards.len()).map(|i| self.lock(i)).collect();
+        let mut shards: Vec<_> = (0..self.shards.len()).map(|i| self.lock(i)).collect();
+        for shard in &mut shards {
+            shard.settle_accounts(&self.arena);
+        }
         let mut found: Vec<_> = shards.iter().map(|_| Found::default()).collect();
         let mut whole = 0;
         let mut frame = 0;
@@ -82,9 +87,7 @@ impl Zfit {
                 assert_eq!(word.is_after_hole(), hole > 0, "slot {at} of {region:?}");
                 hole = 0;
                 live += granules;
-                let band = &mut found.bands[shard.slot_band(granules)];
-                band.slots += 1;
-                band.granules += u64::from(granules);
+                found.objects += 1;
             }
             at += granules;
         }
@@ -95,49 +98,46 @@ impl Zfit {
             live,
             "granules in slots of {region:?}"
         );
+        found.live += u64::from(live);
         found.regions += 1;
         found.frames += u64::from(region.frames);
     }
 
     fn check_shard(&self, shard: &Shard, mut found: Found) {
-        assert_eq!(shard.regions, found.regions, "regions");
-        assert_eq!(shard.frames, found.frames, "frames");
-        assert_eq!(shard.bands, found.bands, "slots by length");
+        let says = (shard.regions, shard.frames, shard.objects, shard.live);
+        let is = (found.regions, found.frames, found.objects, found.live);
+        assert_eq!(says, is, "regions, frames, objects, granules in slots");
         let (mut holes, mut granules) = (0, 0);
         let memory = Memory {
             arena: &self.arena,
             grain: self.grain,
         };
         shard.bins.each(memory, |spot, is_right| {
-            assert!(
-                found.holes.remove(&spot).is_some(),
-                "spot {spot:#x} is not a hole"
-            );
-            let frame = crate::zpool::Handle(spot).frame();
-            let region = Region::around(&self.arena, frame).expect("a hole is in a region");
-            let at = region.granule(self.grain, crate::zpool::Handle(spot));
-            let length = region.read(&self.arena, self.grain, at).granules();
-            assert!(is_right(length), "bin of the hole at {at} of {region:?}");
+            let length = found.holes.remove(&spot);
+            let length = length.unwrap_or_else(|| panic!("spot {spot:#x} is not a hole"));
+            assert!(is_right(length), "bin of the hole of {length} at {spot:#x}");
             holes += 1;
             granules += u64::from(length);
         });
         // Only short holes may be forgotten.
         let is_forgettable = |&granules: &u32| !memory.has_links(granules);
         assert!(found.holes.values().all(is_forgettable), "holes in no bin");
-        assert_eq!(
-            (shard.bins.holes(), shard.bins.granules()),
-            (holes, granules)
-        );
+        let says = (shard.bins.holes(), shard.bins.granules());
+        assert_eq!(says, (holes, granules), "holes and their granules");
         let mut listed = u64::from(shard.isolated != NONE);
         for group in 0..FULL {
-            for head in shard.groups.list(&&*self.arena, group) {
-                let head = head as u32;
-                let region = Region::at(&self.arena, head).expect("a listed region");
+            let mut count = 0;
+            for region in shard.listed(&&*self.arena, group) {
                 let live = region.live(&self.arena);
                 assert_eq!(shard.group(&region, live), group, "list of {region:?}");
-                assert!(head != shard.isolated, "isolated {region:?} is listed");
-                listed += 1;
+                assert!(
+                    region.head != shard.isolated,
+                    "isolated {region:?} is listed"
+                );
+                count += 1;
             }
+            assert_eq!(shard.fullness[group], count, "regions of list {group}");
+            listed += count;
         }
         assert_eq!(listed, shard.regions, "listed regions");
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::word::{self, Word};
 use crate::zpool::arena::RUN_FRAMES_MAX;
-use crate::zpool::side::Side;
+use crate::zpool::side::{Side, head_next, with_head_next};
 use crate::zpool::{Arena, Handle, Tag, ZpoolKind};
 
 // A region, offsets in bytes:
@@ -61,7 +61,28 @@ pub struct Region {
 impl Region {
     /// The region that begins with frame `head`, if one does.
     pub fn at(arena: &Arena, head: u32) -> Option<Region> {
-        match side(arena, head) {
+        Region::of_head(head, side(arena, head))
+    }
+
+    /// The region that `frame` is part of, if it is part of one.
+    pub fn around(arena: &Arena, frame: u32) -> Option<Region> {
+        Region::of_frame(arena, frame, side(arena, frame))
+    }
+
+    /// As [`around`](Self::around), of a frame whose side word was read already.
+    #[inline]
+    pub fn of_frame(arena: &Arena, frame: u32, side: Side) -> Option<Region> {
+        let Side::Tail { place } = side else {
+            return Region::of_head(frame, side);
+        };
+        let place = u32::from(place);
+        let region = Region::at(arena, frame.checked_sub(place)?)?;
+        (place < region.frames).then_some(region)
+    }
+
+    #[inline]
+    fn of_head(head: u32, side: Side) -> Option<Region> {
+        match side {
             Side::Head { class, .. } => Some(Region {
                 head,
                 frames: u32::from(class & ((1 << FRAMES_BITS) - 1)),
@@ -71,20 +92,14 @@ impl Region {
         }
     }
 
-    /// The region that `frame` is part of, if it is part of one.
-    pub fn around(arena: &Arena, frame: u32) -> Option<Region> {
-        let place = match side(arena, frame) {
-            Side::Head { .. } => 0,
-            Side::Tail { place } => u32::from(place),
-            _ => return None,
-        };
-        let region = Region::at(arena, frame.checked_sub(place)?)?;
-        (place < region.frames).then_some(region)
-    }
-
     /// Writes the side words of a region without slots.
     pub fn mark(&self, arena: &Arena) {
-        self.set_live(arena, 0);
+        let head = Side::Head {
+            class: self.frames as u8 | self.shard << FRAMES_BITS,
+            free: 0,
+            next: 0,
+        };
+        set_side(arena, self.head, head);
         for place in 1..self.frames {
             set_side(arena, self.head + place, tail(place));
         }
@@ -101,25 +116,16 @@ impl Region {
     }
 
     /// Granules in slots.
+    #[inline]
     pub fn live(&self, arena: &Arena) -> u32 {
-        match side(arena, self.head) {
-            Side::Head { next: live, .. } => live,
-            other => panic!("region {} is {other:?}", self.head),
-        }
+        head_next(arena.side(self.head).load(Relaxed))
     }
 
     /// Says how many granules are in slots.
+    #[inline]
     pub fn set_live(&self, arena: &Arena, live: u32) {
-        let class = self.frames as u8 | self.shard << FRAMES_BITS;
-        set_side(
-            arena,
-            self.head,
-            Side::Head {
-                class,
-                free: 0,
-                next: live,
-            },
-        );
+        let side = arena.side(self.head);
+        side.store(with_head_next(side.load(Relaxed), live), Relaxed);
     }
 
     /// Where the last slot ends, granules.
@@ -138,6 +144,7 @@ impl Region {
     }
 
     /// The word at a granule.
+    #[inline]
     pub fn word<'a>(&self, arena: &'a Arena, grain: Grain, granule: u32) -> &'a AtomicU64 {
         arena.word_u64(self.place(arena, grain, granule))
     }
@@ -214,6 +221,7 @@ fn tail(place: u32) -> Side {
     Side::Tail { place: place as u8 }
 }
 
+#[inline]
 fn side(arena: &Arena, frame: u32) -> Side {
     Side::decode(arena.side(frame).load(Relaxed), ZpoolKind::Zfit)
 }

@@ -3,13 +3,13 @@
 //! Not here: who holds the lock (`zfit`), walking over regions (`upkeep`).
 //! Locking: none, the shard's lock is held.
 
-use super::bins::{BANDS, Bins, Memory};
+use super::bins::{Bins, Memory, Spot};
 use super::region::{Grain, Region};
 use super::word::{self, Word};
 use crate::zpool::arena::RUN_FRAMES_MAX;
-use crate::zpool::groups::Groups;
+use crate::zpool::groups::{GROUPS, Groups};
 use crate::zpool::side::NONE;
-use crate::zpool::{Arena, HANDLE_LOW_BITS, Handle, Tag};
+use crate::zpool::{Arena, Handle, Tag};
 
 /// Regions are at most this share of what the shard holds, so that the last one, part-filled,
 /// weighs little in a small pool: 1/256.
@@ -21,13 +21,15 @@ const HOLE_BYTES_MIN: usize = 16;
 /// A shorter region wastes too much at its end.
 const REGION_FRAMES_MIN: u32 = 4;
 
-/// Slots of about one length.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Band {
-    /// Slots in use.
-    pub slots: u64,
-    /// Their granules.
-    pub granules: u64,
+/// Slots that wait to be given back: long enough for their words to arrive from memory.
+const WAITING_MAX: usize = 8;
+
+/// A slot that is to be given back.
+#[derive(Clone, Copy)]
+struct Freed {
+    region: Region,
+    at: u32,
+    bytes: usize,
 }
 
 /// Regions of one shard.
@@ -37,7 +39,9 @@ pub struct Shard {
     /// Holes, but those of the region that is out of allocation and those too short for any object.
     pub bins: Bins,
     /// Regions by how much of them is in slots.
-    pub groups: Groups,
+    groups: Groups,
+    /// How many regions each list has.
+    pub fullness: [u64; GROUPS],
     /// The first frame of the region that is out of allocation, or NONE.
     pub isolated: u32,
     /// A region was made while one was out of allocation: emptying that one frees nothing.
@@ -50,8 +54,14 @@ pub struct Shard {
     pub frames: u64,
     /// Bytes that were asked for, of all objects.
     pub object_bytes: u64,
-    /// Slots by length.
-    pub bands: [Band; BANDS],
+    /// Objects.
+    pub objects: u64,
+    /// Granules in slots.
+    pub live: u64,
+    /// Freed slots, in a ring that begins at `oldest`. Their words are being fetched, which takes
+    /// longer than all the rest of giving a slot back.
+    waiting: [Option<Freed>; WAITING_MAX],
+    oldest: usize,
 }
 
 impl Shard {
@@ -64,29 +74,18 @@ impl Shard {
             index,
             bins: Bins::new(exact_max),
             groups: Groups::new(),
+            fullness: [0; GROUPS],
             isolated: NONE,
             is_futile: false,
             patience: 0,
             regions: 0,
             frames: 0,
             object_bytes: 0,
-            bands: [Band::default(); BANDS],
+            objects: 0,
+            live: 0,
+            waiting: [None; WAITING_MAX],
+            oldest: 0,
         }
-    }
-
-    /// Granules in slots.
-    pub fn live(&self) -> u64 {
-        self.bands.iter().map(|band| band.granules).sum()
-    }
-
-    /// Objects.
-    pub fn objects(&self) -> u64 {
-        self.bands.iter().map(|band| band.slots).sum()
-    }
-
-    /// The band of slots of a length; the longest may be longer than any object needs.
-    pub fn slot_band(&self, granules: u32) -> usize {
-        self.bins.band(granules).min(BANDS - 1)
     }
 
     fn memory<'a>(&self, arena: &'a Arena) -> Memory<'a> {
@@ -96,16 +95,36 @@ impl Shard {
         }
     }
 
-    /// Cuts a slot of `granules` out of the shortest hole that is long enough, if need be out of a
-    /// region that is made for it.
+    /// Cuts a slot of `granules` out of the shortest hole that is long enough.
     pub fn cut(&mut self, arena: &Arena, granules: u32, bytes: usize, tag: Tag) -> Option<Handle> {
-        let (spot, length) = match self.bins.find(granules) {
-            Some(found) => found,
-            None => {
-                self.build(arena, granules)?;
-                self.bins.find(granules).expect("a region was made for it")
-            }
-        };
+        let found = self.bins.find(granules).or_else(|| {
+            self.settle_accounts(arena);
+            self.bins.find(granules)
+        });
+        let (spot, length) = found?;
+        Some(self.cut_from(arena, spot, length, (granules, bytes, tag)))
+    }
+
+    /// Cuts a slot out of a region that is made for it.
+    pub fn cut_new(
+        &mut self,
+        arena: &Arena,
+        granules: u32,
+        bytes: usize,
+        tag: Tag,
+    ) -> Option<Handle> {
+        self.build(arena, granules)?;
+        self.cut(arena, granules, bytes, tag)
+    }
+
+    /// Cuts a slot out of a hole, whose length is given if its bin knows it.
+    fn cut_from(
+        &mut self,
+        arena: &Arena,
+        spot: Spot,
+        length: Option<u32>,
+        (granules, bytes, tag): (u32, usize, Tag),
+    ) -> Handle {
         let (handle, grain) = (Handle(spot), self.grain);
         let region = Region::around(arena, handle.frame()).expect("a hole is part of a region");
         let at = region.granule(grain, handle);
@@ -129,7 +148,32 @@ impl Shard {
         // What lies before the hole is a slot, or the two holes would be one.
         region.write(arena, grain, at, Word::slot(length, tag, false));
         self.count(arena, &region, length, bytes);
-        Some(handle)
+        handle
+    }
+
+    /// Has a slot given back a little later.
+    pub fn give_back_soon(&mut self, arena: &Arena, region: Region, at: u32, bytes: usize) {
+        let is_waiting = |freed: &Freed| (freed.region.head, freed.at) == (region.head, at);
+        assert!(
+            !self.waiting.iter().flatten().any(is_waiting),
+            "granule {at} of {region:?} is freed twice"
+        );
+        let freed = Freed { region, at, bytes };
+        let oldest = self.waiting[self.oldest].replace(freed);
+        self.oldest = (self.oldest + 1) % WAITING_MAX;
+        if let Some(Freed { region, at, bytes }) = oldest {
+            self.give_back(arena, &region, at, bytes);
+        }
+    }
+
+    /// Gives all slots back that wait for it.
+    pub fn settle_accounts(&mut self, arena: &Arena) {
+        for index in 0..WAITING_MAX {
+            let freed = self.waiting[(self.oldest + index) % WAITING_MAX].take();
+            if let Some(Freed { region, at, bytes }) = freed {
+                self.give_back(arena, &region, at, bytes);
+            }
+        }
     }
 
     fn count(&mut self, arena: &Arena, region: &Region, granules: u32, bytes: usize) {
@@ -141,15 +185,13 @@ impl Shard {
 
     /// Counts a slot whose region is not in a list yet.
     pub fn count_adopted(&mut self, granules: u32, bytes: usize) {
-        let index = self.slot_band(granules);
-        let band = &mut self.bands[index];
-        band.slots += 1;
-        band.granules += u64::from(granules);
+        self.objects += 1;
+        self.live += u64::from(granules);
         self.object_bytes += bytes as u64;
     }
 
     /// Gives a slot back; it becomes one hole with those beside it.
-    pub fn give_back(&mut self, arena: &Arena, region: &Region, at: u32, bytes: usize) {
+    fn give_back(&mut self, arena: &Arena, region: &Region, at: u32, bytes: usize) {
         let grain = self.grain;
         let word = region.read(arena, grain, at);
         let length = word.granules();
@@ -158,10 +200,8 @@ impl Shard {
             "{bytes} bytes at granule {at} of {region:?} are freed twice, or were never taken"
         );
         let live = region.live(arena);
-        let index = self.slot_band(length);
-        let band = &mut self.bands[index];
-        band.slots -= 1;
-        band.granules -= u64::from(length);
+        self.objects -= 1;
+        self.live -= u64::from(length);
         self.object_bytes -= bytes as u64;
         let (mut from, mut to) = (at, at + length);
         if word.is_after_hole() {
@@ -226,8 +266,7 @@ impl Shard {
         self.regions += 1;
         self.frames += u64::from(frames);
         self.is_futile |= self.isolated != NONE;
-        let group = self.group(&region, 0);
-        self.groups.push(&arena, group, head.into());
+        self.list(arena, &region, 0);
         let grain = self.grain;
         self.put_hole(arena, &region, grain.first(), region.capacity(grain));
         Some(())
@@ -238,8 +277,7 @@ impl Shard {
         if self.isolated == region.head {
             self.isolated = NONE;
         } else {
-            self.groups
-                .remove(&arena, self.group(region, live), region.head.into());
+            self.unlist(arena, region, live);
         }
         region.unmark(arena);
         arena.free_run(region.head, region.frames);
@@ -247,20 +285,49 @@ impl Shard {
         self.frames -= u64::from(region.frames);
     }
 
-    /// The list for a region with `live` granules in slots.
+    /// The list for a region with `live` granules in slots: its tenth of fullness.
     pub fn group(&self, region: &Region, live: u32) -> usize {
-        // Groups are for part-filled blocks; a full region is in the last one.
-        const PARTS: u32 = 1 << HANDLE_LOW_BITS;
-        let capacity = u64::from(region.capacity(self.grain));
-        let parts = u64::from(live) * u64::from(PARTS - 1) / capacity;
-        Groups::group(parts as u16, PARTS)
+        match live {
+            0 => 0,
+            _ => (live * 10 / region.end(self.grain)) as usize + 1,
+        }
     }
 
     fn regroup(&mut self, arena: &Arena, region: &Region, before: u32, after: u32) {
-        let (from, to) = (self.group(region, before), self.group(region, after));
-        if from != to && self.isolated != region.head {
-            self.groups.remove(&arena, from, region.head.into());
-            self.groups.push(&arena, to, region.head.into());
+        let is_same = self.group(region, before) == self.group(region, after);
+        if !is_same && self.isolated != region.head {
+            self.unlist(arena, region, before);
+            self.list(arena, region, after);
         }
+    }
+
+    /// Puts a region with `live` granules in slots into its list.
+    pub fn list(&mut self, arena: &Arena, region: &Region, live: u32) {
+        let group = self.group(region, live);
+        self.groups.push(&arena, group, region.head.into());
+        self.fullness[group] += 1;
+    }
+
+    /// Takes it out.
+    pub fn unlist(&mut self, arena: &Arena, region: &Region, live: u32) {
+        let group = self.group(region, live);
+        self.groups.remove(&arena, group, region.head.into());
+        self.fullness[group] -= 1;
+    }
+
+    /// Regions of the list of the emptiest ones.
+    pub fn emptiest<'a>(&'a self, arena: &'a &Arena) -> impl Iterator<Item = Region> + 'a {
+        let heads = self.groups.emptiest(arena);
+        heads.map(|head| Region::at(arena, head as u32).expect("a listed region"))
+    }
+
+    /// Regions of one list.
+    pub fn listed<'a>(
+        &'a self,
+        arena: &'a &Arena,
+        group: usize,
+    ) -> impl Iterator<Item = Region> + 'a {
+        let heads = self.groups.list(arena, group);
+        heads.map(|head| Region::at(arena, head as u32).expect("a listed region"))
     }
 }

@@ -57,7 +57,8 @@ impl Zfit {
             let Some(region) = Region::at(&self.arena, head) else {
                 return;
             };
-            let shard = self.lock(region.shard.into());
+            let mut shard = self.lock(region.shard.into());
+            shard.settle_accounts(&self.arena);
             if Region::at(&self.arena, head) != Some(region) {
                 continue;
             }
@@ -99,10 +100,7 @@ impl Zfit {
         let Some((region, _)) = self.candidate(&mut shard) else {
             return false;
         };
-        let group = shard.group(&region, region.live(&self.arena));
-        shard
-            .groups
-            .remove(&&*self.arena, group, region.head.into());
+        shard.unlist(&self.arena, &region, region.live(&self.arena));
         self.each_hole(&region, |at, granules| {
             shard.take_hole(&self.arena, &region, at, granules);
         });
@@ -115,13 +113,13 @@ impl Zfit {
     /// The emptiest region of a shard, near enough, and its fullness in 1/65536, if the holes of the
     /// others could take its objects.
     fn candidate(&self, shard: &mut Shard) -> Option<(Region, u64)> {
+        shard.settle_accounts(&self.arena);
         if shard.isolated != NONE {
             return None;
         }
         let arena = &*self.arena;
-        let regions = shard.groups.emptiest(&arena).take(CANDIDATES);
+        let regions = shard.emptiest(&arena).take(CANDIDATES);
         let (region, fullness) = regions
-            .filter_map(|head| Region::at(arena, head as u32))
             .map(|region| {
                 let capacity = u64::from(region.capacity(self.grain));
                 (region, (u64::from(region.live(arena)) << 16) / capacity)
@@ -171,13 +169,13 @@ impl Zfit {
     pub(super) fn settle_regions(&self) {
         for index in 0..self.shards.len() {
             let mut shard = self.lock(index);
+            shard.settle_accounts(&self.arena);
             let head = std::mem::replace(&mut shard.isolated, NONE);
             if head == NONE {
                 continue;
             }
             let region = Region::at(&self.arena, head).expect("an isolated region");
-            let group = shard.group(&region, region.live(&self.arena));
-            shard.groups.push(&&*self.arena, group, head.into());
+            shard.list(&self.arena, &region, region.live(&self.arena));
             self.each_hole(&region, |at, granules| {
                 shard.put_hole(&self.arena, &region, at, granules);
             });

@@ -4,10 +4,10 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::bins::BANDS;
 use super::word::{self, Word};
-use super::{OWNERS_TOGETHER, Place, Zfit};
+use super::{Place, Zfit};
 use crate::error;
+use crate::zpool::arena::RUN_FRAMES_MAX;
 use crate::zpool::side::Side;
 use crate::zpool::{
     AdoptError, AllocError, Arena, ClassStats, FULLNESS_GROUPS, Handle, Resident, SIDE_BYTES,
@@ -43,26 +43,17 @@ impl Zpool for Zfit {
         {
             return Ok(handle);
         }
-        let granules = self.granules(bytes);
-        let first = (tag.owner / OWNERS_TOGETHER) as usize % self.shards.len();
-        let (index, mut shard) = self.lock_any(first);
-        if let Some(handle) = shard.cut(&self.arena, granules, bytes, tag) {
-            return Ok(handle);
-        }
-        drop(shard);
-        (0..self.shards.len())
-            .filter(|&other| other != index)
-            .find_map(|other| self.lock(other).cut(&self.arena, granules, bytes, tag))
+        self.alloc_slot(self.granules(bytes), bytes, tag)
             .ok_or(AllocError::Full)
     }
 
     fn free(&self, handle: Handle, bytes: usize) {
-        self.prefetch_words(handle, bytes);
         match self.locate(handle) {
             Place::Whole(frame) => self.free_whole(frame, bytes),
             Place::Slot(region, at) => {
+                self.prefetch_words(handle, bytes);
                 self.lock(region.shard.into())
-                    .give_back(&self.arena, &region, at, bytes);
+                    .give_back_soon(&self.arena, region, at, bytes);
             }
         }
     }
@@ -128,44 +119,49 @@ impl Zpool for Zfit {
             block_bytes: whole * frame_bytes,
         };
         for index in 0..self.shards.len() {
-            let shard = self.lock(index);
-            sum.objects += shard.objects();
+            let mut shard = self.lock(index);
+            shard.settle_accounts(&self.arena);
+            sum.objects += shard.objects;
             sum.object_bytes += shard.object_bytes;
-            sum.slot_bytes += self.charged_bytes(shard.live());
+            sum.slot_bytes += self.charged_bytes(shard.live);
             sum.block_bytes += shard.frames * frame_bytes;
         }
         sum
     }
 
-    /// A class is a band of lengths, a 32nd of a frame wide, and then the whole frames.
+    /// There are no sizes to tell classes by: the regions are one, the whole frames another.
     fn classes(&self, visit: &mut dyn FnMut(ClassStats)) {
-        let mut slots = [0; BANDS];
+        let frame_bytes = self.arena.frame_bytes();
+        let mut regions = ClassStats {
+            object_bytes_max: (frame_bytes - self.grain.bytes) as u32,
+            block_frames: RUN_FRAMES_MAX,
+            ..ClassStats::default()
+        };
+        let mut free = 0;
         for index in 0..self.shards.len() {
-            let shard = self.lock(index);
-            let bands = shard.bands.iter().map(|band| band.slots);
-            slots.iter_mut().zip(bands).for_each(|(sum, n)| *sum += n);
+            let mut shard = self.lock(index);
+            shard.settle_accounts(&self.arena);
+            regions.blocks += shard.regions;
+            regions.slots += shard.objects + shard.bins.holes();
+            regions.slots_used += shard.objects;
+            free += shard.bins.granules();
+            let lists = regions.fullness.iter_mut().zip(shard.fullness);
+            lists.for_each(|(sum, count)| *sum += count);
         }
-        let band_bytes = self.arena.frame_bytes() / BANDS;
-        for (band, &slots) in slots.iter().enumerate() {
-            visit(ClassStats {
-                object_bytes_max: ((band + 1) * band_bytes) as u32,
-                slots,
-                slots_used: slots,
-                ..ClassStats::default()
-            });
-        }
+        regions.freeable_frames = free / u64::from(self.grain.per_frame);
+        visit(regions);
         let whole = self.whole.objects.load(Relaxed);
         let mut fullness = [0; FULLNESS_GROUPS];
         fullness[FULLNESS_GROUPS - 1] = whole;
         visit(ClassStats {
-            object_bytes_max: self.arena.frame_bytes() as u32,
+            object_bytes_max: frame_bytes as u32,
             block_frames: 1,
             block_slots: 1,
             blocks: whole,
             slots: whole,
             slots_used: whole,
+            freeable_frames: 0,
             fullness,
-            ..ClassStats::default()
         });
     }
 
@@ -187,8 +183,7 @@ impl Zfit {
         self.whole.object_bytes.fetch_add(bytes as u64, Relaxed);
     }
 
-    /// The words of a slot and of what is behind it will be read under the lock: fetch them while
-    /// nobody waits for it, both at once.
+    /// The words of a slot and of what is behind it will be read when it is given back.
     fn prefetch_words(&self, handle: Handle, bytes: usize) {
         let slot_bytes = self.granules(bytes) as usize * self.grain.bytes;
         let at = self.arena.frame_at(handle.frame()) + handle.low() as usize * self.grain.bytes;
