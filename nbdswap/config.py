@@ -108,7 +108,7 @@ class PoolConfig(Section):
     """Memory for compressed pages."""
 
     bytes_max: Annotated[int, BeforeValidator(size(MIB, 16 * TIB))]
-    zpool: Annotated[str, BeforeValidator(word(*ZPOOLS))] = "zblock"
+    zpool: Annotated[str, BeforeValidator(word(*ZPOOLS))] = "zfit"
     codec: Annotated[
         Literal["lz4", "lz4hc", "zstd", "lzo", "deflate", "none"],
         BeforeValidator(word(*CODEC_LEVELS)),

@@ -293,6 +293,6 @@ def test_the_command_changes_a_server_and_says_what_was(server: ServerFactory) -
         timeout=TIMEOUT_S,
     )
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith("zpool is zsmalloc, was zblock\ncodec is zstd:5, was lz4:1\n")
+    assert result.stdout.startswith("zpool is zsmalloc, was zfit\ncodec is zstd:5, was lz4:1\n")
     pool = running.status()["pool"]
     assert (pool["zpool"], pool["codec"], pool["codec_level"]) == ("zsmalloc", "zstd", 5)
