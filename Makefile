@@ -84,6 +84,10 @@ fmt: dev ## Format the sources
 bench: dev ## Run the benchmarks; BENCH_ARGS=...
 	$(BIN)/python bench/run.py $(BENCH_ARGS)
 
+.PHONY: bench-pools
+bench-pools: dev ## Measure the zpools on pages in files or the sample; BENCH_ARGS=...
+	$(BIN)/python bench/pools/measure.py $(BENCH_ARGS)
+
 .PHONY: clean
 clean: ## Remove all that was built or fetched, .venv too
 	rm -rf $(VENV) rust/target bench/target nbdswap/*.so tests/guest/cache

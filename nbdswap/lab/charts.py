@@ -127,7 +127,7 @@ def draw_fragmentation(
         axes.grid(axis="y", color=FAINT, linewidth=0.6)
         axes.set_axisbelow(True)
     ends.sort()
-    places = _apart([value for value, _ in ends], (top - 1) * 0.11)
+    places = apart([value for value, _ in ends], (top - 1) * 0.11)
     for y, (value, zpool) in zip(places, ends, strict=True):
         below.annotate(
             f"{zpool} {value:.3f}", (last, y), (6, 0), textcoords="offset points",
@@ -146,7 +146,7 @@ def _ratio_top(packs: Sequence[PackResult]) -> float:
     return 1 + 1.3 * max(max(overheads, default=1) - 1, 0.01)
 
 
-def _apart(values: Sequence[float], gap: float) -> list[float]:
+def apart(values: Sequence[float], gap: float) -> list[float]:
     """Places for labels at these values, ascending, none nearer than `gap` to the next."""
     places: list[float] = []
     for value in values:

@@ -72,13 +72,13 @@ def write_plots(results: LabResults, directory: Path) -> list[Path]:
                 figure.text(0.995, 0.005, subtitle, ha="right", va="bottom", fontsize=6)
                 # Room for that line, which the layout does not know of.
                 figure.get_layout_engine().set(rect=(0, 0.035, 1, 0.965))  # type: ignore[call-arg, union-attr]
-                _settle(figure)
+                settle(figure)
                 stem = directory / f"{name}-{_file_part(packs[0])}"
-                written += [_save(figure, stem, kind) for kind in ("png", "svg")]
+                written += [save(figure, stem, kind) for kind in ("png", "svg")]
     return written
 
 
-def _settle(figure: Figure) -> None:
+def settle(figure: Figure) -> None:
     """Lays out now and for good: the last digits of a layout are not the same each time."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
@@ -89,7 +89,8 @@ def _settle(figure: Figure) -> None:
         axes.set_position((x0, y0, width, height))
 
 
-def _save(figure: Figure, stem: Path, kind: str) -> Path:
+def save(figure: Figure, stem: Path, kind: str) -> Path:
+    """Writes `stem` as `kind`, png or svg; returns the file."""
     path = stem.with_name(f"{stem.name}.{kind}")
 
     def write(file: IO[bytes]) -> None:

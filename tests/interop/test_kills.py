@@ -104,7 +104,7 @@ async def check_and_leave(server: Server, pages: Pages) -> int:
         return await check_all(client, pages)
 
 
-@pytest.mark.parametrize("zpool", ["zblock", "zsmalloc"])
+@pytest.mark.parametrize("zpool", ["zfit", "zblock", "zsmalloc"])
 def test_kills_at_random_moments_lose_nothing_that_was_acknowledged(
     server: ServerFactory, rng: random.Random, zpool: str
 ) -> None:

@@ -33,6 +33,7 @@ from tests.support.servers import EXPORT, Server, nbdswap_command
 TASKS = 8
 PAGES = 4096
 # Of 64 MiB under load, moving takes the better part of a second: time to kill it in.
+KILLS = 6
 PAGES_TO_KILL = 16384
 RUN_PAGES_MAX = 8
 READ_PAGES = 64
@@ -236,22 +237,27 @@ def test_a_kill_in_the_middle_of_moving_loses_nothing(
         finally:
             await client.close()
 
-    async def come_back() -> None:
+    async def come_back() -> bool:
         async with (
             asyncio.timeout(TIMEOUT_S),
             await connect(str(running.unix_path), EXPORT) as client,
         ):
             await check_all(client, pages)
             pool = await pool_when_moved(running)
-            # What the first life had moved, this one moves back; it was not all.
-            assert 0 < pool["pages_moved"] < pool["objects"], "the kill was not in the middle"
             await check_all(client, pages)
+            # What the first life had moved, this one moves back. Was it not all?
+            return bool(0 < pool["pages_moved"] < pool["objects"])
 
-    asyncio.run(live_and_die())
-    running.kill()
-    running.start()
-    asyncio.run(come_back())
-    assert running.pages()["lost"] == 0
+    def die_and_come_back() -> bool:
+        asyncio.run(live_and_die())
+        running.kill()
+        running.start()
+        was_in_the_middle = asyncio.run(come_back())
+        assert running.pages()["lost"] == 0
+        return was_in_the_middle
+
+    # A busy machine may have moved everything by the time of the kill.
+    assert any(die_and_come_back() for _ in range(KILLS)), "no kill was in the middle"
 
 
 def test_a_start_with_another_zpool_and_codec_keeps_every_page(
@@ -293,6 +299,6 @@ def test_the_command_changes_a_server_and_says_what_was(server: ServerFactory) -
         timeout=TIMEOUT_S,
     )
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith("zpool is zsmalloc, was zblock\ncodec is zstd:5, was lz4:1\n")
+    assert result.stdout.startswith("zpool is zsmalloc, was zfit\ncodec is zstd:5, was lz4:1\n")
     pool = running.status()["pool"]
     assert (pool["zpool"], pool["codec"], pool["codec_level"]) == ("zsmalloc", "zstd", 5)

@@ -21,7 +21,7 @@ from nbdswap.succession import memory_files
 if TYPE_CHECKING:
     from nbdswap._core import ExportSpec, OpenReport
 
-ZPOOLS = ("zblock", "zsmalloc")
+ZPOOLS = ("zfit", "zsmalloc")
 OPERATIONS = ("read", "write", "flush", "trim", "cache", "write_zeroes", "block_status")
 
 

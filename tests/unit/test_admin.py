@@ -245,7 +245,7 @@ def test_another_machine_can_read_and_change_nothing() -> None:
         ("{}", "a change changes nothing, wanted zpool or codec"),
         ('{"codec_level": 3}', "a change changes nothing, wanted zpool or codec"),
         ('{"workers": 2}', "workers cannot be changed, wanted zpool, codec, codec_level"),
-        ('{"zpool": "zswap"}', "zpool is zswap, wanted one of zblock, zsmalloc"),
+        ('{"zpool": "zswap"}', "zpool is zswap, wanted one of zfit, zsmalloc"),
         ('{"zpool": 3}', "zpool is 3, wanted a name"),
         ('{"codec": "lzma"}', "codec is lzma, wanted one of lz4, "),
         ('{"codec": ["lz4"]}', "codec is ['lz4'], wanted one of lz4, "),

@@ -231,7 +231,7 @@ def test_status_tells_what_an_operator_asks(config: Path, tmp_path: Path) -> Non
     store_keys = {"path", "live_bytes", "used_bytes", "written_bytes", "capacity_bytes"}
     assert store_keys <= set(status["store"])
     assert table.returncode == ExitCode.OK
-    assert all(word in table.stdout for word in ("swap", "zblock", "3.00", "write-back:"))
+    assert all(word in table.stdout for word in ("swap", "zfit", "3.00", "write-back:"))
 
 
 def test_a_running_server_is_changed_and_says_so(config: Path, tmp_path: Path) -> None:
@@ -244,12 +244,12 @@ def test_a_running_server_is_changed_and_says_so(config: Path, tmp_path: Path) -
         assert server.stop() == ExitCode.OK
     assert (changed.returncode, changed.stderr) == (ExitCode.OK, "")
     first, second, _, *keep = changed.stdout.splitlines()
-    assert first == "zpool is zsmalloc, was zblock"
+    assert first == "zpool is zsmalloc, was zfit"
     assert second == "codec is zstd:7, was lz4:1"
     assert keep == ["pool:", "  zpool: zsmalloc", "  codec: zstd", "  codec_level: 7"]
     assert refused.returncode == ExitCode.USAGE
-    assert refused.stderr == "zpool is zswap, wanted one of zblock, zsmalloc\n"
-    assert "moving to zsmalloc: 30 in zblock; 3 moved so far" in " ".join(table.split())
+    assert refused.stderr == "zpool is zswap, wanted one of zfit, zsmalloc\n"
+    assert "moving to zsmalloc: 30 in zfit; 3 moved so far" in " ".join(table.split())
     assert " changes: changed zpool=zsmalloc codec=zstd codec_level=7 " in server.events
 
 

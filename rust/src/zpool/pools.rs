@@ -12,7 +12,10 @@
 //! say where to look first: a stale value costs a place in another pool, nothing else.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU8,
+    Ordering::{Relaxed, SeqCst},
+};
 
 use super::side::owner_of;
 use super::{
@@ -61,7 +64,7 @@ impl Pools {
 
     /// New objects go to `kind` from now on.
     pub fn set_current(&self, kind: ZpoolKind) {
-        self.active.fetch_or(1 << kind as u8, Relaxed);
+        self.active.fetch_or(1 << kind as u8, SeqCst);
         self.current.store(kind as u8, Relaxed);
     }
 
@@ -90,8 +93,8 @@ impl Pools {
         let place = self.pool(kind).alloc(bytes, tag)?;
         // Its being looked at may have ended before this object came: see `retire`.
         let bit = 1 << kind as u8;
-        if self.active.load(Relaxed) & bit == 0 {
-            self.active.fetch_or(bit, Relaxed);
+        if self.active.load(SeqCst) & bit == 0 {
+            self.active.fetch_or(bit, SeqCst);
         }
         Ok(place)
     }
@@ -115,15 +118,15 @@ impl Pools {
     ///
     /// First the bit goes, then the pool is looked at. An object that is put into it before that look
     /// is seen by it, and the bit comes back; whoever puts one there afterwards finds the bit gone
-    /// and sets it. The locks of the pool make one of both true: what it counts is changed and summed
-    /// under them, or with an order that says the same.
+    /// and sets it. One of both is true because what a pool counts is changed and summed under its
+    /// locks, or, as the bits, in one order that all threads agree on (`SeqCst`).
     pub fn retire(&self) {
         for kind in self.former() {
             let (bit, pool) = (1 << kind as u8, self.pool(kind));
             if pool.stats() == ZpoolStats::default() {
-                self.active.fetch_and(!bit, Relaxed);
+                self.active.fetch_and(!bit, SeqCst);
                 if pool.stats() != ZpoolStats::default() {
-                    self.active.fetch_or(bit, Relaxed);
+                    self.active.fetch_or(bit, SeqCst);
                 }
             }
         }
@@ -209,7 +212,7 @@ impl Zpool for Pools {
 
     fn adopt(&self, handle: Handle, bytes: usize, tag: Tag) -> Result<(), AdoptError> {
         let kind = self.find(handle).ok_or(AdoptError::BadHandle)?;
-        self.active.fetch_or(1 << kind as u8, Relaxed);
+        self.active.fetch_or(1 << kind as u8, SeqCst);
         self.pool(kind).adopt(handle, bytes, tag)
     }
 

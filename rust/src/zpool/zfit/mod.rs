@@ -30,8 +30,7 @@ mod upkeep;
 mod word;
 mod zpool;
 
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::side::Side;
@@ -66,14 +65,6 @@ pub struct Zfit {
 struct Whole {
     objects: AtomicU64,
     object_bytes: AtomicU64,
-}
-
-impl Whole {
-    /// Objects. To be counted acquires and this read is a write that releases, so one comes first: a
-    /// count that this missed knows of what was done before it, as if a lock were held (`Pools`).
-    fn read_objects(&self) -> u64 {
-        self.objects.fetch_add(0, Release)
-    }
 }
 
 /// Where an object is.

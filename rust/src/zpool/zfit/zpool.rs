@@ -2,7 +2,7 @@
 //!
 //! Locking: as the trait says; content and tag of a live object belong to who holds its handle.
 
-use std::sync::atomic::Ordering::{Acquire, Relaxed};
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use super::word::{self, Word};
 use super::{Place, Zfit};
@@ -116,7 +116,8 @@ impl Zpool for Zfit {
 
     fn stats(&self) -> ZpoolStats {
         let frame_bytes = self.arena.frame_bytes() as u64 + SIDE_BYTES;
-        let whole = self.whole.read_objects();
+        // `Pools::retire` relies on the order.
+        let whole = self.whole.objects.load(SeqCst);
         let mut sum = ZpoolStats {
             objects: whole,
             object_bytes: self.whole.object_bytes.load(Relaxed),
@@ -184,7 +185,7 @@ impl Zfit {
     }
 
     pub(super) fn count_whole(&self, bytes: usize) {
-        self.whole.objects.fetch_add(1, Acquire);
+        self.whole.objects.fetch_add(1, SeqCst);
         self.whole.object_bytes.fetch_add(bytes as u64, Relaxed);
     }
 

@@ -1,0 +1,138 @@
+"""The tables of the kernel's own allocators: zram, and the originals computed.
+
+Not here: our zpools alone (tables.py).
+"""
+
+from collections.abc import Callable
+
+from figures import (
+    CHAIN_DEFAULT,
+    CHAINS,
+    COMPACTED,
+    FRESH,
+    OVERWRITTEN,
+    PHASES,
+    SHOWN_CODEC,
+    Figures,
+    mebibytes,
+    overheads,
+)
+from markdown_table import table
+from plan import G4, G16
+
+OWN = "zfit"
+OWN_FRESH_MOST = 1.015
+OWN_CHURNED_MOST = 1.025
+CHURNED = ("overwritten", "refilled50", "refilled90", "worn")
+
+
+def originals(figures: Figures) -> str:
+    """The originals' overheads, and zblock's bytes over zsmalloc's."""
+    rows = []
+    for geometry in (G4, G16):
+        for codec in figures.packed_codecs:
+            row = [geometry.name, codec]
+            for size in figures.sizes:
+                pair = figures.originals_of(codec, geometry.page_bytes, size)
+                if pair is None:
+                    return "(not computed: the author's mm/zblock.h was not given)"
+                zblock, zsmalloc = pair
+                quotient = zblock.pool_bytes / zsmalloc.pool_bytes
+                row.append(f"{zblock.overhead:.3f} / {zsmalloc.overhead:.3f} ({quotient:.3f})")
+            rows.append(row)
+    return table(["page", "codec", *map(mebibytes, figures.sizes)], rows, left=2)
+
+
+def chains(figures: Figures) -> str:
+    """zsmalloc's overhead by the length of its longest chain."""
+    rows = []
+    for geometry in (G4, G16):
+        for chain in CHAINS:
+            models = [
+                figures.original("zsmalloc", chain, SHOWN_CODEC, geometry.page_bytes, size)
+                for size in figures.sizes
+            ]
+            found = [model for model in models if model]
+            if not found:
+                return "(not computed)"
+            cells = (f"{model.overhead:.3f}" for model in found)
+            rows.append([geometry.name, str(chain), str(found[0].classes), *cells])
+    head = ["page", "longest chain", "classes", *map(mebibytes, figures.sizes)]
+    return table(head, rows)
+
+
+def zram(figures: Figures) -> str:
+    """The kernel's pool and our zsmalloc, fresh, overwritten and compacted."""
+    if figures.kernel is None:
+        return "(not measured: this machine's kernel has no zram, or not for us)"
+    rows = []
+    for codec in dict.fromkeys(run.codec for run in figures.kernel.runs):
+        cells = (zram_cell(figures, codec, size) for size in figures.sizes)
+        rows.append([f"zram, {codec}", *cells])
+        models = [
+            figures.original("zsmalloc", CHAIN_DEFAULT, codec, G4.page_bytes, size)
+            for size in figures.sizes
+        ]
+        if all(models):
+            fresh_only = (f"{model.overhead:.3f}" for model in models if model)
+            rows.append([f"the same computed, {codec}", *fresh_only])
+    for zpool in ("zsmalloc", OWN):
+        for codec in figures.packed_codecs[:2] if zpool in figures.packed_zpools else ():
+            cells_of_pool = []
+            for size in figures.sizes:
+                phases = figures.pack(zpool, codec, G4, size).phases
+                held = (phases[phase] for phase in (FRESH, OVERWRITTEN, COMPACTED))
+                cells_of_pool.append(overheads(*held))
+            rows.append([f"{zpool}, {codec}", *cells_of_pool])
+    return table(["pool", *map(mebibytes, figures.sizes)], rows)
+
+
+def zram_cell(figures: Figures, codec: str, size: int) -> str:
+    """Three overheads of zram, or nothing."""
+    run = figures.zram(codec, size)
+    if run is None:
+        return ""
+    phases = run.phases
+    return overheads(phases[FRESH], phases[OVERWRITTEN], phases[COMPACTED])
+
+
+def targets(figures: Figures) -> str:
+    """What was wanted of the project's own zpool, and the kernel's figures."""
+    size = figures.sizes[-1]
+    rows = []
+    for codec in figures.packed_codecs:
+        phases = figures.pack(OWN, codec, G4, size).phases
+        fresh = phases[FRESH].overhead
+        churned = {phase: phases[phase].overhead for phase in CHURNED}
+        worst = max(churned, key=lambda phase: churned[phase])
+        rows.append(
+            [
+                f"{OWN}, {codec}",
+                f"{fresh:.4f}",
+                _reached(fresh, OWN_FRESH_MOST),
+                f"{churned[worst]:.4f} ({worst})",
+                _reached(churned[worst], OWN_CHURNED_MOST),
+            ]
+        )
+    for run in figures.kernel.runs if figures.kernel else ():
+        if run.stored_bytes == size:
+            fresh, churned_once = (run.phases[phase].overhead for phase in PHASES)
+            rows.append(
+                [f"the kernel's zram, {run.codec}", f"{fresh:.4f}", "", f"{churned_once:.4f}", ""]
+            )
+    fresh_head, churned_head = (
+        f"wanted <= {most:.3f}" for most in (OWN_FRESH_MOST, OWN_CHURNED_MOST)
+    )
+    return table(["pool", "fresh", fresh_head, "worst after churn", churned_head], rows)
+
+
+def _reached(found: float, most: float) -> str:
+    return "reached" if found <= most else "missed"
+
+
+TABLES: dict[str, Callable[[Figures], str]] = {
+    "originals": originals,
+    "chains": chains,
+    "zram": zram,
+    "targets": targets,
+}
