@@ -276,6 +276,22 @@ fn whenever_the_process_dies_the_next_finds_every_acknowledged_write() {
 }
 
 #[test]
+fn zfit_survives_deaths_with_objects_of_many_lengths() {
+    for seed in seeds(2) {
+        with_seed(seed, |seed| {
+            let setup = Setup {
+                zpool: ZpoolKind::Zfit,
+                pool_bytes_max: 72 << 10,
+                ..SETUP
+            };
+            let (deaths, _, found) = crash_everywhere(setup, 100 + seed, Pool::Whole);
+            assert_eq!(found, Ok(()), "after {deaths} deaths");
+            assert!(deaths > 100, "{deaths}");
+        });
+    }
+}
+
+#[test]
 fn a_page_that_is_published_before_its_bytes_is_found() {
     let setup = Setup {
         codec: "none",

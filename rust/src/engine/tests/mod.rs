@@ -3,6 +3,7 @@
 mod crash;
 mod faults;
 mod opening;
+mod quiet;
 mod switching;
 
 use std::path::PathBuf;

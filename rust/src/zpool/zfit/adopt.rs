@@ -13,6 +13,7 @@ use std::collections::btree_map::Entry;
 use super::Zfit;
 use super::region::Region;
 use super::word::Word;
+use crate::zpool::arena::RUN_FRAMES_MAX;
 use crate::zpool::side::Side;
 use crate::zpool::{AdoptError, HANDLE_BITS, Handle, Tag};
 
@@ -67,7 +68,7 @@ impl Zfit {
         tag: Tag,
     ) -> Result<(), AdoptError> {
         let is_possible = usize::from(region.shard) < self.shards.len()
-            && region.frames > 0
+            && (1..=RUN_FRAMES_MAX).contains(&region.frames)
             && region.frames <= self.arena.frames() - region.head;
         let at = region.granule(self.grain, handle);
         if !is_possible || handle.low() >= self.grain.per_frame || at < self.grain.first() {

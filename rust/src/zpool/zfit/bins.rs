@@ -25,7 +25,7 @@ const NONE: Spot = u64::MAX;
 /// are remembered or forgotten; a forgotten one is found again when a slot beside it is freed.
 const LINKED_BYTES_MIN: usize = 32;
 
-/// Lengths are counted in bands of equal width, so many or a few more.
+/// The lengths of holes are summed in so many bands of equal width, and one for what is longer.
 const BANDS: usize = 32;
 
 /// Holes that a bin remembers: with their number and the first link they fill a cache line.

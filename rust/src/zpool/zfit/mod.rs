@@ -24,6 +24,8 @@ mod bins;
 mod check;
 mod region;
 mod shard;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 mod word;
 mod zpool;
@@ -76,9 +78,14 @@ enum Place {
 impl Zfit {
     /// A pool that takes frames of `arena`: empty, or to be adopted if the arena was opened.
     pub fn new(arena: Arc<Arena>) -> Self {
-        let grain = Grain::of(arena.frame_bytes());
         let bytes = u64::from(arena.frames()) * arena.frame_bytes() as u64;
-        let shards = (bytes / SHARD_BYTES).clamp(1, SHARDS_MAX as u64);
+        Self::with_shards(arena, (bytes / SHARD_BYTES).clamp(1, SHARDS_MAX as u64))
+    }
+
+    /// A pool with so many shards: what a predecessor has in others cannot be taken over.
+    pub(super) fn with_shards(arena: Arc<Arena>, shards: u64) -> Self {
+        assert!((1..=SHARDS_MAX as u64).contains(&shards), "{shards} shards");
+        let grain = Grain::of(arena.frame_bytes());
         Self {
             shards: (0..shards)
                 .map(|index| Mutex::new(Shard::new(grain, index as u8)))
@@ -104,7 +111,16 @@ impl Zfit {
         let mut shards = (own..own + count).map(|index| self.lock(index % count));
         shards
             .find_map(|mut shard| shard.cut(arena, granules, bytes, tag))
-            .or_else(|| self.lock(own).cut_new(arena, granules, bytes, tag))
+            .or_else(|| self.alloc_in_new(own, granules, bytes, tag))
+    }
+
+    fn alloc_in_new(&self, own: usize, granules: u32, bytes: usize, tag: Tag) -> Option<Handle> {
+        let handle = self.lock(own).cut_new(&self.arena, granules, bytes, tag)?;
+        // The objects of a region that is being emptied may be those of other shards' owners.
+        for index in (0..self.shards.len()).filter(|&index| index != own) {
+            self.lock(index).note_new_region();
+        }
+        Some(handle)
     }
 
     #[inline]

@@ -36,7 +36,7 @@ struct Freed {
 pub struct Shard {
     grain: Grain,
     index: u8,
-    /// Holes, but those of the region that is out of allocation and those too short for any object.
+    /// Holes, but those of the region that is out of allocation and those that were forgotten.
     pub bins: Bins,
     /// Regions by how much of them is in slots.
     groups: Groups,
@@ -44,7 +44,8 @@ pub struct Shard {
     pub fullness: [u64; GROUPS],
     /// The first frame of the region that is out of allocation, or NONE.
     pub isolated: u32,
-    /// A region was made while one was out of allocation: emptying that one frees nothing.
+    /// A region was made while one was out of allocation, or that one could not be emptied: trying
+    /// freed nothing.
     pub is_futile: bool,
     /// No region is taken out of allocation before there are more granules in holes than this.
     pub patience: u64,
@@ -265,11 +266,16 @@ impl Shard {
         region.mark(arena);
         self.regions += 1;
         self.frames += u64::from(frames);
-        self.is_futile |= self.isolated != NONE;
+        self.note_new_region();
         self.list(arena, &region, 0);
         let grain = self.grain;
         self.put_hole(arena, &region, grain.first(), region.capacity(grain));
         Some(())
+    }
+
+    /// A region was made, in this shard or in another one.
+    pub fn note_new_region(&mut self) {
+        self.is_futile |= self.isolated != NONE;
     }
 
     /// Gives the frames of a region without slots back. Its holes are in no bin.

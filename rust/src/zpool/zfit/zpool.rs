@@ -43,7 +43,12 @@ impl Zpool for Zfit {
         {
             return Ok(handle);
         }
-        self.alloc_slot(self.granules(bytes), bytes, tag)
+        let granules = self.granules(bytes);
+        // What needs two neighbouring frames for a slot can have one for itself: where free frames lie
+        // scattered, or when the last slot of one was given back just now.
+        let is_long = granules + self.grain.first() > self.grain.per_frame;
+        self.alloc_slot(granules, bytes, tag)
+            .or_else(|| is_long.then(|| self.alloc_whole(bytes, tag))?)
             .ok_or(AllocError::Full)
     }
 

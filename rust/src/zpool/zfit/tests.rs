@@ -1,0 +1,237 @@
+//! What the suite over all zpools does not reach: more shards than one, extremes, and when compaction
+//! ends.
+
+mod crash;
+
+use super::*;
+use crate::page::PAGE_BYTES_ALLOWED;
+use crate::zpool::conformance::{MemoryDir, Model, Random, Suite, conformance, long_churn, seeds};
+use crate::zpool::{AdoptError, AllocError, ArenaOptions, Pools, Zpool};
+
+/// A zfit of so many shards among other pools.
+fn pools_of(arena: Arena, shards: u64) -> Pools {
+    Pools::of(arena, ZpoolKind::Zfit, |kind, arena| match kind {
+        ZpoolKind::Zfit => Box::new(Zfit::with_shards(arena, shards)),
+        other => other.make(arena),
+    })
+}
+
+fn options(frame_bytes: usize, frames: u64) -> ArenaOptions {
+    let suite = Suite {
+        zpool: ZpoolKind::Zfit,
+        make: &|arena| pools_of(arena, 1),
+        frame_bytes,
+    };
+    suite.options(frames)
+}
+
+fn pools(frame_bytes: usize, frames: u64, shards: u64) -> Pools {
+    let arena = Arena::create(options(frame_bytes, frames)).expect("memory for a test");
+    pools_of(arena, shards)
+}
+
+const TAG: Tag = Tag { owner: 0, stamp: 0 };
+
+#[test]
+fn three_shards_conform() {
+    conformance(ZpoolKind::Zfit, |arena| pools_of(arena, 3));
+}
+
+#[test]
+fn three_shards_survive_a_long_churn() {
+    long_churn(ZpoolKind::Zfit, |arena| pools_of(arena, 3));
+}
+
+#[test]
+fn a_predecessor_with_more_shards_is_refused_where_they_lack() {
+    let dir = MemoryDir::new("zfit-shards");
+    let options = ArenaOptions {
+        path: Some(dir.file("pool")),
+        ..options(4096, 64)
+    };
+    let first = pools_of(Arena::create(options.clone()).unwrap(), 3);
+    let tags = [0, 1, 2].map(|shard| Tag {
+        owner: shard * OWNERS_TOGETHER,
+        stamp: 9,
+    });
+    // So long that the region of a shard has no room for those of others.
+    let handles = tags.map(|tag| {
+        let handle = first.alloc(4080, tag).unwrap();
+        (0..3).for_each(|_| _ = first.alloc(4080, tag).unwrap());
+        handle
+    });
+    let second = pools_of(Arena::open(options).unwrap(), 2);
+    let outcomes = [0, 1, 2].map(|index| second.adopt(handles[index], 4080, tags[index]));
+    assert_eq!(outcomes, [Ok(()), Ok(()), Err(AdoptError::BadHandle)]);
+    second.adopted().unwrap();
+    second.check();
+    assert_eq!(second.stats().objects, 2);
+}
+
+/// Takes all frames but every other one.
+fn scatter(pool: &Pools) {
+    let arena = pool.arena();
+    let mut frames = Vec::new();
+    while let Some(frame) = arena.alloc_run(1) {
+        frames.push(frame);
+    }
+    let others = frames.into_iter().step_by(2);
+    others.for_each(|frame| arena.free_run(frame, 1));
+}
+
+#[test]
+fn every_frame_serves_where_free_ones_lie_scattered() {
+    for frame_bytes in PAGE_BYTES_ALLOWED {
+        // Of all these some fit into a slot of a lone frame, some not, some have no slot at all.
+        for bytes in frame_bytes - 40..=frame_bytes {
+            let pool = pools(frame_bytes, 40, 1);
+            scatter(&pool);
+            let free = (0..40).filter(|&frame| !pool.arena().in_use(frame)).count();
+            let found = (0..100).take_while(|_| pool.alloc(bytes, TAG).is_ok());
+            assert_eq!(found.count(), free, "objects of {bytes}");
+            assert_eq!(pool.arena().used_frames(), pool.arena().frames());
+        }
+    }
+}
+
+#[test]
+fn a_page_finds_the_frame_of_a_slot_that_was_freed_just_now() {
+    let pool = pools(4096, 40, 1);
+    scatter(&pool);
+    let slot = pool.alloc(2000, TAG).unwrap();
+    while pool.alloc(4096, TAG).is_ok() {}
+    pool.free(slot, 2000);
+    assert_ne!(pool.alloc(4096, TAG), Err(AllocError::Full));
+}
+
+#[test]
+fn a_region_that_could_not_be_emptied_is_not_tried_again() {
+    let pool = pools(4096, 16, 1);
+    let mut model = Model::new(&pool, Random::new(1));
+    (0..8).for_each(|_| _ = model.alloc(4096).unwrap());
+    let bytes = |granules: usize| granules * 8 - 8;
+    let mut fill = |granules, count| {
+        let first = model.len();
+        (0..count).for_each(|_| _ = model.alloc(bytes(granules)).unwrap());
+        first..first + count
+    };
+    // The first region of two, for which there is room; then the second.
+    let long = fill(500, 3);
+    fill(100, 3);
+    let rest = fill(240, 1);
+    let others = fill(200, 10);
+    assert_eq!(pool.arena().used_frames(), pool.arena().frames());
+    // Room for all but the long object, which is the first one.
+    let freed = others.step_by(2).take(4).chain(rest).chain(long.skip(1));
+    let mut freed: Vec<_> = freed.collect();
+    freed.sort_unstable();
+    for index in freed.into_iter().rev() {
+        let object = model.objects.remove(index);
+        pool.free(object.handle, object.bytes);
+    }
+    assert_eq!(model.compact(), Some(0));
+    pool.settle();
+    assert_eq!(model.compact(), None);
+    model.verify();
+    model.free_all();
+}
+
+/// Compacts as write-back does when nobody writes, and says how often it did something.
+fn compactions(pool: &Pools, model: &mut Model<'_>, most: usize) -> usize {
+    let round = |_: &usize| {
+        let moved = model.compact();
+        pool.settle();
+        moved.is_some_and(|moved| moved > 0)
+    };
+    (0..most).take_while(round).count()
+}
+
+#[test]
+fn compaction_ends_after_random_discards() {
+    for seed in seeds(40) {
+        let mut random = Random::new(seed);
+        let (frames, shards) = (40 + random.below(1000), 1 + random.below(4));
+        let pool = pools(4096, frames, shards);
+        let mut model = Model::new(&pool, Random::new(seed));
+        let most_used = 1 + random.below(frames) as u32;
+        while pool.arena().used_frames() < most_used && model.alloc_random().is_ok() {}
+        for _ in 0..4 {
+            model.free_some(random.below(1 + model.len() as u64) as usize);
+            let most = pool.arena().used_frames() as usize + 100;
+            let rounds = compactions(&pool, &mut model, most);
+            assert!(rounds < most, "seed {seed}: {rounds} regions emptied");
+            pool.check();
+            // Nothing has changed, so there is still nothing to do, but for what was given up once.
+            let again = compactions(&pool, &mut model, 100);
+            assert!(again <= 8, "seed {seed}: {again} regions emptied again");
+            model.alloc_some(random.below(200) as usize);
+        }
+        model.verify();
+        model.free_all();
+    }
+}
+
+#[test]
+fn compaction_of_a_full_pool_ends() {
+    for seed in seeds(20) {
+        let pool = pools(4096, 100 + 20 * seed, 1 + seed % 3);
+        let mut model = Model::new(&pool, Random::new(seed));
+        for _ in 0..10 {
+            while model.alloc_random().is_ok() {}
+            model.free_some(1 + seed as usize * 3);
+            let rounds = compactions(&pool, &mut model, 2000);
+            assert!(rounds < 2000, "seed {seed}: {rounds} regions");
+        }
+        model.free_all();
+    }
+}
+
+/// Objects that all have lengths out of a range, freed and made again at random.
+fn churn_lengths(frame_bytes: usize, frames: u64, lengths: std::ops::Range<usize>) {
+    let pool = pools(frame_bytes, frames, 1);
+    let mut random = Random::new(3);
+    let mut held = Vec::new();
+    let length = |random: &mut Random| {
+        lengths.start + random.below((lengths.end - lengths.start) as u64) as usize
+    };
+    loop {
+        let bytes = length(&mut random);
+        match pool.alloc(bytes, TAG) {
+            Ok(handle) => held.push((handle, bytes)),
+            Err(_) => break,
+        }
+    }
+    let full = held.len();
+    let mut refused = 0;
+    for _ in 0..full.max(20_000) {
+        let index = random.below(held.len() as u64) as usize;
+        let (handle, bytes) = held.swap_remove(index);
+        pool.free(handle, bytes);
+        let bytes = length(&mut random);
+        match pool.alloc(bytes, TAG) {
+            Ok(handle) => held.push((handle, bytes)),
+            Err(_) => refused += 1,
+        }
+    }
+    pool.check();
+    let is_tight = lengths.end == lengths.start + 1;
+    assert!(
+        !is_tight || refused == 0,
+        "{refused} of equal length refused"
+    );
+    assert!(held.len() * 10 > full * 8, "{} of {full}", held.len());
+    held.drain(..)
+        .for_each(|(handle, bytes)| pool.free(handle, bytes));
+    pool.check();
+    assert_eq!(pool.arena().used_frames(), 0);
+}
+
+#[test]
+fn objects_of_one_kind_churn_as_well_as_mixed_ones() {
+    for frame_bytes in PAGE_BYTES_ALLOWED {
+        churn_lengths(frame_bytes, 400, 8..9);
+        churn_lengths(frame_bytes, 400, 1..24);
+        churn_lengths(frame_bytes, 400, frame_bytes - 23..frame_bytes);
+        churn_lengths(frame_bytes, 400, frame_bytes..frame_bytes + 1);
+    }
+}
