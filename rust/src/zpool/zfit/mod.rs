@@ -16,8 +16,8 @@
 //! Measured on 360 MiB of lz4 objects of 4 KiB pages of real programs (`bench/pools`): the pool takes
 //! 1.008 bytes a byte when it is filled, 1.02 after random overwrites.
 //!
-//! Locking: one lock a shard (one for every 256 MiB, 8 at most), over its holes, regions and the
-//! words in front of its slots. Order: shard -> arena; never two shards, but in `check`.
+//! Locking: one lock a shard (two from 256 MiB on, one more for each GiB), over its holes, regions
+//! and the words in front of its slots. Order: shard -> arena; never two shards, but in `check`.
 
 mod adopt;
 mod bins;
@@ -39,9 +39,12 @@ use adopt::Claims;
 use region::{Grain, Region};
 use shard::Shard;
 
-/// Memory that gets a shard, and so a lock, of its own. In more shards fewer holes fit well: three
-/// for 360 MiB of objects cost 0.004 bytes a byte, twelve cost 0.009.
-const SHARD_BYTES: u64 = 256 << 20;
+/// A pool of this size has two shards, and so two locks. In more shards fewer holes fit well: two for
+/// 360 MiB of objects cost 0.002 bytes a byte, three cost 0.004, twelve 0.009.
+const TWO_SHARDS_BYTES: u64 = 256 << 20;
+
+/// Each whole one of these is worth another shard.
+const SHARD_BYTES: u64 = 1 << 30;
 
 /// Shards at most: the bits that a side word has for them.
 const SHARDS_MAX: usize = 8;
@@ -79,7 +82,8 @@ impl Zfit {
     /// A pool that takes frames of `arena`: empty, or to be adopted if the arena was opened.
     pub fn new(arena: Arc<Arena>) -> Self {
         let bytes = u64::from(arena.frames()) * arena.frame_bytes() as u64;
-        Self::with_shards(arena, (bytes / SHARD_BYTES).clamp(1, SHARDS_MAX as u64))
+        let shards = 1 + u64::from(bytes >= TWO_SHARDS_BYTES) + bytes / SHARD_BYTES;
+        Self::with_shards(arena, shards.min(SHARDS_MAX as u64))
     }
 
     /// A pool with so many shards: what a predecessor has in others cannot be taken over.
