@@ -28,6 +28,8 @@ pub mod zsmalloc;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
 
+use std::ops::Range;
+
 pub use arena::{Arena, ArenaOptions};
 pub use kind::ZpoolKind;
 pub use pools::Pools;
@@ -92,6 +94,18 @@ pub struct Resident {
 pub struct Sweep {
     /// The next frame to look at.
     pub frame: u32,
+}
+
+impl Sweep {
+    /// Takes the next `frames` frames (at least one) of a pool of `last`, and moves on behind them,
+    /// at the end back to the start. Returns them and whether the end was reached.
+    fn advance(&mut self, frames: u32, last: u32) -> (Range<u32>, bool) {
+        let end = self.frame.saturating_add(frames.max(1)).min(last);
+        let taken = self.frame..end;
+        let at_end = end == last;
+        self.frame = if at_end { 0 } else { end };
+        (taken, at_end)
+    }
 }
 
 /// Why an object has no place.

@@ -5,25 +5,24 @@
 //! allocator of that name: its chains of up to 8 frames (4 to 16 by configuration), its fullness
 //! groups, huge objects in frames of their own, and its compaction.
 //!
-//! Where it could be denser than the original on the same objects, it departs from it:
-//! * The original takes the chain that wastes least for every 1/256 of a frame, and merges classes
-//!   of equal chains. Here sizes lie twice as close, and a class must be worth its part-filled
-//!   zspages.
-//! * There are no descriptors and no memory for handles outside the pool. A handle is the place
-//!   itself, the frame that the slot begins in and the slot's number: the page table finds objects,
-//!   so they can move without a fixed handle. What there is to know of a zspage lies in the side
-//!   words of its frames and, as long as it has a free slot, in that slot.
+//! Its classes are the original's by rule, with some sizes between and the costly ones merged
+//! (`table`). There are no descriptors and no memory for handles outside the pool. A handle is the
+//! place itself, the frame that the slot begins in and the slot's number: the page table finds
+//! objects, so they can move without a fixed handle. What there is to know of a zspage lies in the
+//! side words of its frames and, as long as it has a free slot, in that slot.
 //!
 //! Not here: which zspage and slot an object gets (`slotted`, where a zspage is a block).
 //! Locking: none of its own. Chains are written under the lock of the class, and only when a zspage
 //! is made or given back, so whoever holds an object may follow them.
+
+mod table;
 
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::groups::Links;
 use super::side::Side;
-use super::slotted::{Head, Layout, NO_SLOT, SLOTS_MAX, Shape, Slotted, Spot};
+use super::slotted::{Head, Layout, NO_SLOT, Shape, Slotted, Spot};
 use super::{Arena, ArenaOptions, Handle, ZpoolKind};
 
 /// A pool of chains of frames.
@@ -61,7 +60,7 @@ impl Layout for Chained {
     type Links<'a> = ChainLinks<'a>;
 
     fn shapes(options: &ArenaOptions) -> Vec<Shape> {
-        table(options.frame_bytes, options.chain_frames_max)
+        table::table(options.frame_bytes, options.chain_frames_max)
     }
 
     fn build(arena: &Arena, shape: &Shape, class: u8) -> Option<u32> {
@@ -264,52 +263,6 @@ impl Links for ChainLinks<'_> {
     }
 }
 
-/// Candidates are slots of every multiple of 1/512 of a frame, each in the chain that is cheapest.
-/// From a whole frame downwards, one becomes a class if it saves enough an object.
-///
-/// Half a zspage of each class is empty, whatever the size of the pool: each frame of a chain is
-/// charged with some bytes an object for that, and so is a class. The fewer objects a pool has, the
-/// more this weighs, and larger pages are fewer; hence the square root. The factors were measured
-/// on compressed pages of real programs, in pools of 16 to 768 MiB of pages.
-fn table(frame_bytes: usize, chain_frames_max: u32) -> Vec<Shape> {
-    let scale = (frame_bytes as f64 / 4096.0).powf(1.5);
-    let (charge, save) = (3.0 * scale, 10.0 * scale);
-    let whole = Shape::whole(frame_bytes);
-    let frame_bytes = frame_bytes as u32;
-    let step = frame_bytes / 512;
-    // Smaller slots would make a chain of more slots than a handle can number.
-    let smallest = SLOT_BYTES_MIN.max(chain_frames_max * frame_bytes / SLOTS_MAX);
-    let mut shapes = vec![whole];
-    let mut last = f64::from(frame_bytes);
-    let mut stride = frame_bytes - step;
-    while stride >= smallest {
-        let chains = (1..=chain_frames_max).map(|frames| chain(frames, frame_bytes, stride));
-        let cost = |shape: &Shape| shape.cost_bytes(frame_bytes, charge);
-        let shape = chains
-            .min_by(|a, b| cost(a).total_cmp(&cost(b)))
-            .expect("some chain is the cheapest");
-        let is_worth = last - cost(&shape) >= save.min(last / 4.0);
-        // A chain that has no more slots than frames is no better than a whole frame each.
-        if shape.slots > shape.frames && is_worth {
-            last = cost(&shape);
-            shapes.push(shape);
-        }
-        stride -= step;
-    }
-    shapes.reverse();
-    shapes
-}
-
-fn chain(frames: u32, frame_bytes: u32, stride: u32) -> Shape {
-    Shape {
-        object_bytes_max: stride - TAG_BYTES,
-        frames,
-        slots: frames * frame_bytes / stride,
-        objects_at: TAG_BYTES,
-        stride,
-    }
-}
-
 fn head<'a>(arena: &'a Arena, shape: &Shape, block: u32, slot: u16) -> Head<'a> {
     let spot = Chained::find(arena, shape, block, slot.into());
     let at = spot.object_at - TAG_BYTES as usize;
@@ -339,28 +292,5 @@ fn next(arena: &Arena, frame: u32) -> u32 {
     match side(arena, frame) {
         Side::Head { next, .. } | Side::Link { next, .. } => next,
         other => panic!("frame {frame} of a chain is {other:?}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::page::PAGE_BYTES_ALLOWED;
-
-    #[test]
-    fn the_table_covers_every_size_within_a_frame() {
-        for frame_bytes in PAGE_BYTES_ALLOWED {
-            for chain_frames_max in CHAIN_FRAMES_MAX_ALLOWED {
-                let shapes = table(frame_bytes, chain_frames_max);
-                assert_eq!(shapes.last(), Some(&Shape::whole(frame_bytes)));
-                assert!(shapes.is_sorted_by(|a, b| a.object_bytes_max < b.object_bytes_max));
-                for shape in &shapes[..shapes.len() - 1] {
-                    assert!(shape.frames <= chain_frames_max, "{shape:?}");
-                    assert!(shape.slots * shape.stride <= shape.frames * frame_bytes as u32);
-                    assert!(shape.stride.is_multiple_of(8), "{shape:?}");
-                    assert!(shape.slots < NO_SLOT.into(), "{shape:?}");
-                }
-            }
-        }
     }
 }

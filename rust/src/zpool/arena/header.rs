@@ -23,7 +23,7 @@ use crate::zpool::mapping::SYSTEM_PAGE_BYTES;
 //  24  instance     u64   whose pool this is
 const MAGIC: [u8; 8] = *b"nbdswapP";
 const CHAIN_AT: Range<usize> = 20..24;
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// Bytes of the header page that mean something.
 pub const HEADER_USED_BYTES: usize = 32;
 /// Where the side words begin.

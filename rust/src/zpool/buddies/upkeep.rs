@@ -19,9 +19,8 @@ impl<R: Rule> Buddies<R> {
         frames: u32,
         visit: &mut dyn FnMut(Resident),
     ) -> bool {
-        let last = self.arena.side_frames();
-        let end = sweep.frame.saturating_add(frames.max(1)).min(last);
-        for frame in sweep.frame..end {
+        let (taken, at_end) = sweep.advance(frames, self.arena.side_frames());
+        for frame in taken {
             match self.side(frame) {
                 // One word says it all, so no lock is needed to read it whole.
                 Side::Whole(tag) => visit(Resident {
@@ -32,12 +31,6 @@ impl<R: Rule> Buddies<R> {
                 _ => {}
             }
         }
-        let at_end = end == last;
-        *sweep = if at_end {
-            Sweep::default()
-        } else {
-            Sweep { frame: end }
-        };
         at_end
     }
 

@@ -49,11 +49,15 @@ impl Shape {
         self.stride == 0
     }
 
-    /// Bytes that an object costs in full blocks, plus `frame_charge_bytes` for each frame of a
+    /// Bytes that an object costs in full blocks.
+    pub fn bytes_per_slot(&self, frame_bytes: u32) -> f64 {
+        f64::from(self.frames) * f64::from(frame_bytes) / f64::from(self.slots)
+    }
+
+    /// [`bytes_per_slot`](Self::bytes_per_slot), plus `frame_charge_bytes` for each frame of a
     /// block: a class has about half a block that is part-filled, whatever the size of the pool.
     pub fn cost_bytes(&self, frame_bytes: u32, frame_charge_bytes: f64) -> f64 {
-        let frames = f64::from(self.frames);
-        frames * f64::from(frame_bytes) / f64::from(self.slots) + frames * frame_charge_bytes
+        self.bytes_per_slot(frame_bytes) + f64::from(self.frames) * frame_charge_bytes
     }
 
     /// Offset of the object in `slot`.

@@ -36,21 +36,14 @@ impl<L: Layout> Slotted<L> {
         frames: u32,
         visit: &mut dyn FnMut(Resident),
     ) -> bool {
-        let last = self.arena.side_frames();
-        let end = sweep.frame.saturating_add(frames.max(1)).min(last);
-        for frame in sweep.frame..end {
+        let (taken, at_end) = sweep.advance(frames, self.arena.side_frames());
+        for frame in taken {
             match self.side(frame) {
                 Side::Head { class, .. } => self.report(usize::from(class), frame, visit),
                 Side::Whole(_) => self.report_whole(frame, visit),
                 Side::Tail { .. } | Side::Link { .. } | Side::Free => {}
             }
         }
-        let at_end = end == last;
-        *sweep = if at_end {
-            Sweep::default()
-        } else {
-            Sweep { frame: end }
-        };
         at_end
     }
 

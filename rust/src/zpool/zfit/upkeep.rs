@@ -24,9 +24,8 @@ impl Zfit {
         frames: u32,
         visit: &mut dyn FnMut(Resident),
     ) -> bool {
-        let last = self.arena.side_frames();
-        let end = sweep.frame.saturating_add(frames.max(1)).min(last);
-        for frame in sweep.frame..end {
+        let (taken, at_end) = sweep.advance(frames, self.arena.side_frames());
+        for frame in taken {
             match self.side(frame) {
                 Side::Head { .. } => self.report(frame, visit),
                 // One word says it all, so no lock is needed to read it whole.
@@ -37,12 +36,6 @@ impl Zfit {
                 Side::Tail { .. } | Side::Link { .. } | Side::Free => {}
             }
         }
-        let at_end = end == last;
-        *sweep = if at_end {
-            Sweep::default()
-        } else {
-            Sweep { frame: end }
-        };
         at_end
     }
 
