@@ -105,8 +105,6 @@ fn blocks_waste_little_memory() {
         (ZpoolKind::Zblock, 16384, 1.022, 1.034),
         (ZpoolKind::Zsmalloc, 4096, 1.031, 1.044),
         (ZpoolKind::Zsmalloc, 16384, 1.031, 1.040),
-        (ZpoolKind::Zsmalloc, 4096, 1.036, 1.048),
-        (ZpoolKind::Zsmalloc, 16384, 1.032, 1.044),
         // Few objects a frame: what remains of it is the price of their simplicity.
         (ZpoolKind::Zbud, 4096, 1.112, 1.156),
         (ZpoolKind::Zbud, 16384, 1.112, 1.156),

@@ -36,8 +36,8 @@ const STEPS: u32 = 2 * ORIGINAL_STEPS;
 const ORIGINAL_STEPS: u32 = 256;
 
 /// How many objects of a pool of 4 KiB pages lie between one of the original's sizes and the next:
-/// as in a store of 600 MiB if they were spread evenly. Less loses more than zram in large stores,
-/// more in small ones.
+/// as in a store of 600 MiB if they were spread evenly. From 560 to 640 ours is as dense as zram in
+/// stores of 16, 96 and 768 MiB; at 400 it is not in the largest one, at 1000 in that of 96 MiB.
 const OBJECTS_A_STEP: f64 = 600.0;
 
 /// All classes of a pool, smallest objects first.
