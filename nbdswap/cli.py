@@ -1,6 +1,8 @@
 """The command `nbdswap`: flags to configuration, errors to one line and an exit code.
 
-Not here: what a flag means (`config`) and anything that happens after the start (`lifecycle`).
+What only some commands need is loaded by them: a server starts sooner without it, and clients wait
+for that in an upgrade. Not here: what a flag means (`config`) and anything that happens after the
+start (`lifecycle`).
 """
 
 import json
@@ -10,17 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from nbdswap import __version__, logs
 from nbdswap.addresses import Address, AddressError, parse_address
-from nbdswap.admin_client import ask, change, upgrade
 from nbdswap.config_file import Override, dump, load
 from nbdswap.errors import EXIT_CODE_MEANINGS, ConfigError, ExitCode, NbdswapError, UsageError
 from nbdswap.lab.commands import advise_command, grab_command, run_command
 from nbdswap.lifecycle import ServeOptions, check_upgrade, serve
 from nbdswap.machine import Machine
-from nbdswap.status_view import change_view, upgrade_view, view
 from nbdswap.successor import CHECK_FLAG
 
 EXIT_CODES = "Exit codes: " + "; ".join(
@@ -191,6 +190,11 @@ def status_command(
     ] = DEFAULT_ADMIN,
 ) -> None:
     """Show a running server: exports, tiers, ratio, write-back and rates over one second."""
+    from rich.console import Console
+
+    from nbdswap.admin_client import ask
+    from nbdswap.status_view import view
+
     address = _admin_address(admin)
     status = ask(address)
     if as_json:
@@ -214,6 +218,9 @@ def set_command(
     ] = DEFAULT_ADMIN,
 ) -> None:
     """Change codec or zpool of a running server, until it starts again."""
+    from nbdswap.admin_client import change
+    from nbdswap.status_view import change_view
+
     asked: dict[str, Any] = {} if zpool is None else {"zpool": zpool}
     if codec is not None:
         asked["codec"], level = _codec_and_level(codec)
@@ -231,6 +238,9 @@ def upgrade_command(
     ] = DEFAULT_ADMIN,
 ) -> None:
     """Replace a running server by the program that is installed now, under its clients."""
+    from nbdswap.admin_client import upgrade
+    from nbdswap.status_view import upgrade_view
+
     typer.echo(upgrade_view(upgrade(_admin_address(admin))))
 
 

@@ -16,7 +16,6 @@ from typing import Literal
 
 from nbdswap import __version__, systemd
 from nbdswap.addresses import TcpAddress
-from nbdswap.admin import AdminSite
 from nbdswap.changes import Changer
 from nbdswap.config import Config
 from nbdswap.errors import RefusedError
@@ -104,6 +103,9 @@ class Service:
         self._verify_protections()
         if self._process.handover is not None:
             self._go_on(self._process.handover)
+        # Loaded only now: its HTTP server takes longer than all else, and clients may be waiting.
+        from nbdswap.admin import AdminSite
+
         upgrader = self._make_upgrader(listeners, admin, stdio)
         site = AdminSite(self.snapshot, Changer(self._engine).apply, upgrader.ask)
         for listener in admin:

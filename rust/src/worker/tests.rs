@@ -1,5 +1,6 @@
 //! Workers with real sockets: a client on the other end of a socket pair.
 
+mod hand_over;
 mod leaving;
 
 use std::io::{ErrorKind, Read, Write};
