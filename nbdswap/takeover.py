@@ -77,6 +77,7 @@ class Takeover:
         if self.previous is not None and not succession.adopt:
             # Before the new memory is taken: the tmpfs may not have room for both.
             _remove_memory(self.previous)
+        began_s = time.monotonic()
         try:
             engine, report = open_engine(
                 self.open_core,
@@ -95,6 +96,7 @@ class Takeover:
                 "adopted the memory of the last server",
                 instance=f"{succession.state.instance:016x}",
                 pages=report["pages_adopted"],
+                ms=round((time.monotonic() - began_s) * 1000),
             )
         elif succession.adopt:
             log.error("cannot adopt the memory of the last server", reason=report["reason"])

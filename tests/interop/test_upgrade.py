@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -21,10 +22,10 @@ import pytest
 
 from nbdswap import admin_client
 from nbdswap.addresses import UnixAddress
+from nbdswap.errors import UpgradeError
 from nbdswap.nbd.client import Client
 from nbdswap.nbd.negotiator import connect
 from tests.conftest import ServerFactory
-from tests.interop.test_fio import VERIFY
 from tests.support.model import ZEROES, Pages
 from tests.support.pages import MIB, PAGE_BYTES, make_data, make_distinct_page
 from tests.support.rawnbd import Command, RawClient, encode_request
@@ -139,10 +140,12 @@ async def upgrade_under_load(server: Server, pages: Pages, rng: random.Random) -
         running = tasks.create_task(load.run())
         for done in range(UPGRADES):
             await load.pass_requests(REQUESTS)
-            if done % 2:
+            if done == 0:
+                await upgrade_by_command(server)
+            elif done % 2:
                 await upgrade_by_signal(server, done)
             else:
-                await upgrade_by_command(server)
+                await asyncio.to_thread(upgrade, server)
             assert not running.done()
         await load.pass_requests(REQUESTS)
         load.stop()
@@ -165,8 +168,7 @@ def test_upgrades_under_load_lose_no_connection_and_no_page(
             await upgrade_under_load(running, pages, rng)
 
     asyncio.run(scenario())
-    status = running.status()
-    upgrades = status["upgrades"]
+    upgrades = status_of(running)["upgrades"]
     assert (upgrades["done_total"], upgrades["failed_total"]) == (UPGRADES, 0)
     assert upgrades["connections_handed_over_total"] == UPGRADES * CONNECTIONS
     assert upgrades["connections_dropped_total"] == 0
@@ -181,22 +183,34 @@ def test_fio_notices_nothing(server: ServerFactory, tmp_path: Path) -> None:
     running = server(size_bytes=64 * MIB, pool_bytes=8 * MIB)
     command = [fio, "--name=job", "--ioengine=nbd", f"--uri={running.unix_uri}", "--thread"]
     command += ["--numjobs=2", "--size=24m", "--offset_increment=32m", "--bs=4k", "--iodepth=32"]
-    command += ["--rw=randwrite", "--buffer_compress_percentage=60", "--loops=2", *VERIFY]
-    # Slow enough to be at it during all upgrades, which take longer on a busy machine.
-    command += ["--rate_iops=1500", f"--aux-path={tmp_path}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as job:
-        upgraded = 0
-        while job.poll() is None and upgraded < 3:
-            assert running.upgrade().returncode == 0
-            upgraded += 1
-        output, _ = job.communicate(timeout=TIMEOUT_S)
-    assert job.returncode == 0, output.decode()
-    assert upgraded == 3, "fio ended too early to notice anything"
+    # Until it is told to end; what was written is verified soon afterwards, again and again.
+    command += ["--rw=randwrite", "--time_based", "--runtime=1h", "--verify=crc32c"]
+    command += ["--verify_fatal=1", "--verify_backlog=512", f"--aux-path={tmp_path}"]
+    command += ["--buffer_compress_percentage=60", "--output-format=json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as fio_process:
+        try:
+            for _ in range(3):
+                before = requests_of(running)
+                upgrade(running)
+                while requests_of(running) == 0:
+                    assert fio_process.poll() is None, f"fio ended after {before} requests"
+        finally:
+            fio_process.send_signal(signal.SIGINT)
+            output = fio_process.communicate(timeout=TIMEOUT_S)[0].decode()
+    jobs = json.loads(output[output.index("{") :])["jobs"]
+    assert [job["error"] for job in jobs] == [0, 0], output
+    assert all(job["read"]["total_ios"] > 0 for job in jobs), "nothing was verified"
+
+
+def requests_of(running: Server) -> int:
+    """Requests that the program that serves now has answered."""
+    (export,) = status_of(running)["exports"]
+    return sum(export["requests"].values())
 
 
 def upgrade(running: Server) -> None:
-    result = running.upgrade()
-    assert result.returncode == 0, result.stderr
+    """What the command does, without another interpreter's start."""
+    admin_client.upgrade(UnixAddress(running.admin_path))
 
 
 def test_requests_that_came_in_part_are_finished_by_the_next_program(
@@ -236,7 +250,7 @@ def test_requests_that_came_in_part_are_finished_by_the_next_program(
         assert whole.read(0, len(data)) == old[:100] + payload + old[-100:]
         assert whole.read(2048 * PAGE_BYTES, PAGE_BYTES) == data[:PAGE_BYTES]
         assert unread.read(0, PAGE_BYTES) == old[:100] + data[100:PAGE_BYTES]
-    assert running.status()["upgrades"]["connections_handed_over_total"] == 8
+    assert status_of(running)["upgrades"]["connections_handed_over_total"] == 8
 
 
 def test_who_connects_meanwhile_is_served_by_the_next_program(server: ServerFactory) -> None:
@@ -274,17 +288,16 @@ def check_old_serves_on(running: Server, client: RawClient, reason: str) -> None
     """The upgrade is refused for that reason, and the connection goes on."""
     page = make_distinct_page(SEED, running.running.pid)
     client.write(0, page)
-    before = running.status()["upgrades"]["failed_total"]
+    before = status_of(running)["upgrades"]["failed_total"]
     # Half of a request is with the server meanwhile.
     asked = encode_request(Command.WRITE, PAGE_BYTES, PAGE_BYTES, 79, 0) + page
     client.socket.sendall(asked[:1000])
-    result = running.upgrade()
-    assert result.returncode == NOT_UPGRADED, result.stderr
-    assert reason in result.stderr
+    with pytest.raises(UpgradeError, match=re.escape(reason)):
+        upgrade(running)
     client.socket.sendall(asked[1000:])
     assert client.receive().error_name == "ok"
     assert client.read(0, 2 * PAGE_BYTES) == page + page
-    upgrades = running.status()["upgrades"]
+    upgrades = status_of(running)["upgrades"]
     assert (upgrades["done_total"], upgrades["failed_total"]) == (0, before + 1)
     assert reason in upgrades["last_failure"]
     # New clients are served, too.
@@ -298,6 +311,9 @@ def test_a_broken_program_is_refused(server: ServerFactory, tmp_path: Path) -> N
     with RawClient.connect(running.unix_path, EXPORT) as client:
         write_program(program, "raise SystemExit('library is missing')\n")
         check_old_serves_on(running, client, "ended with status 1: library is missing")
+        result = running.upgrade()
+        assert result.returncode == NOT_UPGRADED
+        assert result.stderr.startswith(f"not upgraded: {program} cannot take over, ")
         write_program(program, GOOD)
         upgrade(running)
         assert client.read(0, PAGE_BYTES) != bytes(PAGE_BYTES)
@@ -347,5 +363,5 @@ def test_what_the_new_configuration_says_is_so(server: ServerFactory) -> None:
         path.write_text(json.dumps(config))
         upgrade(running)
         assert client.read(0, PAGE_BYTES) == page
-    pool = running.status()["pool"]
+    pool = status_of(running)["pool"]
     assert (pool["codec"], pool["zpool"]) == ("zstd", "zblock")
