@@ -61,7 +61,10 @@ impl fmt::Display for End {
             End::Disconnected | End::EndOfStream | End::Detached | End::HandedOver => Ok(()),
             End::DetachedLate => write!(f, "requests were still unanswered at the deadline"),
             End::NotHandedOver => {
-                write!(f, "its client took no replies while the server was being upgraded")
+                write!(
+                    f,
+                    "its client took no replies while the server was being upgraded"
+                )
             }
             End::BadMagic { found } => write!(
                 f,

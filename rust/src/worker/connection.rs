@@ -164,7 +164,10 @@ impl Connection {
         }
         if self.hand_over_by.take_if(|by| *by <= desk.now).is_some() {
             if self.session.waits_for_client() {
+                // Without lingering: it takes nothing anyway, and all others wait.
                 self.session.abandon(desk, End::NotHandedOver);
+                served.closed = true;
+                return served;
             } else {
                 self.session.stay();
                 served.stays = true;

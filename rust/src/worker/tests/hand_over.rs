@@ -56,7 +56,9 @@ fn a_write_that_came_in_part_is_finished_by_the_same_workers_again() {
     }
     assert_eq!(client.reply(), (9, 0));
     let data = client.read(0, 3 * PAGE);
-    assert!((0..6).all(|part| data[part * PAGE / 2..(part + 1) * PAGE / 2] == [part as u8; PAGE / 2]));
+    assert!(
+        (0..6).all(|part| data[part * PAGE / 2..(part + 1) * PAGE / 2] == [part as u8; PAGE / 2])
+    );
 }
 
 #[test]
