@@ -114,8 +114,10 @@ class Upgrades:
         self._thread.start()
 
     def end(self) -> None:
+        """Once is enough, twice does no harm."""
         self._stopping.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -142,7 +144,10 @@ def test_the_server_is_upgraded_under_a_guest_that_swaps(
     )
     upgrades = Upgrades(swap_server)
     hooks = [Hook("touch", 40, upgrades.begin), Hook("verify1", 50, upgrades.end)]
-    report = run_guest(settings, image, hooks)
+    try:
+        report = run_guest(settings, image, hooks)
+    finally:
+        upgrades.end()
     check_report(report)
     assert upgrades.failure is None
     assert len(upgrades.done) >= UPGRADES_MIN
