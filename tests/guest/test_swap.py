@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,6 @@ import pytest
 
 from nbdswap.addresses import UnixAddress
 from nbdswap.admin_client import Upgraded, upgrade
-from nbdswap.errors import NbdswapError
 from tests.conftest import ServerFactory
 from tests.guest.conftest import built_image
 from tests.guest.image import Image
@@ -31,8 +29,8 @@ from tests.support.tools import require
 POOL_BYTES = 24 * MIB
 EXPORT_BYTES = 512 * MIB
 MOST_OF_RUN_S = 420
-# They go on during a good half of a run, for about two seconds each, four on a busy machine.
-UPGRADES_MIN = 5
+# Per cent of a phase; in the middle of it, each while the guest goes on.
+UPGRADES_AT = (30, 45, 60, 75, 90)
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -100,58 +98,31 @@ def test_rewritten_and_freed_pages_are_right(
     assert int(report.events["diskstat"]["discards"]) > 1, "freed memory was not discarded"
 
 
-class Upgrades:
-    """Replaces the server again and again from `begin` to `end`."""
-
-    def __init__(self, server: Server) -> None:
-        self._admin = UnixAddress(server.admin_path)
-        self._thread = threading.Thread(target=self._run)
-        self._stopping = threading.Event()
-        self.done: list[Upgraded] = []
-        self.failure: NbdswapError | None = None
-
-    def begin(self) -> None:
-        self._thread.start()
-
-    def end(self) -> None:
-        """Once is enough, twice does no harm."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self.done.append(upgrade(self._admin))
-            except NbdswapError as error:
-                self.failure = error
-                return
-
-
 @pytest.mark.long
 @pytest.mark.only_nbdswap
 @pytest.mark.parametrize("connections", [1, 2])
 def test_the_server_is_upgraded_under_a_guest_that_swaps(
     swap_server: Server, image: Image, connections: int
 ) -> None:
-    """With nothing but a plain nbd-client, from the middle of touch to the middle of verify."""
+    """During touch and verify, with nothing but a plain nbd-client."""
     settings = GuestSettings(
         port=swap_server.port,
         export=EXPORT,
         connections=connections,
+        touch_mib=192,
         free=False,
         timeout_s=MOST_OF_RUN_S,
     )
-    upgrades = Upgrades(swap_server)
-    hooks = [Hook("touch", 40, upgrades.begin), Hook("verify1", 50, upgrades.end)]
-    try:
-        report = run_guest(settings, image, hooks)
-    finally:
-        upgrades.end()
+    done: list[Upgraded] = []
+
+    def upgrade_now() -> None:
+        done.append(upgrade(UnixAddress(swap_server.admin_path)))
+
+    moments = [(phase, percent) for phase in ("touch", "verify1") for percent in UPGRADES_AT]
+    report = run_guest(settings, image, [Hook(*moment, upgrade_now) for moment in moments])
     check_report(report)
-    assert upgrades.failure is None
-    assert len(upgrades.done) >= UPGRADES_MIN
-    assert all((one.handed_over, one.dropped) == (connections, 0) for one in upgrades.done)
+    assert len(done) == len(moments)
+    assert all((one.handed_over, one.dropped) == (connections, 0) for one in done)
     assert report.pages_verified == settings.touch_mib * MIB // PAGE_BYTES
     assert swap_server.pages()["lost"] == 0
 
