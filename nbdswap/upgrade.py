@@ -94,6 +94,9 @@ class Upgrader:
     def ask_by_signal(self) -> None:
         """SIGUSR2 came; what becomes of it is in the log."""
         assert self._tasks is not None, "the signal is not handled before"
+        if self._parts.server.stopping:
+            log.warning("not upgrading: the server is stopping")
+            return
         self._tasks.create_task(self._run_to_end(None))
 
     async def _run_to_end(self, answer: Answer | None) -> UpgradeError | None:
@@ -101,6 +104,10 @@ class Upgrader:
             await self.run(answer)
         except UpgradeError as error:
             return error
+        except Exception as error:
+            # Ours, but no reason to end a server that serves.
+            log.unexpected("upgrade broke")
+            return self._failed(UpgradeError(f"unexpected error, please report it: {error!r}"))
         return None
 
     async def run(self, answer: Answer | None = None) -> None:
@@ -118,12 +125,14 @@ class Upgrader:
                         await answer(version)
                 await self._replace(version)
             except UpgradeError as error:
-                failed_total = self.counts.failed_total + 1
-                self.counts = replace(
-                    self.counts, failed_total=failed_total, last_failure=str(error)
-                )
                 log.error("not upgraded, the server goes on as it was", reason=error)
-                raise
+                raise self._failed(error) from None
+
+    def _failed(self, error: UpgradeError) -> UpgradeError:
+        """Counts it."""
+        failed_total = self.counts.failed_total + 1
+        self.counts = replace(self.counts, failed_total=failed_total, last_failure=str(error))
+        return error
 
     async def _check(self) -> str:
         if self._parts.obstacle:

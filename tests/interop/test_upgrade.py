@@ -22,7 +22,7 @@ import pytest
 
 from nbdswap import admin_client
 from nbdswap.addresses import UnixAddress
-from nbdswap.errors import UpgradeError
+from nbdswap.errors import UnreachableError, UpgradeError
 from nbdswap.nbd.client import Client
 from nbdswap.nbd.negotiator import connect
 from tests.conftest import ServerFactory
@@ -119,7 +119,7 @@ async def upgrade_by_signal(server: Server, done_before: int) -> None:
     while True:
         try:
             status = await asyncio.to_thread(status_of, server)
-        except admin_client.UnreachableError:
+        except UnreachableError:
             continue  # The connection was open when the program was replaced.
         assert status["upgrades"]["failed_total"] == 0, status["upgrades"]["last_failure"]
         if status["upgrades"]["done_total"] > done_before:
