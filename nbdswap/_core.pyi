@@ -154,7 +154,7 @@ class Core:
         structured: bool,
         base_allocation_id: int | None,
         received: bytes,
-        unsent: bytes = b"",
+        unsent: bytes,
     ) -> int:
         """Hands a connected stream socket to a worker and returns the number of the connection.
 

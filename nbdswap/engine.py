@@ -35,7 +35,7 @@ class Engine(Protocol):
         structured: bool,
         base_allocation_id: int | None,
         received: bytes,
-        unsent: bytes = b"",
+        unsent: bytes,
     ) -> int: ...
 
     def hand_over(self, deadline_s: float) -> "tuple[list[HandedOver], int]": ...

@@ -294,6 +294,7 @@ class Server:
             structured=negotiated.structured_replies,
             base_allocation_id=negotiated.allocation_context_id,
             received=received,
+            unsent=b"",
         )
         self._attached[number] = Attached(peer, export.name)
         log.info("client attached", connection=number, export=export.name, peer=peer)

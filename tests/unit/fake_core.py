@@ -92,7 +92,7 @@ class FakeCore:
         structured: bool,
         base_allocation_id: int | None,
         received: bytes,
-        unsent: bytes = b"",
+        unsent: bytes,
     ) -> int:
         """Owns the descriptor from here on, also if it refuses."""
         sock = socket.socket(fileno=fd)

@@ -161,9 +161,7 @@ impl Core {
         })
     }
 
-    #[pyo3(signature = (
-        fd, export, *, structured, base_allocation_id, received, unsent = Vec::new()
-    ))]
+    #[pyo3(signature = (fd, export, *, structured, base_allocation_id, received, unsent))]
     #[expect(clippy::too_many_arguments)] // Keywords, in Python.
     fn attach(
         &self,
