@@ -56,6 +56,9 @@ class StoreSpec(TypedDict):
     """Take all blocks now, so that a write cannot fail for want of them."""
     punch: bool
     """Give freed segments back to the file system."""
+    held_fd: int | None
+    """The same file as a predecessor had it open and locked: taken in place of a new descriptor,
+    the engine's from now on. One of another file is closed."""
 
 @type_check_only
 class OpenReport(TypedDict):
@@ -71,6 +74,23 @@ class OpenReport(TypedDict):
     """Pages of the predecessor whose bytes are gone: EIO until they are written or discarded."""
     warnings: list[str]
     """Whole sentences for the operator, for example "O_DIRECT is not available on ..."."""
+
+@type_check_only
+class HandedOver(TypedDict):
+    """A connection that was given up in transmission and can go on by `attach`."""
+
+    number: int
+    """What `attach` called it."""
+    fd: int
+    """Open, non-blocking, the caller's."""
+    export: str
+    structured: bool
+    base_allocation_id: int | None
+    received: bytes
+    """From the client, not handled: at most 256 KiB and a header. If a request was done in part, it
+    begins with one for the rest, under the same cookie."""
+    unsent: bytes
+    """Replies that its socket did not take."""
 
 @final
 class Core:
@@ -134,13 +154,15 @@ class Core:
         structured: bool,
         base_allocation_id: int | None,
         received: bytes,
+        unsent: bytes,
     ) -> int:
         """Hands a connected stream socket to a worker and returns the number of the connection.
 
         The descriptor is the engine's from now on, also if this raises. It is non-blocking.
         structured: READ is answered in structured replies.
         base_allocation_id: id negotiated for base:allocation; None: BLOCK_STATUS is refused.
-        received: bytes that came behind the handshake.
+        received: bytes that came behind the handshake, or that `hand_over` gave.
+        unsent: replies that `hand_over` gave.
 
         Raises ConfigError if there is no such export, OSError once the engine is stopping.
         """
@@ -161,6 +183,18 @@ class Core:
         After `deadline_s` seconds what is left is cut off. May be called while another thread is
         in it, to shorten its deadline.
         """
+
+    def hand_over(self, deadline_s: float) -> tuple[list[HandedOver], int]:
+        """Gives every connection up so that it can go on elsewhere; receives nothing more. No GIL.
+
+        Requests in flight are finished, a write that has not come whole is cut. A connection whose
+        client takes no replies until the deadline is closed, and reported by `take_ended`. The
+        second value counts those that could not be given up because a request waits for the
+        store; they go on here.
+        """
+
+    def store_descriptor(self) -> int | None:
+        """One more descriptor of the backing file, with its lock; the caller's. None: no store."""
 
     def set_zpool(self, zpool: str) -> None:
         """New pages go to that zpool from now on; the background thread moves the others there.

@@ -1,4 +1,5 @@
-"""The admin HTTP server: `/metrics`, `/healthz`, `/readyz`, `/status`, and `/set`, which changes.
+"""The admin HTTP server: `/metrics`, `/healthz`, `/readyz`, `/status`, and what changes: `/set`,
+`/upgrade`.
 
 Whoever reaches it may read. Only this machine may change, and only a program that means to: a
 browser on this machine runs what strangers wrote, so a request must carry what no page of another
@@ -21,7 +22,7 @@ from prometheus_client.exposition import choose_encoder
 from nbdswap.addresses import TcpAddress
 from nbdswap.admin_client import CHANGE_HEADER
 from nbdswap.changes import Change, Changed, read_change
-from nbdswap.errors import UsageError
+from nbdswap.errors import UpgradeError, UsageError
 from nbdswap.logs import EventLog
 from nbdswap.metrics import registry_of
 from nbdswap.snapshots import Snapshot
@@ -32,15 +33,22 @@ log = EventLog("admin")
 SHUTDOWN_TIMEOUT_S = 1.0
 REQUEST_BYTES_MAX = 4096
 
+Answer = Callable[[str], Awaitable[None]]
+"""Called with the version of the program that is about to take over."""
+
 
 class AdminSite:
     """HTTP on one socket, from `start` to `stop`."""
 
     def __init__(
-        self, take: Callable[[], Snapshot], apply: Callable[[Change], Awaitable[Changed]]
+        self,
+        take: Callable[[], Snapshot],
+        apply: Callable[[Change], Awaitable[Changed]],
+        upgrade: Callable[[Answer], Awaitable[None]],
     ) -> None:
         self._take = take
         self._apply = apply
+        self._upgrade = upgrade
         self._registry: CollectorRegistry = registry_of(take)
         self._runner: web.AppRunner | None = None
 
@@ -52,6 +60,7 @@ class AdminSite:
         application.router.add_get("/readyz", self._readyz)
         application.router.add_get("/status", self._status)
         application.router.add_post("/set", self._set)
+        application.router.add_post("/upgrade", self._post_upgrade)
         return application
 
     async def start(self, sock: socket.socket) -> None:
@@ -90,13 +99,9 @@ class AdminSite:
         return web.json_response(status_of(self._take()))
 
     async def _set(self, request: web.Request) -> web.Response:
-        problem = why_forbidden(request)
-        if problem is not None:
-            log.warning("change refused", reason=problem)
-            return _error(HTTPStatus.FORBIDDEN, problem)
-        server = self._take().server
-        if server.stopping or not server.ready:
-            return _error(HTTPStatus.SERVICE_UNAVAILABLE, "it is not serving")
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refusal
         try:
             change = read_change(json.loads(await request.text()))
             return web.json_response(await self._apply(change))
@@ -104,6 +109,37 @@ class AdminSite:
             return _error(HTTPStatus.BAD_REQUEST, "a change is no JSON")
         except UsageError as error:
             return _error(HTTPStatus.BAD_REQUEST, str(error))
+
+    async def _post_upgrade(self, request: web.Request) -> web.StreamResponse:
+        """Answers when the new program was found good; it answers itself what is asked next."""
+        refusal = self._refusal(request)
+        if refusal is not None:
+            return refusal
+        answers: list[web.Response] = []
+
+        async def answer(version: str) -> None:
+            before = self._take().server.version
+            answers.append(web.json_response({"before": before, "version": version}))
+            await answers[0].prepare(request)
+            await answers[0].write_eof()
+
+        try:
+            await self._upgrade(answer)
+        except UpgradeError as error:
+            if not answers:
+                return _error(HTTPStatus.CONFLICT, str(error))
+        return answers[0]
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        """The answer to a request that may not change anything, or not now."""
+        problem = why_forbidden(request)
+        if problem is not None:
+            log.warning("change refused", reason=problem)
+            return _error(HTTPStatus.FORBIDDEN, problem)
+        server = self._take().server
+        if server.stopping or not server.ready:
+            return _error(HTTPStatus.SERVICE_UNAVAILABLE, "it is not serving")
+        return None
 
 
 def why_forbidden(request: web.Request) -> str | None:

@@ -1,6 +1,8 @@
 """The command `nbdswap`: flags to configuration, errors to one line and an exit code.
 
-Not here: what a flag means (`config`) and anything that happens after the start (`lifecycle`).
+What only some commands need is loaded by them: a server starts sooner without it, and clients wait
+for that in an upgrade. Not here: what a flag means (`config`) and anything that happens after the
+start (`lifecycle`).
 """
 
 import json
@@ -10,17 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from nbdswap import __version__, logs
 from nbdswap.addresses import Address, AddressError, parse_address
-from nbdswap.admin_client import ask, change
 from nbdswap.config_file import Override, dump, load
 from nbdswap.errors import EXIT_CODE_MEANINGS, ConfigError, ExitCode, NbdswapError, UsageError
 from nbdswap.lab.commands import advise_command, grab_command, run_command
-from nbdswap.lifecycle import ServeOptions, serve
+from nbdswap.lifecycle import ServeOptions, check_upgrade, serve
 from nbdswap.machine import Machine
-from nbdswap.status_view import change_view, view
+from nbdswap.successor import CHECK_FLAG
 
 EXIT_CODES = "Exit codes: " + "; ".join(
     f"{code.value} {meaning}" for code, meaning in EXIT_CODE_MEANINGS.items()
@@ -132,6 +132,7 @@ def serve_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer w
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Show the effective configuration and exit.")
     ] = False,
+    check: Annotated[bool, typer.Option(CHECK_FLAG, hidden=True)] = False,
 ) -> None:
     """Serve exports to NBD clients. Flags override the file; sizes take K, M, G and T."""
     settings: list[tuple[str, str, Any]] = [
@@ -162,6 +163,10 @@ def serve_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer w
         pidfile=pidfile,
         exit_with_parent=exit_with_parent,
     )
+    if check:
+        check_upgrade(config, options, sys.stdin.read())
+        typer.echo(__version__)
+        return
     serve(config, options)
 
 
@@ -185,6 +190,11 @@ def status_command(
     ] = DEFAULT_ADMIN,
 ) -> None:
     """Show a running server: exports, tiers, ratio, write-back and rates over one second."""
+    from rich.console import Console
+
+    from nbdswap.admin_client import ask
+    from nbdswap.status_view import view
+
     address = _admin_address(admin)
     status = ask(address)
     if as_json:
@@ -208,6 +218,9 @@ def set_command(
     ] = DEFAULT_ADMIN,
 ) -> None:
     """Change codec or zpool of a running server, until it starts again."""
+    from nbdswap.admin_client import change
+    from nbdswap.status_view import change_view
+
     asked: dict[str, Any] = {} if zpool is None else {"zpool": zpool}
     if codec is not None:
         asked["codec"], level = _codec_and_level(codec)
@@ -216,6 +229,19 @@ def set_command(
     if not asked:
         raise UsageError("nothing to set, wanted --codec or --zpool")
     typer.echo(change_view(change(_admin_address(admin), asked)))
+
+
+@app.command("upgrade", epilog=EXIT_CODES)
+def upgrade_command(
+    admin: Annotated[
+        str, typer.Option("--admin", metavar="ADDR", help="HOST:PORT or unix:PATH of the server.")
+    ] = DEFAULT_ADMIN,
+) -> None:
+    """Replace a running server by the program that is installed now, under its clients."""
+    from nbdswap.admin_client import upgrade
+    from nbdswap.status_view import upgrade_view
+
+    typer.echo(upgrade_view(upgrade(_admin_address(admin))))
 
 
 def _admin_address(admin: str) -> Address:

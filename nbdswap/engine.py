@@ -3,6 +3,7 @@
 Tests put their own in its place: everything else knows `Engine` and `OpenCore`, not the extension.
 """
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,7 +14,7 @@ from nbdswap.snapshots import CoreSnapshot
 from nbdswap.succession import Succession
 
 if TYPE_CHECKING:
-    from nbdswap._core import ExportSpec, OpenReport, StoreSpec
+    from nbdswap._core import ExportSpec, HandedOver, OpenReport, StoreSpec
 
 
 class Engine(Protocol):
@@ -26,7 +27,7 @@ class Engine(Protocol):
 
     def thread_ids(self) -> list[int]: ...
 
-    def attach(
+    def attach(  # noqa: PLR0913 -- the extension's own signature
         self,
         fd: int,
         export: str,
@@ -34,7 +35,12 @@ class Engine(Protocol):
         structured: bool,
         base_allocation_id: int | None,
         received: bytes,
+        unsent: bytes,
     ) -> int: ...
+
+    def hand_over(self, deadline_s: float) -> "tuple[list[HandedOver], int]": ...
+
+    def store_descriptor(self) -> int | None: ...
 
     def take_ended(self) -> list[tuple[int, str]]: ...
 
@@ -86,9 +92,17 @@ def core_of_extension() -> OpenCore:
 
 
 def open_engine(
-    open_core: OpenCore, config: Config, succession: Succession, *, populate: bool
+    open_core: OpenCore,
+    config: Config,
+    succession: Succession,
+    *,
+    populate: bool,
+    store_fd: int | None = None,
 ) -> "tuple[Engine, OpenReport]":
-    """Opens the engine as configured; raises ConfigError or RefusedError."""
+    """Opens the engine as configured; raises ConfigError or RefusedError.
+
+    `store_fd`: the backing file as a predecessor had it open; it is the engine's from now on.
+    """
     state, pool = succession.state, config.pool
     try:
         return open_core(
@@ -106,7 +120,7 @@ def open_engine(
             high_mark_percent=pool.high_mark_percent,
             low_mark_percent=pool.low_mark_percent,
             populate=populate,
-            store=_store_spec(config),
+            store=_store_spec(config, store_fd),
             generation=state.generation,
             workers=config.workers,
             readers=config.readers,
@@ -119,9 +133,11 @@ def open_engine(
         raise RefusedError(f"the engine cannot be opened: {_words(error)}{_cure(error)}") from None
 
 
-def _store_spec(config: Config) -> "StoreSpec | None":
+def _store_spec(config: Config, held_fd: int | None) -> "StoreSpec | None":
     store = config.store
     if store.path is None:
+        if held_fd is not None:
+            os.close(held_fd)
         return None
     return {
         "path": str(store.path),
@@ -130,6 +146,7 @@ def _store_spec(config: Config) -> "StoreSpec | None":
         "direct": store.direct,
         "preallocate": store.preallocate,
         "punch": store.punch,
+        "held_fd": held_fd,
     }
 
 

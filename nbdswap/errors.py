@@ -19,6 +19,7 @@ class ExitCode(IntEnum):
     CANNOT_LISTEN = 4
     NOT_PERMITTED = 5
     UNREACHABLE = 6
+    NOT_UPGRADED = 7
 
 
 EXIT_CODE_MEANINGS = {
@@ -28,7 +29,8 @@ EXIT_CODE_MEANINGS = {
     ExitCode.REFUSED: "state or file refused: foreign, damaged, in use by another server, no room",
     ExitCode.CANNOT_LISTEN: "cannot listen: address in use or not ours",
     ExitCode.NOT_PERMITTED: "not permitted: hardening set to `on`, or memory of another process",
-    ExitCode.UNREACHABLE: "status, set: no server answers on the admin address",
+    ExitCode.UNREACHABLE: "status, set, upgrade: no server answers on the admin address",
+    ExitCode.NOT_UPGRADED: "upgrade: not done; the running server goes on as it was",
 }
 
 
@@ -80,6 +82,12 @@ class NotPermittedError(NbdswapError):
 
 
 class UnreachableError(NbdswapError):
-    """No server answers where `nbdswap status` or `nbdswap set` asked."""
+    """No server answers where `nbdswap status`, `set` or `upgrade` asked."""
 
     exit_code = ExitCode.UNREACHABLE
+
+
+class UpgradeError(NbdswapError):
+    """A running server cannot be replaced, or was not; it goes on as it was."""
+
+    exit_code = ExitCode.NOT_UPGRADED

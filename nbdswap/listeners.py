@@ -29,6 +29,8 @@ class Listener:
     address: Address
     inode: tuple[int, int] | None = None
     """Device and inode of a socket file that we made; None where there is none to remove."""
+    asked: str | None = None
+    """The address in the configuration; None for a socket that was passed in."""
 
     def close(self) -> None:
         """Stops listening and removes the socket file, unless somebody has replaced it."""
@@ -37,11 +39,21 @@ class Listener:
             _unlink_if_same(self.address.path, self.inode)
 
 
-def bind_all(addresses: Iterable[Address]) -> list[Listener]:
-    """Listens on every address or, raising ListenError, on none."""
+def bind_all(addresses: Iterable[Address], held: Iterable[Listener] = ()) -> list[Listener]:
+    """Listens on every address or, raising ListenError, on none.
+
+    Those that a predecessor listens on already are taken from `held`; of it, what nobody asks for
+    any more is closed.
+    """
+    left = list(held)
     listeners: list[Listener] = []
     try:
         for address in addresses:
+            ours = [listener for listener in left if listener.asked == str(address)]
+            if ours:
+                listeners += ours
+                left = [listener for listener in left if listener not in ours]
+                continue
             match address:
                 case UnixAddress():
                     listeners.append(_bind_unix(address))
@@ -50,6 +62,8 @@ def bind_all(addresses: Iterable[Address]) -> list[Listener]:
     except BaseException:
         close_all(listeners)
         raise
+    finally:
+        close_all(left)
     return listeners
 
 
@@ -92,7 +106,7 @@ def _bind_unix(address: UnixAddress) -> Listener:
         os.umask(umask)
     sock.listen(BACKLOG)
     sock.setblocking(False)
-    return Listener(sock, address, _inode(path))
+    return Listener(sock, address, _inode(path), str(address))
 
 
 def _remove_stale(address: UnixAddress) -> None:
@@ -152,7 +166,7 @@ def _listen_tcp(sock: socket.socket, name: object, address: TcpAddress) -> Liste
         sock.close()
         raise ListenError(f"cannot listen on {address}: {error.strerror}") from None
     sock.setblocking(False)
-    return Listener(sock, address_of(sock))
+    return Listener(sock, address_of(sock), asked=str(address))
 
 
 def _unlink_if_same(path: Path, inode: tuple[int, int]) -> None:

@@ -26,6 +26,7 @@ from nbdswap.snapshots import (
     ServerSnapshot,
     Snapshot,
     StoreSnapshot,
+    UpgradeCounts,
     WorkerSnapshot,
 )
 
@@ -90,6 +91,27 @@ def _server(server: ServerSnapshot) -> Iterator[Metric]:
         "connections_refused",
         "Clients turned away because connections_max was reached.",
         server.connections_refused_total,
+    )
+    yield from _upgrades(server.upgrades)
+
+
+def _upgrades(upgrades: UpgradeCounts) -> Iterator[Metric]:
+    outcomes = CounterMetricFamily(
+        "nbdswap_upgrades", "Upgrades of the running server.", labels=["outcome"]
+    )
+    outcomes.add_metric(["done"], upgrades.done_total)
+    outcomes.add_metric(["failed"], upgrades.failed_total)
+    yield outcomes
+    connections = CounterMetricFamily(
+        "nbdswap_upgrade_connections", "Connections during upgrades.", labels=["outcome"]
+    )
+    connections.add_metric(["handed_over"], upgrades.connections_handed_over_total)
+    connections.add_metric(["dropped"], upgrades.connections_dropped_total)
+    yield connections
+    yield _gauge(
+        "upgrade_pause_seconds",
+        "For how long the last upgrade kept clients waiting; 0 before the first one.",
+        upgrades.last_pause_seconds,
     )
 
 

@@ -7,13 +7,16 @@ import os
 from pathlib import Path
 
 from nbdswap.config import Config
-from nbdswap.errors import RefusedError
-from nbdswap.succession import memory_files
+from nbdswap.errors import RefusedError, UpgradeError
+from nbdswap.handover import Predecessor
+from nbdswap.state import State
+from nbdswap.succession import memory_files, misfit
 from nbdswap.units import human_size
 
 # As the engine builds the page table.
 PAGE_ENTRY_BYTES = 8
 TABLE_HEADER_BYTES = 4096
+NO_UPGRADE = "needs a stop and a start, with swap off"
 
 
 def check_room(config: Config, instance_before: int | None, *, populate: bool) -> list[str]:
@@ -25,6 +28,36 @@ def check_room(config: Config, instance_before: int | None, *, populate: bool) -
     if config.memory_dir is not None:
         _check_memory(config, config.memory_dir, instance_before, populate=populate)
     return [] if config.store.path is None else _check_store(config, config.store.path)
+
+
+def check_succession(config: Config, predecessor: Predecessor, previous: State | None) -> None:
+    """Raises UpgradeError if a server with this configuration would lose what that one has.
+
+    `previous`: of the state directory, which both share.
+    """
+    pool = config.pool
+    kept: list[tuple[str, object, object]] = [
+        ("state_dir", predecessor.state_dir, str(config.state_dir)),
+        ("pool.bytes_max", predecessor.pool_bytes_max, pool.bytes_max),
+        ("pool.frame_bytes", predecessor.frame_bytes, pool.frame_bytes),
+    ]
+    if predecessor.store is not None:
+        store = config.store
+        kept += [
+            ("store.path", predecessor.store.path, str(store.path or "none")),
+            ("store.segment_bytes", predecessor.store.segment_bytes, store.segment_bytes),
+        ]
+    for key, was, now in kept:
+        if was != now:
+            raise UpgradeError(f"{key} was changed from {was} to {now}, which {NO_UPGRADE}")
+    reason = misfit(previous, config) if previous is not None else ""
+    if reason:
+        raise UpgradeError(f"{reason}, which {NO_UPGRADE}")
+    if predecessor.store is not None:
+        was_bytes, now_bytes = predecessor.store.capacity_bytes, config.store.capacity_bytes
+        if now_bytes < was_bytes:
+            problem = f"store.capacity_bytes was cut from {was_bytes} to {now_bytes}"
+            raise UpgradeError(f"{problem}, which {NO_UPGRADE}")
 
 
 def check_pidfile(path: Path) -> None:

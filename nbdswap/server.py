@@ -9,17 +9,23 @@ One client's failure is one line in the log and never ends another's connection.
 """
 
 import asyncio
+import os
 import socket
 import struct
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nbdswap.engine import Engine
-from nbdswap.errors import NbdswapError
+from nbdswap.errors import NbdswapError, RefusedError
+from nbdswap.handover import HandedConnection
 from nbdswap.listeners import Listener
 from nbdswap.logs import EventLog
 from nbdswap.nbd import Aborted, ExportInfo, Failed, Negotiated, ServerHandshake
 from nbdswap.negotiation import negotiate
+
+if TYPE_CHECKING:
+    from nbdswap._core import HandedOver
 
 log = EventLog("server")
 
@@ -51,6 +57,8 @@ class ServerCounts:
 
     handshakes_failed_total: int = 0
     connections_refused_total: int = 0
+    connections_broken_total: int = 0
+    """Ended otherwise than by their clients."""
 
 
 class Server:
@@ -72,6 +80,9 @@ class Server:
         self._handshakes: dict[asyncio.Task[None], ServerHandshake] = {}
         self._attached: dict[int, Attached] = {}
         self._stopping = asyncio.Event()
+        self._listeners: Sequence[Listener] = ()
+        self._clients: asyncio.TaskGroup | None = None
+        self._acceptors: list[asyncio.Task[None]] = []
         self._only_client: socket.socket | None = None
         self.counts = ServerCounts()
 
@@ -102,16 +113,13 @@ class Server:
         loop.add_reader(self._engine.ended_fd, self.reap)
         try:
             async with asyncio.TaskGroup() as clients:
-                acceptors = [
-                    clients.create_task(self._accept(listener, clients), name=str(listener.address))
-                    for listener in listeners
-                ]
+                self._clients, self._listeners = clients, listeners
+                self.accept_again()
                 if only_client is not None:
                     self._only_client = only_client
                     self._welcome(only_client, clients)
                 await self._stopping.wait()
-                for acceptor in acceptors:
-                    acceptor.cancel()
+                self._cancel_acceptors()
                 await self._say_farewell()
         finally:
             loop.remove_reader(self._engine.ended_fd)
@@ -122,13 +130,83 @@ class Server:
             ended = self._attached.pop(number)
             fields = {"connection": number, "export": ended.export, "peer": ended.peer}
             if reason:
+                self.counts.connections_broken_total += 1
                 log.warning("connection ended", **fields, reason=reason)
             else:
                 log.info("client left", **fields)
         if self._only_client is not None:
             self._stop_without_client()
 
+    # ------------------------------------------------------------ from one server to the next
+
+    async def stop_accepting(self) -> None:
+        """Who connects from now on waits; handshakes have a moment to end, then they are cut."""
+        self._cancel_acceptors()
+        await self._say_farewell()
+
+    def accept_again(self) -> None:
+        """Ends what `stop_accepting` began, unless the server is to stop."""
+        if self._clients is None or self.stopping:
+            return
+        for listener in self._listeners:
+            accepting = self._accept(listener, self._clients)
+            self._acceptors.append(self._clients.create_task(accepting, name=str(listener.address)))
+
+    def give_up(self, connections: "Iterable[HandedOver]") -> list[HandedConnection]:
+        """Connections that the engine gave up, with what only we know of them."""
+        return [
+            HandedConnection(
+                fd=one["fd"],
+                export=one["export"],
+                peer=self._attached.pop(one["number"]).peer,
+                structured=one["structured"],
+                base_allocation_id=one["base_allocation_id"],
+                received=one["received"],
+                unsent=one["unsent"],
+            )
+            for one in connections
+        ]
+
+    def take_back(self, connections: Iterable[HandedConnection]) -> int:
+        """Goes on with connections that were given up, here or by a predecessor.
+
+        One that cannot go on is closed; how many these were.
+        """
+        dropped = 0
+        for one in connections:
+            try:
+                self._go_on(one)
+            except (NbdswapError, OSError, ValueError) as error:
+                dropped += 1
+                log.error("connection dropped", export=one.export, peer=one.peer, reason=error)
+        return dropped
+
+    def _go_on(self, one: HandedConnection) -> None:
+        export = self._exports.get(one.export)
+        if export is None:
+            os.close(one.fd)
+            raise RefusedError("the export is not there any more")
+        try:
+            self._before_attach(export)
+        except NbdswapError:
+            os.close(one.fd)
+            raise
+        number = self._engine.attach(
+            one.fd,
+            one.export,
+            structured=one.structured,
+            base_allocation_id=one.base_allocation_id,
+            received=one.received,
+            unsent=one.unsent,
+        )
+        self._attached[number] = Attached(one.peer, one.export)
+
     # ------------------------------------------------------------ accepting
+
+    def _cancel_acceptors(self) -> None:
+        for acceptor in self._acceptors:
+            acceptor.cancel()
+        self._acceptors.clear()
 
     async def _accept(self, listener: Listener, clients: asyncio.TaskGroup) -> None:
         loop = asyncio.get_running_loop()
@@ -216,6 +294,7 @@ class Server:
             structured=negotiated.structured_replies,
             base_allocation_id=negotiated.allocation_context_id,
             received=received,
+            unsent=b"",
         )
         self._attached[number] = Attached(peer, export.name)
         log.info("client attached", connection=number, export=export.name, peer=peer)

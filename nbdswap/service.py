@@ -8,31 +8,38 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from nbdswap import __version__, systemd
 from nbdswap.addresses import TcpAddress
-from nbdswap.admin import AdminSite
 from nbdswap.changes import Changer
 from nbdswap.config import Config
 from nbdswap.errors import RefusedError
 from nbdswap.exports import default_name, export_infos
 from nbdswap.guide import guide
+from nbdswap.handover import Handover, predecessor_of
 from nbdswap.hardening import Kernel, Protection, is_orphan, verify
 from nbdswap.listeners import Listener, close_all
 from nbdswap.logs import EventLog
 from nbdswap.nbd import ExportInfo
 from nbdswap.server import Limits, Server
-from nbdswap.snapshots import ServerSnapshot, Snapshot
+from nbdswap.snapshots import ServerSnapshot, Snapshot, UpgradeCounts
 from nbdswap.state import StateDir
 from nbdswap.stdio import Stdio, carry, say
 from nbdswap.stop_request import StopRequest
 from nbdswap.succession import after_stop
+from nbdswap.successor import Program
 from nbdswap.takeover import TakenOver
+from nbdswap.upgrade import SIGNALS, Upgradable, Upgrader
 
 log = EventLog("service")
+
+# For changes, upgrades and stops, which come one at a time.
+EXECUTOR_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +53,8 @@ class Process:
     pidfile: Path | None = None
     parent: int | None = None
     """Process id, if we end with it."""
+    handover: Handover | None = None
+    """What the program before us in this process left, if we came by an upgrade."""
 
 
 class Service:
@@ -69,6 +78,8 @@ class Service:
         self._ready = False
         self._adopted = taken.adopted
         self._stopped_in_order = False
+        self._upgrader: Upgrader | None = None
+        self._upgrades = process.handover.counts if process.handover else UpgradeCounts()
         self._server = Server(
             self._engine,
             export_infos(config),
@@ -84,18 +95,27 @@ class Service:
         self, listeners: Sequence[Listener], admin: Sequence[Listener], stdio: Stdio | None
     ) -> None:
         """Serves until a stop is asked for, then stops in good order."""
-        site = AdminSite(self.snapshot, Changer(self._engine).apply)
         stop = StopRequest(self._server.stop, self._volatile_clients, self._parent_is_gone)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.ask, signal.Signals(number).name)
-        self._engine.start()
+        self._start_engine(loop)
         self._verify_protections()
+        if self._process.handover is not None:
+            self._go_on(self._process.handover)
+        # Loaded only now: its HTTP server takes longer than all else, and clients may be waiting.
+        from nbdswap.admin import AdminSite
+
+        upgrader = self._make_upgrader(listeners, admin, stdio)
+        site = AdminSite(self.snapshot, Changer(self._engine).apply, upgrader.ask)
         for listener in admin:
             await site.start(listener.sock)
         try:
             self._announce(listeners, admin, stdio)
             async with asyncio.TaskGroup() as tasks:
+                upgrader.start_in(tasks)
+                loop.add_signal_handler(signal.SIGUSR2, upgrader.ask_by_signal)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
                 if stdio is not None and stdio.bridge is not None:
                     # It ends by itself when the engine closes its side.
                     tasks.create_task(carry(stdio.bridge))
@@ -132,8 +152,53 @@ class Service:
             handshakes_failed_total=self._server.counts.handshakes_failed_total,
             connections_refused_total=self._server.counts.connections_refused_total,
             hardening={kept.what: kept.in_force for kept in self._protections},
+            upgrades=self._upgrader.counts if self._upgrader else self._upgrades,
         )
         return Snapshot(self._engine.snapshot(), server)
+
+    def _start_engine(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Signals are this thread's alone: one that another took could be lost in an upgrade."""
+        block = partial(signal.pthread_sigmask, signal.SIG_BLOCK, SIGNALS)
+        loop.set_default_executor(ThreadPoolExecutor(EXECUTOR_THREADS, initializer=block))
+        block()
+        self._engine.start()
+        if self._process.handover is None:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _go_on(self, handover: Handover) -> None:
+        """Serves the connections of the program before us: all that clients have waited for."""
+        dropped = self._server.take_back(handover.connections)
+        pause_s = time.monotonic() - handover.began_s
+        handed_over = len(handover.connections) - dropped
+        self._upgrades = self._upgrades.with_done(handed_over, dropped, pause_s)
+        log.info(
+            "upgraded",
+            version=__version__,
+            before=handover.version,
+            connections=handed_over,
+            dropped=dropped,
+            pause_ms=round(pause_s * 1000),
+        )
+
+    def _make_upgrader(
+        self, listeners: Sequence[Listener], admin: Sequence[Listener], stdio: Stdio | None
+    ) -> Upgrader:
+        obstacle = ""
+        if stdio is not None:
+            obstacle = "the client is on standard input and output and cannot be handed over"
+        elif self._config.memory_dir is None:
+            obstacle = "memory_dir is none: the pages are memory of this program alone"
+        parts = Upgradable(
+            server=self._server,
+            engine=self._engine,
+            state_dir=self._state_dir,
+            listeners=list(listeners),
+            admin=list(admin),
+            predecessor=predecessor_of(self._config, [*listeners, *admin]),
+            obstacle=obstacle,
+        )
+        self._upgrader = Upgrader(parts, self._upgrades, Program.of_this_process())
+        return self._upgrader
 
     def _verify_protections(self) -> None:
         """At the end of start-up, when every thread that serves is there."""
@@ -161,7 +226,8 @@ class Service:
                 )
         self._ready = True
         words = " ".join(str(address) for address in addresses)
-        if stdio is None:
+        # Whoever read this of the program before us may not read any more.
+        if stdio is None and self._process.handover is None:
             for line in guide(self._config.exports, addresses, self._lost):
                 say(line)
             say(f"ready {words}")

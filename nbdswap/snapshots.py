@@ -4,8 +4,8 @@ Plain values, taken at one moment, owned by whoever asked. Counters count since 
 opened; their names here are the engine's, `metrics` gives them the names that Prometheus sees.
 """
 
-from dataclasses import dataclass
-from typing import TypedDict
+from dataclasses import dataclass, replace
+from typing import Self, TypedDict
 
 
 class PageCounts(TypedDict):
@@ -198,6 +198,33 @@ class CoreSnapshot(TypedDict):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UpgradeCounts:
+    """Programs that took each other's place in this process; counted from the first one on."""
+
+    done_total: int = 0
+    failed_total: int = 0
+    """Asked for and refused or called off: the server went on as it was."""
+    connections_handed_over_total: int = 0
+    connections_dropped_total: int = 0
+    """Closed, since they could not go on."""
+    last_pause_seconds: float = 0.0
+    """For which clients were not served."""
+    last_failure: str = ""
+    """Why the last one failed; "" after one that was done."""
+
+    def with_done(self, handed_over: int, dropped: int, pause_s: float) -> Self:
+        """One more, with what became of the connections."""
+        return replace(
+            self,
+            done_total=self.done_total + 1,
+            connections_handed_over_total=self.connections_handed_over_total + handed_over,
+            connections_dropped_total=self.connections_dropped_total + dropped,
+            last_pause_seconds=pause_s,
+            last_failure="",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSnapshot:
     """What the Python side knows of itself."""
 
@@ -211,6 +238,7 @@ class ServerSnapshot:
     connections_refused_total: int
     hardening: dict[str, bool]
     """By protection: whether it is in force. One that the configuration switches off is absent."""
+    upgrades: UpgradeCounts = UpgradeCounts()
 
 
 @dataclass(frozen=True, slots=True)

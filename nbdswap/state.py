@@ -106,23 +106,42 @@ class StateDir:
             raise RefusedError(f"{path} cannot be used as state_dir: {error.strerror}") from None
         return cls(path, lock_fd, made=made)
 
+    @classmethod
+    def take_over(cls, path: Path, lock_fd: int) -> Self:
+        """Takes the directory with the lock that a predecessor holds; raises as `lock`."""
+        if not _is_same_file(lock_fd, path / "lock"):
+            os.close(lock_fd)
+            return cls.lock(path)
+        return cls(path, lock_fd, made=False)
+
+    @property
+    def lock_fd(self) -> int:
+        """Holds the lock, wherever it is open."""
+        return self._lock_fd
+
     @property
     def state_path(self) -> Path:
         """Where the state stands."""
-        return self.path / "state.json"
+        return _state_path(self.path)
 
     def read(self) -> State | None:
         """What the last server left; None if there was none. Raises RefusedError if damaged."""
+        return self.read_from(self.path)
+
+    @staticmethod
+    def read_from(path: Path) -> State | None:
+        """The same of a directory that another server has."""
+        state_path = _state_path(path)
         try:
-            return State.decode(self.state_path.read_text(encoding="utf-8"))
+            return State.decode(state_path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise RefusedError(f"{self.state_path} cannot be read: {error.strerror}") from None
+            raise RefusedError(f"{state_path} cannot be read: {error.strerror}") from None
         except ValueError as error:
             # Taking it for no state at all would turn data into zeros.
             raise RefusedError(
-                f"{self.state_path} is not a state of nbdswap ({error}); "
+                f"{state_path} is not a state of nbdswap ({error}); "
                 "with --fresh it is replaced and every export starts empty"
             ) from None
 
@@ -155,6 +174,10 @@ class StateDir:
             (self.path / "lock").unlink()
             self.path.rmdir()
         self.close()
+
+
+def _state_path(directory: Path) -> Path:
+    return directory / "state.json"
 
 
 def _lock_file(path: Path) -> int:

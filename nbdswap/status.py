@@ -3,6 +3,7 @@
 A stable subset of the snapshot under stable names. Not here: how it looks (`status_view`).
 """
 
+from dataclasses import asdict
 from typing import Any
 
 from nbdswap.snapshots import CoreSnapshot, Snapshot
@@ -51,6 +52,7 @@ def status_of(snapshot: Snapshot) -> dict[str, Any]:
             "handshakes_failed_total": server.handshakes_failed_total,
             "refused_total": server.connections_refused_total,
         },
+        "upgrades": asdict(server.upgrades),
         "hints": hints_of(core),
         "exports": core["exports"],
         "pool": core["pool"],

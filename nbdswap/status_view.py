@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from nbdswap.admin_client import Upgraded
 from nbdswap.snapshots import FULLNESS
 from nbdswap.units import human_size
 
@@ -41,6 +42,16 @@ def change_view(answer: Status) -> str:
         f"codec is {codec}, was {codec_before}\n"
         "New pages get these; pages that are there stay valid. When the server starts again, its "
         f"configuration decides. To keep this:\npool:\n{keep}"
+    )
+
+
+def upgrade_view(upgraded: Upgraded) -> str:
+    """What an upgrade came to."""
+    dropped = f", {upgraded.dropped} were dropped" if upgraded.dropped else ""
+    return (
+        f"upgraded from {upgraded.before} to {upgraded.now}: "
+        f"{upgraded.handed_over} connections go on{dropped}; "
+        f"clients waited for {upgraded.pause_s * 1000:.0f} ms"
     )
 
 

@@ -50,7 +50,7 @@ def decide(
     if previous is None or fresh or not previous.may_hold_data:
         state = _new_state(previous, config, newcomer, lost=frozenset())
         return Succession(state=state, adopt=False, lost=frozenset())
-    reason = _misfit(previous, config)
+    reason = misfit(previous, config)
     if not reason and not memory_present:
         reason = "the memory of the last server is gone (reboot or removed files)"
     if reason:
@@ -131,7 +131,7 @@ def _new_state(
     )
 
 
-def _misfit(previous: State, config: Config) -> str:
+def misfit(previous: State, config: Config) -> str:
     """What in the configuration keeps the memory of the last server from being adopted.
 
     Not the pool's size or kind: the engine then adopts the page table without the pool, and only

@@ -47,6 +47,8 @@ class Takeover:
     state_dir: StateDir
     previous: State | None
     populate: bool
+    store_fd: int | None = None
+    """The backing file as the predecessor in this process had it open."""
 
     def run(self, *, fresh: bool) -> TakenOver:
         """Adopts the predecessor's memory, or starts anew and knows what was lost."""
@@ -58,26 +60,31 @@ class Takeover:
             memory_present=self._memory_present(),
             fresh=fresh,
         )
-        engine, adopted = self._open(succession)
+        engine, adopted = self._open(succession, self.store_fd)
         if succession.adopt and not adopted:
             # The files were there but not as they should be. Nothing was served from them yet.
             assert self.previous is not None, "adopted without a predecessor"
             reason = "the memory of the last server cannot be adopted"
             succession = lose(self.previous, self.config, newcomer, reason)
             engine.close(forget=True)
-            engine, adopted = self._open(succession)
+            engine, adopted = self._open(succession, None)
         if succession.reason:
             _say_what_is_lost(succession)
         return TakenOver(engine, succession.state, adopted)
 
-    def _open(self, succession: Succession) -> tuple[Engine, bool]:
+    def _open(self, succession: Succession, store_fd: int | None) -> tuple[Engine, bool]:
         self.state_dir.write(succession.state)
         if self.previous is not None and not succession.adopt:
             # Before the new memory is taken: the tmpfs may not have room for both.
             _remove_memory(self.previous)
+        began_s = time.monotonic()
         try:
             engine, report = open_engine(
-                self.open_core, self.config, succession, populate=self.populate
+                self.open_core,
+                self.config,
+                succession,
+                populate=self.populate,
+                store_fd=store_fd,
             )
         except NbdswapError:
             self._undo(succession)
@@ -89,6 +96,7 @@ class Takeover:
                 "adopted the memory of the last server",
                 instance=f"{succession.state.instance:016x}",
                 pages=report["pages_adopted"],
+                ms=round((time.monotonic() - began_s) * 1000),
             )
         elif succession.adopt:
             log.error("cannot adopt the memory of the last server", reason=report["reason"])

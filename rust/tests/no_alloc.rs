@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use nbdswap_core::engine::ExportId;
-use nbdswap_core::session::Negotiated;
 use nbdswap_core::session::fake::FakePages;
+use nbdswap_core::session::{Negotiated, Unfinished};
 use nbdswap_core::wire::*;
 use nbdswap_core::worker::{Polling, Workers, WorkersOptions};
 
@@ -93,7 +93,12 @@ fn requests_allocate_nothing_after_warm_up() {
         base_allocation: None,
     };
     workers
-        .attach(server.into(), ExportId(0), negotiated, &[])
+        .attach(
+            server.into(),
+            ExportId(0),
+            negotiated,
+            &Unfinished::default(),
+        )
         .expect("a free place");
     let mut out = vec![7; REQUEST_BYTES + PAGE];
     let mut back = vec![0; SIMPLE_REPLY_BYTES + PAGE];

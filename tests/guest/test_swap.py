@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from nbdswap.addresses import UnixAddress
+from nbdswap.admin_client import Upgraded, upgrade
 from tests.conftest import ServerFactory
 from tests.guest.conftest import built_image
 from tests.guest.image import Image
@@ -27,6 +29,8 @@ from tests.support.tools import require
 POOL_BYTES = 24 * MIB
 EXPORT_BYTES = 512 * MIB
 MOST_OF_RUN_S = 420
+# Per cent of a phase; in the middle of it, each while the guest goes on.
+UPGRADES_AT = (30, 45, 60, 75, 90)
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -92,6 +96,35 @@ def test_rewritten_and_freed_pages_are_right(
     )
     report = swap(swap_server, image, settings, ("touch", "verify1", "verify2", "final"))
     assert int(report.events["diskstat"]["discards"]) > 1, "freed memory was not discarded"
+
+
+@pytest.mark.long
+@pytest.mark.only_nbdswap
+@pytest.mark.parametrize("connections", [1, 2])
+def test_the_server_is_upgraded_under_a_guest_that_swaps(
+    swap_server: Server, image: Image, connections: int
+) -> None:
+    """During touch and verify, with nothing but a plain nbd-client."""
+    settings = GuestSettings(
+        port=swap_server.port,
+        export=EXPORT,
+        connections=connections,
+        touch_mib=192,
+        free=False,
+        timeout_s=MOST_OF_RUN_S,
+    )
+    done: list[Upgraded] = []
+
+    def upgrade_now() -> None:
+        done.append(upgrade(UnixAddress(swap_server.admin_path)))
+
+    moments = [(phase, percent) for phase in ("touch", "verify1") for percent in UPGRADES_AT]
+    report = run_guest(settings, image, [Hook(*moment, upgrade_now) for moment in moments])
+    check_report(report)
+    assert len(done) == len(moments)
+    assert all((one.handed_over, one.dropped) == (connections, 0) for one in done)
+    assert report.pages_verified == settings.touch_mib * MIB // PAGE_BYTES
+    assert swap_server.pages()["lost"] == 0
 
 
 @pytest.mark.long

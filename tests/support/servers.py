@@ -22,6 +22,7 @@ from tests.support.process import ServerProcess
 
 EXPORT = "swap"
 STATUS_TIMEOUT_S = 10.0
+UPGRADE_TIMEOUT_S = 60.0
 
 # A tmpfs, as the servers of users have for pool and table.
 _MEMORY_PARENT = Path("/dev/shm")
@@ -48,6 +49,8 @@ class ServerSettings:
     store: bool = True
     populate: bool = True
     arguments: tuple[str, ...] = ()
+    program: Path | None = None
+    """Another program than the installed command."""
 
 
 @dataclass(slots=True)
@@ -103,7 +106,7 @@ class Server:
     def _launch_nbdswap(self) -> ServerProcess:
         settings = self.settings
         command = [
-            *nbdswap_command(),
+            *([str(settings.program)] if settings.program else nbdswap_command()),
             "serve",
             f"--config={self._write_config()}",
             f"--unix={self.unix_path}",
@@ -151,6 +154,13 @@ class Server:
         assert result.returncode == 0, f"status: {result.stderr}"
         status: dict[str, Any] = json.loads(result.stdout)
         return status
+
+    def upgrade(self) -> subprocess.CompletedProcess[str]:
+        """What `nbdswap upgrade` comes to."""
+        command = [*nbdswap_command(), "upgrade", f"--admin=unix:{self.admin_path}"]
+        return subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=UPGRADE_TIMEOUT_S
+        )
 
     def pages(self) -> dict[str, int]:
         """Pages of the one export by the place they are in."""

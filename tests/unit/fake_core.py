@@ -19,7 +19,7 @@ from nbdswap.snapshots import CoreSnapshot, ExportSnapshot, PageCounts, StoreSna
 from nbdswap.succession import memory_files
 
 if TYPE_CHECKING:
-    from nbdswap._core import ExportSpec, OpenReport
+    from nbdswap._core import ExportSpec, HandedOver, OpenReport
 
 ZPOOLS = ("zfit", "zsmalloc")
 OPERATIONS = ("read", "write", "flush", "trim", "cache", "write_zeroes", "block_status")
@@ -38,6 +38,8 @@ class FakeCore:
         self.detach_may_end.set()
         self.connections: dict[int, socket.socket] = {}
         self.received: dict[int, bytes] = {}
+        self.unsent: dict[int, bytes] = {}
+        self.waits_for_store = 0
         self.attached_to: dict[int, str] = {}
         self.refuses_attach = False
         self.pages: dict[str, dict[str, int]] = {}
@@ -50,6 +52,9 @@ class FakeCore:
     def open(cls, **arguments: Any) -> "tuple[FakeCore, OpenReport]":
         """Makes the memory files, or takes those that are there."""
         adopted = False
+        store = arguments.get("store")
+        if store is not None and store["held_fd"] is not None:
+            os.close(store["held_fd"])
         if arguments["memory_dir"] is not None:
             files = memory_files(Path(arguments["memory_dir"]), arguments["instance"])
             whole = all(path.is_file() and path.read_text() != "damaged" for path in files)
@@ -79,7 +84,7 @@ class FakeCore:
         """Readable while a connection has ended."""
         return self._ended_fd
 
-    def attach(
+    def attach(  # noqa: PLR0913 -- the extension's own signature
         self,
         fd: int,
         export: str,
@@ -87,6 +92,7 @@ class FakeCore:
         structured: bool,
         base_allocation_id: int | None,
         received: bytes,
+        unsent: bytes,
     ) -> int:
         """Owns the descriptor from here on, also if it refuses."""
         sock = socket.socket(fileno=fd)
@@ -97,6 +103,7 @@ class FakeCore:
         self._next += 1
         self.connections[number] = sock
         self.received[number] = received
+        self.unsent[number] = unsent
         self.attached_to[number] = export
         return number
 
@@ -127,6 +134,27 @@ class FakeCore:
         assert self.detach_may_end.wait(30), "the test never let requests finish"
         for number in list(self.connections):
             self.end(number)
+
+    def hand_over(self, deadline_s: float) -> "tuple[list[HandedOver], int]":
+        """All but `waits_for_store` of them, each with a byte that was not handled."""
+        given = list(self.connections)[: len(self.connections) - self.waits_for_store]
+        handed_over: list[HandedOver] = [
+            {
+                "number": number,
+                "fd": self.connections.pop(number).detach(),
+                "export": self.attached_to[number],
+                "structured": True,
+                "base_allocation_id": None,
+                "received": b"r",
+                "unsent": b"u",
+            }
+            for number in given
+        ]
+        return handed_over, self.waits_for_store
+
+    def store_descriptor(self) -> int | None:
+        """One of the null device: what it is of does not matter here."""
+        return os.open(os.devnull, os.O_RDWR) if self.opened_with["store"] else None
 
     def set_zpool(self, zpool: str) -> None:
         """All of its 30 objects stay behind."""

@@ -12,9 +12,10 @@ import pytest
 from rich.console import Console
 
 from nbdswap.addresses import Address, TcpAddress, UnixAddress
-from nbdswap.admin import AdminSite
+from nbdswap.admin import AdminSite, Answer
 from nbdswap.admin_client import CHANGE_HEADER
 from nbdswap.changes import Changer
+from nbdswap.errors import UpgradeError
 from nbdswap.listeners import bind_all, close_all
 from nbdswap.snapshots import CoreSnapshot, ServerSnapshot, Snapshot
 from nbdswap.status import hints_of, status_of
@@ -32,6 +33,14 @@ class Source:
         self.core = FakeCore({"exports": fake_exports("swap")} | pool | codec, adopted=False)
         self.ready = True
         self.stopping = False
+        self.refusal = ""
+
+    async def upgrade(self, answer: Answer) -> None:
+        """One that is refused, or gets to the point and is called off."""
+        if self.refusal:
+            raise UpgradeError(self.refusal)
+        await answer("2")
+        raise UpgradeError("called off")
 
     def take(self) -> Snapshot:
         server = ServerSnapshot(
@@ -64,7 +73,7 @@ def ask(source: Source, path: Path, *urls: str) -> list[tuple[int, str, str]]:
 
     async def scenario() -> list[tuple[int, str, str]]:
         listeners = bind_all([UnixAddress(path)])
-        site = AdminSite(source.take, Changer(source.core).apply)
+        site = AdminSite(source.take, Changer(source.core).apply, source.upgrade)
         try:
             await site.start(listeners[0].sock)
             return await asyncio.wait_for(get(path, *urls), 30)
@@ -151,20 +160,24 @@ LOOPBACK = TcpAddress("127.0.0.1", 0)
 
 
 def post(
-    source: Source, where: Address, body: str, headers: Mapping[str, str] = GOOD
+    source: Source,
+    where: Address,
+    body: str,
+    headers: Mapping[str, str] = GOOD,
+    path: str = "/set",
 ) -> tuple[int, dict[str, object]]:
     """Status and JSON of one request for a change."""
 
     async def scenario() -> tuple[int, dict[str, object]]:
         [listener] = bind_all([where])
-        site = AdminSite(source.take, Changer(source.core).apply)
+        site = AdminSite(source.take, Changer(source.core).apply, source.upgrade)
         try:
             await site.start(listener.sock)
             connector: aiohttp.BaseConnector = aiohttp.TCPConnector()
-            url = f"http://{listener.address}/set"
+            url = f"http://{listener.address}{path}"
             if isinstance(listener.address, UnixAddress):
                 connector = aiohttp.UnixConnector(str(listener.address.path))
-                url = "http://localhost/set"
+                url = f"http://localhost{path}"
             async with (
                 aiohttp.ClientSession(connector=connector) as session,
                 session.post(url, data=body.encode(), headers=headers) as response,
@@ -278,3 +291,22 @@ def test_a_server_that_stops_is_not_changed() -> None:
     status, answer = post(source, LOOPBACK, '{"codec": "zstd"}')
     assert (status, answer) == (503, {"error": "it is not serving"})
     assert source.core.opened_with["codec"] == "lz4"
+
+
+def test_an_upgrade_is_answered_as_soon_as_the_new_program_is_found_good() -> None:
+    answer = post(Source(), LOOPBACK, "{}", path="/upgrade")
+    assert answer == (200, {"before": "1", "version": "2"})
+
+
+def test_an_upgrade_that_is_refused_says_why() -> None:
+    source = Source()
+    source.refusal = "it is broken"
+    assert post(source, LOOPBACK, "{}", path="/upgrade") == (409, {"error": "it is broken"})
+
+
+def test_a_web_page_and_a_server_that_stops_upgrade_nothing() -> None:
+    source = Source()
+    page = GOOD | {"Origin": "http://stranger.example"}
+    assert post(source, LOOPBACK, "{}", page, "/upgrade")[0] == 403
+    source.stopping = True
+    assert post(source, LOOPBACK, "{}", path="/upgrade")[0] == 503

@@ -117,7 +117,8 @@ def test_the_help_tells_every_exit_code() -> None:
 def test_the_readme_names_every_exit_code_and_flag() -> None:
     readme = (ROOT / "README.md").read_text()
     for code, meaning in EXIT_CODE_MEANINGS.items():
-        assert f"| {code.value} | {meaning}".replace("status, set:", "`status`, `set`:") in readme
+        row = f"| {code.value} | {meaning}"
+        assert row.replace("status, set, upgrade:", "`status`, `set`, `upgrade`:") in readme
     flags = set(re.findall(r"--[a-z-]+", run("serve", "--help").stdout))
     assert len(flags) > 15, flags
     for name in flags - {"--help"}:

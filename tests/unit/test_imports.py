@@ -1,6 +1,6 @@
 """Who may know whom. The house stays as it is drawn, or the drawing is changed on purpose.
 
-cli -> lifecycle, hardening, logs -> server -> nbd | exports -> engine -> _core
+cli -> lifecycle, hardening, logs -> upgrade -> server -> nbd | exports -> engine -> _core
 cli -> lab -> _core;  admin -> changes -> engine;  metrics -> snapshots only;
 config -> units, errors, and no component
 """
@@ -41,7 +41,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "metrics": {"snapshots"},
     "status": {"snapshots"},
     "admin": VALUES | {"admin_client", "changes", "logs", "metrics", "snapshots", "status"},
-    "status_view": VALUES | {"snapshots"},
+    "status_view": VALUES | {"admin_client", "snapshots"},
     "admin_client": VALUES,
     # What may change meanwhile.
     "changes": SETTINGS | {"engine", "logs"},
@@ -49,10 +49,14 @@ MAY_KNOW: dict[str, set[str]] = {
     "exports": {"_core", "config", "nbd"},
     "engine": {"_core", "config", "errors", "exports", "snapshots", "succession"},
     "negotiation": {"nbd"},
-    "server": {"engine", "errors", "listeners", "logs", "nbd", "negotiation"},
+    "server": {"_core", "engine", "errors", "handover", "listeners", "logs", "nbd", "negotiation"},
     # From one server to the next.
     "succession": {"config", "snapshots", "state"},
-    "preflight": SETTINGS | {"succession"},
+    "handover": {"__init__", "config", "listeners", "logs", "snapshots"},
+    "preflight": SETTINGS | {"handover", "state", "succession"},
+    "successor": {"errors", "handover"},
+    "upgrade": {"__init__", "engine", "errors", "handover", "listeners", "logs", "server"}
+    | {"snapshots", "state", "successor", "systemd"},
     "takeover": {"config", "engine", "errors", "logs", "state", "succession"},
     # The whole.
     "service": SETTINGS
@@ -62,16 +66,18 @@ MAY_KNOW: dict[str, set[str]] = {
         "changes",
         "exports",
         "guide",
+        "handover",
         "hardening",
         "listeners",
         "logs",
         "nbd",
         "server",
     }
-    | {"snapshots", "state", "stdio", "stop_request", "succession", "systemd", "takeover"},
+    | {"snapshots", "state", "stdio", "stop_request", "succession", "successor", "systemd"}
+    | {"takeover", "upgrade"},
     "lifecycle": SETTINGS
-    | {"engine", "hardening", "listeners", "logs", "preflight", "service", "state", "stdio"}
-    | {"systemd", "takeover"},
+    | {"engine", "handover", "hardening", "listeners", "logs", "preflight", "service", "state"}
+    | {"stdio", "systemd", "takeover"},
     "cli": SETTINGS
     | {
         "__init__",
@@ -82,6 +88,7 @@ MAY_KNOW: dict[str, set[str]] = {
         "logs",
         "machine",
         "status_view",
+        "successor",
     },
 }
 

@@ -8,7 +8,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from nbdswap.metrics import registry_of, write_amplification
-from nbdswap.snapshots import ServerSnapshot, Snapshot
+from nbdswap.snapshots import ServerSnapshot, Snapshot, UpgradeCounts
 from tests.unit.fake_core import FakeCore
 
 README = Path(__file__).parents[2] / "README.md"
@@ -41,6 +41,13 @@ def server() -> ServerSnapshot:
         handshakes_failed_total=2,
         connections_refused_total=3,
         hardening={"lock_memory": True, "io_flusher": False},
+        upgrades=UpgradeCounts(
+            done_total=4,
+            failed_total=5,
+            connections_handed_over_total=6,
+            connections_dropped_total=7,
+            last_pause_seconds=0.5,
+        ),
     )
 
 
@@ -140,6 +147,15 @@ def test_every_number_of_a_snapshot_is_exported(core: FakeCore, server: ServerSn
 def test_without_a_store_its_metrics_are_absent(core: FakeCore, server: ServerSnapshot) -> None:
     core.opened_with["store"] = None
     assert not [name for name in scrape(core, server) if name.startswith("nbdswap_store")]
+
+
+def test_upgrades_are_counted_by_outcome(core: FakeCore, server: ServerSnapshot) -> None:
+    samples = scrape(core, server)
+    assert samples['nbdswap_upgrades_total{outcome="done"}'] == 4
+    assert samples['nbdswap_upgrades_total{outcome="failed"}'] == 5
+    assert samples['nbdswap_upgrade_connections_total{outcome="handed_over"}'] == 6
+    assert samples['nbdswap_upgrade_connections_total{outcome="dropped"}'] == 7
+    assert samples["nbdswap_upgrade_pause_seconds"] == 0.5
 
 
 def test_a_server_that_stops_is_not_ready(core: FakeCore, server: ServerSnapshot) -> None:

@@ -5,6 +5,7 @@
 //! Locking: none, nothing else runs yet.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
@@ -44,6 +45,8 @@ pub struct ExportOptions {
 pub enum Backing {
     /// A file or block device of that path.
     File(PathBuf, FileOptions),
+    /// The same, that a predecessor left open and locked.
+    HeldFile(PathBuf, FileOptions, OwnedFd),
     /// A device that is there already.
     Device(Box<dyn Device>),
 }
@@ -169,6 +172,13 @@ impl Engine {
             tiers,
         };
         Ok((engine, report))
+    }
+
+    /// Another descriptor of the backing file, open and locked, for the next process; None without
+    /// a store.
+    pub fn store_descriptor(&self) -> Result<Option<OwnedFd>> {
+        let store = self.tiers.store.as_ref();
+        store.map_or(Ok(None), Store::descriptor)
     }
 
     /// Removes the memory files: nothing is left to adopt.
@@ -366,6 +376,9 @@ fn open_store(options: &mut EngineOptions, adopt: bool) -> Result<Option<Store>>
     };
     Ok(Some(match source.backing {
         Backing::File(path, file) => Store::open_file(&path, &file, store)?,
+        Backing::HeldFile(path, file, held) => {
+            Store::open_held_file(&path, &file, Some(held), store)?
+        }
         Backing::Device(device) => Store::open(device, store)?,
     }))
 }

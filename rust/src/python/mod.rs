@@ -4,7 +4,7 @@
 //! Locking: one mutex around what is running, held for calls that use it and never while a call waits
 //! for connections or threads to end.
 
-// Two descriptors change hands here, which no type of Python's can express; and the macros of the
+// Descriptors change hands here, which no type of Python's can express; and the macros of the
 // binding expand to unsafe code of their own.
 #![allow(unsafe_code)]
 
@@ -14,7 +14,8 @@ mod lab_views;
 mod options;
 mod snapshot;
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::borrow::Cow;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,8 +27,8 @@ use crate::background::Background;
 use crate::codec::CodecChoice;
 use crate::engine::{Engine, OpenReport};
 use crate::error::Error;
-use crate::session::Negotiated;
-use crate::worker::{Workers, WorkersOptions};
+use crate::session::{Negotiated, Unfinished};
+use crate::worker::{HandedOver, Workers, WorkersOptions};
 use crate::zpool::ZpoolKind;
 use options::OpenArguments;
 use snapshot::CoreView;
@@ -52,6 +53,32 @@ struct Running {
     background: Option<Background>,
     options: WorkersOptions,
     store_path: Option<String>,
+}
+
+#[derive(IntoPyObject)]
+struct HandedOverView<'a> {
+    number: u64,
+    fd: RawFd,
+    export: String,
+    structured: bool,
+    base_allocation_id: Option<u32>,
+    received: Cow<'a, [u8]>,
+    unsent: Cow<'a, [u8]>,
+}
+
+impl HandedOverView<'_> {
+    /// The descriptor belongs to whoever gets this.
+    fn of(one: HandedOver, engine: &Engine) -> Self {
+        HandedOverView {
+            number: one.number,
+            fd: one.socket.into_raw_fd(),
+            export: engine.export(one.export).name.clone(),
+            structured: one.negotiated.structured,
+            base_allocation_id: one.negotiated.base_allocation,
+            received: Cow::Owned(one.unfinished.received),
+            unsent: Cow::Owned(one.unfinished.unsent),
+        }
+    }
 }
 
 #[derive(IntoPyObject)]
@@ -134,7 +161,8 @@ impl Core {
         })
     }
 
-    #[pyo3(signature = (fd, export, *, structured, base_allocation_id, received))]
+    #[pyo3(signature = (fd, export, *, structured, base_allocation_id, received, unsent))]
+    #[expect(clippy::too_many_arguments)] // Keywords, in Python.
     fn attach(
         &self,
         py: Python<'_>,
@@ -142,11 +170,10 @@ impl Core {
         export: &str,
         structured: bool,
         base_allocation_id: Option<u32>,
-        received: &[u8],
+        received: Vec<u8>,
+        unsent: Vec<u8>,
     ) -> PyResult<u64> {
-        // SAFETY: the caller has detached the descriptor from its socket object and does not use it
-        // again, so that it has one owner from here on, on every path out of this function.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        let socket = owned(fd);
         let (engine, workers) =
             self.with(|running| Ok((Arc::clone(&running.engine), running.workers()?)))?;
         let Some(id) = engine.export_named(export) else {
@@ -156,8 +183,31 @@ impl Core {
             structured,
             base_allocation: base_allocation_id,
         };
-        py.detach(|| workers.attach(socket, id, negotiated, received))
+        let unfinished = Unfinished { received, unsent };
+        py.detach(|| workers.attach(socket, id, negotiated, &unfinished))
             .map_err(to_python)
+    }
+
+    fn hand_over(
+        &self,
+        py: Python<'_>,
+        deadline_s: f64,
+    ) -> PyResult<(Vec<HandedOverView<'_>>, usize)> {
+        let (engine, workers) =
+            self.with(|running| Ok((Arc::clone(&running.engine), running.workers()?)))?;
+        let deadline = Duration::from_secs_f64(deadline_s);
+        let (handed_over, late) = py.detach(|| workers.hand_over(deadline));
+        let view = |one| HandedOverView::of(one, &engine);
+        Ok((handed_over.into_iter().map(view).collect(), late))
+    }
+
+    fn store_descriptor(&self) -> PyResult<Option<RawFd>> {
+        let descriptor = self.with(|running| {
+            let store = running.engine.store_descriptor();
+            store.map_err(to_python)
+        })?;
+        // The caller owns it from here on.
+        Ok(descriptor.map(IntoRawFd::into_raw_fd))
     }
 
     #[getter]
@@ -211,6 +261,13 @@ impl Core {
             }
         });
     }
+}
+
+/// A descriptor that Python has given up: it was detached from its object there and is not used
+/// again, so that it has one owner from here on, on every path.
+fn owned(fd: RawFd) -> OwnedFd {
+    // SAFETY: as said; whoever calls this for a descriptor that an argument names, calls it once.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 impl Core {

@@ -2,6 +2,7 @@
 //!
 //! Locking: none.
 
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ struct StoreSpec {
     direct: bool,
     preallocate: bool,
     punch: bool,
+    held_fd: Option<RawFd>,
 }
 
 /// The keyword arguments of `Core.open`; `_core.pyi` documents them.
@@ -127,8 +129,12 @@ impl StoreSpec {
             direct: self.direct,
             preallocate: self.preallocate,
         };
+        let backing = match self.held_fd {
+            None => Backing::File(self.path, file),
+            Some(fd) => Backing::HeldFile(self.path, file, super::owned(fd)),
+        };
         StoreSource {
-            backing: Backing::File(self.path, file),
+            backing,
             segment_bytes: self.segment_bytes,
             punch: self.punch,
         }

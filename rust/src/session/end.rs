@@ -13,6 +13,10 @@ pub enum End {
     Detached,
     /// The server asked for it and the deadline passed first.
     DetachedLate,
+    /// Another session goes on with it.
+    HandedOver,
+    /// It should have been handed over, and its client did not do its part until the deadline.
+    NotHandedOver,
     /// What should be a request is not one.
     BadMagic {
         /// The word in place of the magic number.
@@ -54,8 +58,14 @@ impl End {
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            End::Disconnected | End::EndOfStream | End::Detached => Ok(()),
+            End::Disconnected | End::EndOfStream | End::Detached | End::HandedOver => Ok(()),
             End::DetachedLate => write!(f, "requests were still unanswered at the deadline"),
+            End::NotHandedOver => {
+                write!(
+                    f,
+                    "its client took no replies while the server was being upgraded"
+                )
+            }
             End::BadMagic { found } => write!(
                 f,
                 "a request began with {found:#010x}, wanted {:#010x}",

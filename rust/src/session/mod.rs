@@ -20,6 +20,7 @@ mod change;
 mod desk;
 mod end;
 mod export;
+mod hand_over;
 mod histogram;
 pub mod metrics;
 mod pages;
@@ -41,6 +42,7 @@ use std::time::{Duration, Instant};
 
 pub use desk::Desk;
 pub use end::End;
+pub use hand_over::{RECEIVED_BYTES_MAX, Unfinished};
 pub use pages::Pages;
 pub use validate::{DRAIN_BYTES_MAX, Negotiated, PAYLOAD_BYTES_MAX};
 
@@ -139,7 +141,7 @@ impl Session {
             negotiated,
             connection: 0,
             request_timeout,
-            input: Buffer::new(INPUT_BYTES),
+            input: Buffer::new(RECEIVED_BYTES_MAX),
             output: Buffer::new(OUTPUT_BYTES),
             current: Current::Idle,
             waiting: Slab::new(area.piece_pages(), now),
@@ -160,9 +162,11 @@ impl Session {
         self.connection = connection;
     }
 
-    /// Bytes that came after the handshake: the first of the input.
-    pub fn preload(&mut self, bytes: &[u8]) {
-        self.input.push(bytes);
+    /// What came before: bytes that were received, behind the handshake or by another session, and
+    /// replies that the other one owes.
+    pub fn preload(&mut self, received: &[u8], unsent: &[u8]) {
+        self.input.push(received);
+        self.output.push(unsent);
     }
 
     /// Memory to receive into, followed by [`received`](Self::received); None while the session
@@ -224,8 +228,11 @@ impl Session {
                 break;
             }
         }
-        let idle = matches!(self.current, Current::Idle) && self.waiting.is_empty();
-        if let Some(end) = self.leaving.take_if(|_| idle) {
+        let is_over = match self.leaving {
+            Some(End::HandedOver) => self.can_be_handed_over(),
+            _ => matches!(self.current, Current::Idle) && self.waiting.is_empty(),
+        };
+        if let Some(end) = self.leaving.take_if(|_| is_over) {
             self.end = Some(end);
         }
         Progress::Waiting
@@ -253,7 +260,9 @@ impl Session {
 
     /// Begins no further request; those that are begun are finished, then the session ends.
     pub fn leave(&mut self, end: End) {
-        if self.leaving.is_none() && self.end.is_none() {
+        // Being handed over is not the client's wish and gives way to any other reason.
+        let leaves = !matches!(self.leaving, None | Some(End::HandedOver));
+        if !leaves && self.end.is_none() {
             self.leaving = Some(end);
         }
     }

@@ -9,6 +9,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -47,12 +48,21 @@ pub struct FileDevice {
 impl FileDevice {
     /// Opens and locks `path`; creates an empty file, for its owner alone, if there is none.
     pub fn open(path: &Path, options: &FileOptions) -> Result<Self> {
+        Self::open_held(path, options, None)
+    }
+
+    /// The same with a predecessor's descriptor, which is taken in place of a new one if it is of
+    /// that file, and its lock with it: there is no moment in which the file is nobody's.
+    pub fn open_held(path: &Path, options: &FileOptions, held: Option<OwnedFd>) -> Result<Self> {
         let block_device = match stat(path) {
             Ok(found) => FileType::from_raw_mode(found.st_mode) == FileType::BlockDevice,
             Err(Errno::NOENT) => false,
             Err(error) => return Err(Error::io("look at the backing file", 0, error.into())),
         };
-        let file = open_locked(path, block_device)?;
+        let file = match held.filter(|held| is_of(held, path)) {
+            Some(held) => without_direct(held)?,
+            None => open_locked(path, block_device)?,
+        };
         let found = fstat(&file).map_err(|error| Error::io("stat", 0, error.into()))?;
         let kind = FileType::from_raw_mode(found.st_mode);
         let wanted = if block_device {
@@ -133,6 +143,13 @@ impl FileDevice {
         }
     }
 
+    /// Another descriptor of the open, locked file, for the next process.
+    pub fn descriptor(&self) -> Result<OwnedFd> {
+        let copy = self.file.try_clone();
+        let copy = copy.map_err(|error| Error::io("copy a descriptor", 0, error))?;
+        Ok(copy.into())
+    }
+
     /// Whether the page cache is passed by.
     pub fn direct(&self) -> bool {
         self.direct
@@ -165,6 +182,22 @@ fn open_locked(path: &Path, block_device: bool) -> Result<File> {
         Err(Errno::WOULDBLOCK) => foreign(path, "is in use by another server".into()),
         Err(error) => Err(Error::io("lock the backing file", 0, error.into())),
     }
+}
+
+/// Is this an open descriptor of what the path leads to?
+fn is_of(held: &OwnedFd, path: &Path) -> bool {
+    match (fstat(held), stat(path)) {
+        (Ok(held), Ok(found)) => (held.st_dev, held.st_ino) == (found.st_dev, found.st_ino),
+        _ => false,
+    }
+}
+
+/// The file as it is when it is opened: the flag is the descriptor's, whoever set it.
+fn without_direct(held: OwnedFd) -> Result<File> {
+    fcntl_getfl(&held)
+        .and_then(|flags| fcntl_setfl(&held, flags - OFlags::DIRECT))
+        .map_err(|errno| Error::io("set a flag of the backing file", 0, errno.into()))?;
+    Ok(File::from(held))
 }
 
 fn foreign<T>(path: &Path, why: String) -> Result<T> {

@@ -7,6 +7,7 @@
 //! Not here: opening (`open`, `adopt`), reading (`read`), cleaning (`clean`).
 //! Locking: see `segment`. Each thread that writes has its own [`Batch`].
 
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
@@ -57,6 +58,8 @@ impl RecordRef {
 /// The packed log on one device.
 pub struct Store {
     pub(super) device: Box<dyn Device>,
+    /// Of the file behind the device, if it is one.
+    pub(super) descriptor: Option<OwnedFd>,
     pub(super) geometry: Geometry,
     pub(super) key: Key,
     pub(super) segments: Segments,

@@ -4,6 +4,7 @@
 //! somebody's disk.
 //! Locking: none, nobody else has the store yet.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -66,9 +67,19 @@ enum Content {
 impl Store {
     /// Opens the store on a file or block device, which is created or resized as needed. A file
     /// that is adopted can grow but not shrink: what lies at its end may be alive.
-    pub fn open_file(path: &Path, file: &FileOptions, mut options: StoreOptions) -> Result<Store> {
+    pub fn open_file(path: &Path, file: &FileOptions, options: StoreOptions) -> Result<Store> {
+        Self::open_held_file(path, file, None, options)
+    }
+
+    /// The same with a predecessor's descriptor, as [`FileDevice::open_held`] takes it.
+    pub fn open_held_file(
+        path: &Path,
+        file: &FileOptions,
+        held: Option<OwnedFd>,
+        mut options: StoreOptions,
+    ) -> Result<Store> {
         options.path = path.display().to_string();
-        let mut device = FileDevice::open(path, file)?;
+        let mut device = FileDevice::open_held(path, file, held)?;
         // A new file has nothing to be looked at, and nothing to be taken over either.
         if device.len() > 0 || options.adopt {
             inspect(&device, &options)?;
@@ -77,7 +88,18 @@ impl Store {
             device.resize(file)?;
         }
         device.go_direct(file);
-        Store::open(Box::new(device), options)
+        let descriptor = device.descriptor()?;
+        let mut store = Store::open(Box::new(device), options)?;
+        store.descriptor = Some(descriptor);
+        Ok(store)
+    }
+
+    /// Another descriptor of the backing file, open and locked, for the next process; None for a
+    /// device that is no file.
+    pub fn descriptor(&self) -> Result<Option<OwnedFd>> {
+        let copy = self.descriptor.as_ref().map(OwnedFd::try_clone);
+        copy.transpose()
+            .map_err(|error| Error::io("copy the backing file's descriptor", 0, error))
     }
 
     /// Opens the store on a device: formats an empty one, begins ours anew under another
@@ -123,6 +145,7 @@ impl Store {
         }
         Ok(Store {
             device,
+            descriptor: None,
             geometry,
             key,
             segments,

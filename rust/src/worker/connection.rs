@@ -10,12 +10,15 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
+use super::HandedOver;
 use crate::engine::Fetch;
 use crate::session::{Desk, End, Pages, Progress, Session};
 
 /// How long the client has to close its side after the last reply. Closing with bytes unread would
 /// reset the connection and could take replies with it that the client has not read yet.
 const LINGER: Duration = Duration::from_secs(1);
+/// The same while all others wait for this one's end.
+const LINGER_HURRIED: Duration = Duration::from_millis(100);
 /// What epoll says of a client that sends no more.
 const LEFT: EventFlags = EventFlags::RDHUP
     .union(EventFlags::HUP)
@@ -41,6 +44,7 @@ pub(super) struct Connection {
     /// When it is to be looked at, events or not.
     pub(super) deadline: Option<Instant>,
     detach_by: Option<Instant>,
+    hand_over_by: Option<Instant>,
     /// The last reply is sent; waiting for the client to close, until then at most.
     lingering: Option<Instant>,
 }
@@ -52,6 +56,10 @@ pub(super) struct Served {
     pub(super) received: bool,
     /// It is over: the socket can be closed.
     pub(super) closed: bool,
+    /// It can go on elsewhere: the socket is to be kept.
+    pub(super) handed_over: bool,
+    /// It was asked to go elsewhere and could not in time: it goes on here.
+    pub(super) stays: bool,
 }
 
 impl Connection {
@@ -66,6 +74,7 @@ impl Connection {
             more: true,
             deadline: None,
             detach_by: None,
+            hand_over_by: None,
             lingering: None,
         }
     }
@@ -103,6 +112,29 @@ impl Connection {
         self.more = true;
     }
 
+    /// Gets it to a point where another session can go on, at `by` at the latest.
+    pub(super) fn begin_hand_over(&mut self, by: Instant, now: Instant) {
+        self.session.begin_hand_over();
+        self.hand_over_by = Some(by);
+        if let Some(until) = &mut self.lingering {
+            *until = (*until).min(now + LINGER_HURRIED);
+            self.deadline = self.lingering;
+        }
+        self.more = true;
+    }
+
+    /// All that another session needs to go on with it.
+    pub(super) fn into_handed_over<P: Pages>(mut self, desk: &mut Desk<P>) -> HandedOver {
+        let (export, negotiated) = self.session.agreed();
+        HandedOver {
+            number: self.number,
+            socket: self.socket,
+            export,
+            negotiated,
+            unfinished: self.session.take_unfinished(desk),
+        }
+    }
+
     /// The session failed by a mistake of ours.
     pub(super) fn fail<P: Pages>(&mut self, desk: &mut Desk<P>, message: String) {
         self.session.abandon(desk, End::Bug { message });
@@ -130,8 +162,23 @@ impl Connection {
                 self.session.abandon(desk, End::DetachedLate);
             }
         }
+        if self.hand_over_by.take_if(|by| *by <= desk.now).is_some() {
+            if self.session.waits_for_client() {
+                // Without lingering: it takes nothing anyway, and all others wait.
+                self.session.abandon(desk, End::NotHandedOver);
+                served.closed = true;
+                return served;
+            } else {
+                self.session.stay();
+                served.stays = true;
+            }
+        }
         self.work(desk);
-        self.deadline = [self.session.deadline(), self.detach_by]
+        served.handed_over = self.session.is_handed_over();
+        if served.handed_over {
+            return served;
+        }
+        self.deadline = [self.session.deadline(), self.detach_by, self.hand_over_by]
             .into_iter()
             .flatten()
             .min();

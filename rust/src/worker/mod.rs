@@ -31,7 +31,9 @@ use crate::engine::ExportId;
 use crate::error::{Error, Result};
 use crate::session::boxes::Boxes;
 use crate::session::metrics::Shard;
-use crate::session::{Desk, INPUT_BYTES, Negotiated, OUTPUT_BYTES, Pages, Session};
+use crate::session::{
+    Desk, INPUT_BYTES, Negotiated, OUTPUT_BYTES, Pages, RECEIVED_BYTES_MAX, Session, Unfinished,
+};
 use connection::Connection;
 use port::{Message, Port};
 use readers::Readers;
@@ -72,6 +74,21 @@ pub struct WorkerStats {
     pub sleeps: u64,
     /// Requests answered.
     pub requests: u64,
+}
+
+/// A connection that was given up and goes on elsewhere.
+#[derive(Debug)]
+pub struct HandedOver {
+    /// By which [`Workers::attach`] called it.
+    pub number: u64,
+    /// In transmission; nothing of it was lost.
+    pub socket: OwnedFd,
+    /// What it is attached to.
+    pub export: ExportId,
+    /// What its client and the server agreed on.
+    pub negotiated: Negotiated,
+    /// To be done and sent before anything that comes from the socket.
+    pub unfinished: Unfinished,
 }
 
 struct Thread {
@@ -145,34 +162,41 @@ impl<P: Pages> Workers<P> {
         })
     }
 
-    /// Hands a connected socket to a worker; `received` are bytes that came after the handshake.
+    /// Hands a connected socket to a worker, with what was received behind the handshake or was
+    /// left unfinished by another session.
     /// Returns the number by which the connection's end is reported.
     pub fn attach(
         &self,
         socket: OwnedFd,
         export: ExportId,
         negotiated: Negotiated,
-        received: &[u8],
+        unfinished: &Unfinished,
     ) -> Result<u64> {
-        if received.len() > INPUT_BYTES {
-            return Err(Error::Config(format!(
-                "{} bytes came after the handshake, at most {INPUT_BYTES} fit",
-                received.len()
-            )));
-        }
-        {
-            let mut open = lock(&self.shared.open);
-            if *open == self.options.connections_max {
+        let Unfinished { received, unsent } = unfinished;
+        for (what, bytes, bytes_max) in [
+            ("were received", received.len(), RECEIVED_BYTES_MAX),
+            ("are to be sent", unsent.len(), OUTPUT_BYTES),
+        ] {
+            if bytes > bytes_max {
                 return Err(Error::Config(format!(
-                    "{open} connections are open, no more may be"
+                    "{bytes} bytes {what} before, at most {bytes_max} fit"
                 )));
             }
-            *open += 1;
+        }
+        {
+            let mut counts = lock(&self.shared.counts);
+            if counts.open == self.options.connections_max {
+                return Err(Error::Config(format!(
+                    "{} connections are open, no more may be",
+                    counts.open
+                )));
+            }
+            counts.open += 1;
         }
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let timeout = self.options.request_timeout;
         let mut session = Session::new(&*self.pages, export, negotiated, timeout, Instant::now());
-        session.preload(received);
+        session.preload(received, unsent);
         let connection = Box::new(Connection::new(number, socket, session));
         let port = &self
             .threads
@@ -211,18 +235,44 @@ impl<P: Pages> Workers<P> {
         for thread in &self.threads {
             thread.port.send(Message::Detach(until));
         }
-        let open = lock(&self.shared.open);
+        let counts = lock(&self.shared.counts);
         drop(
             self.shared
-                .all_closed
-                .wait_timeout_while(open, deadline + DETACH_GRACE, |open| *open > 0)
+                .settled
+                .wait_timeout_while(counts, deadline + DETACH_GRACE, |counts| counts.open > 0)
                 .unwrap_or_else(PoisonError::into_inner),
         );
     }
 
+    /// Gives up every connection in transmission, so that other workers, or those of the next
+    /// process, go on with it by [`attach`](Self::attach). Requests that are begun are finished or
+    /// become part of what is unfinished; nothing more is received. Waits for that.
+    ///
+    /// What cannot be given up within `deadline`, because a request waits for the store, goes on
+    /// here; how many these are is returned too. A connection whose client takes no replies is
+    /// closed then, which [`take_ended`](Self::take_ended) tells.
+    pub fn hand_over(&self, deadline: Duration) -> (Vec<HandedOver>, usize) {
+        lock(&self.shared.counts).staying = 0;
+        let until = Instant::now() + deadline;
+        for thread in &self.threads {
+            thread.port.send(Message::HandOver(until));
+        }
+        let counts = lock(&self.shared.counts);
+        let (counts, _) = self
+            .shared
+            .settled
+            .wait_timeout_while(counts, deadline + DETACH_GRACE, |counts| {
+                counts.open > counts.staying
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        let late = counts.open;
+        drop(counts);
+        (lock(&self.shared.handed_over).drain(..).collect(), late)
+    }
+
     /// Bytes of the buffers of open connections and of fetches: bounded, and no part of the pool.
     pub fn buffer_bytes(&self) -> u64 {
-        let connections = *lock(&self.shared.open) * (INPUT_BYTES + OUTPUT_BYTES);
+        let connections = lock(&self.shared.counts).open * (INPUT_BYTES + OUTPUT_BYTES);
         let fetches = self.options.workers * BOXES * 2 * self.pages.page_bytes();
         (connections + fetches) as u64
     }
@@ -251,7 +301,7 @@ impl<P: Pages> Workers<P> {
 
     /// Connections that are open, and all that ever were.
     pub fn connections(&self) -> (u64, u64) {
-        let open = *lock(&self.shared.open) as u64;
+        let open = lock(&self.shared.counts).open as u64;
         (open, self.shared.accepted.load(Ordering::Relaxed))
     }
 }

@@ -25,6 +25,8 @@ pub(super) enum Message {
     Fetched(Box<Fetch>),
     /// Finish what is begun on all connections, by then at the latest.
     Detach(Instant),
+    /// Give up all connections, by then at the latest, so that others go on with them.
+    HandOver(Instant),
 }
 
 /// The way to one worker.

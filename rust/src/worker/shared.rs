@@ -1,6 +1,7 @@
-//! What workers tell whoever started them: which connections have ended, and how many are open.
+//! What workers tell whoever started them: which connections have ended, which were given up to go
+//! on elsewhere, and how many are open.
 //!
-//! Locking: two mutexes, each held for a push or a count, never both.
+//! Locking: three mutexes, each held for a push or a count, never two.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU64;
@@ -8,16 +9,27 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::HandedOver;
 use super::port::signal;
 use crate::error::{Error, Result};
+
+/// Connections by what becomes of them.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) open: usize,
+    /// Those of them that were to be handed over and could not be in time.
+    pub(super) staying: usize,
+}
 
 /// What workers share with whoever started them.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) ended: Mutex<Vec<(u64, String)>>,
     pub(super) ended_fd: OwnedFd,
-    pub(super) open: Mutex<usize>,
-    pub(super) all_closed: Condvar,
+    pub(super) handed_over: Mutex<Vec<HandedOver>>,
+    pub(super) counts: Mutex<Counts>,
+    /// Either count has changed so that somebody may wait for it.
+    pub(super) settled: Condvar,
     pub(super) accepted: AtomicU64,
 }
 
@@ -29,8 +41,9 @@ impl Shared {
         Ok(Shared {
             ended: Mutex::new(Vec::with_capacity(connections)),
             ended_fd,
-            open: Mutex::new(0),
-            all_closed: Condvar::new(),
+            handed_over: Mutex::default(),
+            counts: Mutex::default(),
+            settled: Condvar::new(),
             accepted: AtomicU64::new(0),
         })
     }
@@ -38,14 +51,28 @@ impl Shared {
     /// A connection is closed.
     pub(super) fn end(&self, number: u64, reason: String) {
         lock(&self.ended).push((number, reason));
-        let mut open = lock(&self.open);
-        *open -= 1;
-        if *open == 0 {
-            self.all_closed.notify_all();
-        }
-        drop(open);
+        self.count(|counts| counts.open -= 1);
         // Last: whoever is told of the end finds it in the list and not among the open ones.
         signal(&self.ended_fd);
+    }
+
+    /// A connection was given up; its socket is open.
+    pub(super) fn hand_over(&self, connection: HandedOver) {
+        lock(&self.handed_over).push(connection);
+        self.count(|counts| counts.open -= 1);
+    }
+
+    /// A connection goes on here, although it was to be handed over.
+    pub(super) fn stay(&self) {
+        self.count(|counts| counts.staying += 1);
+    }
+
+    fn count(&self, change: impl FnOnce(&mut Counts)) {
+        let mut counts = lock(&self.counts);
+        change(&mut counts);
+        if counts.open <= counts.staying {
+            self.settled.notify_all();
+        }
     }
 }
 

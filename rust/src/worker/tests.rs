@@ -1,5 +1,6 @@
 //! Workers with real sockets: a client on the other end of a socket pair.
 
+mod hand_over;
 mod leaving;
 
 use std::io::{ErrorKind, Read, Write};
@@ -12,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::{Polling, Workers, WorkersOptions};
 use crate::engine::ExportId;
 use crate::session::fake::{FakePages, Fullness};
-use crate::session::{Negotiated, metrics};
+use crate::session::{Negotiated, Unfinished, metrics};
 use crate::wire::*;
 
 const PAGE: usize = 4096;
@@ -52,7 +53,15 @@ impl Client {
             .set_write_timeout(Some(PATIENCE))
             .expect("a time above zero");
         let number = workers
-            .attach(server.into(), ExportId(0), SIMPLE, received)
+            .attach(
+                server.into(),
+                ExportId(0),
+                SIMPLE,
+                &Unfinished {
+                    received: received.to_vec(),
+                    ..Unfinished::default()
+                },
+            )
             .expect("a free place");
         Client { socket, number }
     }
@@ -407,7 +416,7 @@ fn connections_are_spread_and_limited() {
     assert_eq!(requests, [2, 2]);
     assert_eq!(workers.thread_ids().len(), 3);
     let (_socket, server) = UnixStream::pair().expect("a pair of sockets");
-    let refused = workers.attach(server.into(), ExportId(0), SIMPLE, &[]);
+    let refused = workers.attach(server.into(), ExportId(0), SIMPLE, &Unfinished::default());
     assert_eq!(
         refused.unwrap_err().to_string(),
         "4 connections are open, no more may be"

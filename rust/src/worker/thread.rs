@@ -107,6 +107,15 @@ impl<P: Pages> Worker<P> {
             match message {
                 Message::Attach(connection) => self.add(connection),
                 Message::Fetched(fetch) => self.take_fetch(fetch),
+                Message::HandOver(by) => {
+                    let now = self.desk.now;
+                    for slot in 0..self.slots.len() as u32 {
+                        if let Some(connection) = &mut self.slots[slot as usize] {
+                            connection.begin_hand_over(by, now);
+                            self.backlog.add(slot);
+                        }
+                    }
+                }
                 Message::Detach(by) => {
                     for slot in 0..self.slots.len() as u32 {
                         if let Some(connection) = &mut self.slots[slot as usize] {
@@ -206,13 +215,20 @@ impl<P: Pages> Worker<P> {
             connection.serve(desk, flags)
         });
         let served = served.unwrap_or(Served {
-            received: false,
             closed: true,
+            ..Served::default()
         });
         desk.tally.settle(&desk.shard, began.elapsed());
         self.queue.push(desk.boxes.outgoing());
+        if served.stays {
+            self.shared.stay();
+        }
         if served.closed {
             self.close(slot);
+            return served.received;
+        }
+        if served.handed_over {
+            self.hand_over(slot);
             return served.received;
         }
         if connection.more {
@@ -229,15 +245,33 @@ impl<P: Pages> Worker<P> {
         served.received
     }
 
-    /// Closes a connection's socket and says that it ended.
-    fn close(&mut self, slot: u32) {
-        let Some(mut connection) = self.slots[slot as usize].take() else {
-            return;
-        };
-        connection.abandon(&mut self.desk);
+    /// Gives a connection up; another worker or process will have its socket.
+    fn hand_over(&mut self, slot: u32) {
+        let connection = self.take(slot).expect("it was just served");
+        if connection.interest.is_some() {
+            // It stays open, so the set would not forget it by itself.
+            epoll::delete(&self.epoll, connection.socket()).expect("the socket is in the set");
+        }
+        let handed_over = connection.into_handed_over(&mut self.desk);
+        self.port.connection_closed();
+        self.shared.hand_over(handed_over);
+    }
+
+    /// Takes a connection out of its slot.
+    fn take(&mut self, slot: u32) -> Option<Box<Connection>> {
+        let connection = self.slots[slot as usize].take()?;
         for hot in &mut self.hot {
             hot.take_if(|hot| *hot == slot);
         }
+        Some(connection)
+    }
+
+    /// Closes a connection's socket and says that it ended.
+    fn close(&mut self, slot: u32) {
+        let Some(mut connection) = self.take(slot) else {
+            return;
+        };
+        connection.abandon(&mut self.desk);
         let (number, reason) = (connection.number, connection.reason());
         drop(connection);
         self.port.connection_closed();

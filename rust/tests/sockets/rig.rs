@@ -10,7 +10,7 @@ use nbdswap_core::background::Background;
 use nbdswap_core::codec::CodecChoice;
 use nbdswap_core::engine::*;
 use nbdswap_core::page::PageId;
-use nbdswap_core::session::Negotiated;
+use nbdswap_core::session::{Negotiated, Unfinished};
 use nbdswap_core::testing::sim_device::SimDevice;
 use nbdswap_core::worker::{Polling, Workers, WorkersOptions};
 use nbdswap_core::zpool::{CHAIN_FRAMES_MAX_DEFAULT, ZpoolKind};
@@ -77,7 +77,7 @@ impl Rig {
             base_allocation: structured.then_some(1),
         };
         self.workers
-            .attach(server, ExportId(export), negotiated, &[])
+            .attach(server, ExportId(export), negotiated, &Unfinished::default())
             .expect("a free place");
         Client::new(client, structured)
     }

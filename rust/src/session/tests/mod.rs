@@ -1,6 +1,7 @@
 //! Sessions driven by hand: a client's bytes in, replies out, fetches done when a test says so.
 
 mod fuzz;
+mod hand_over;
 mod rules;
 mod store;
 mod streams;
