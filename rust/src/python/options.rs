@@ -8,7 +8,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 
 use crate::codec::CodecChoice;
-use crate::engine::{Backing, EngineOptions, ExportOptions, StoreSource};
+use crate::engine::{Backing, EngineOptions, ExportOptions, StoreSource, WriteBudget};
 use crate::error::Result;
 use crate::store::FileOptions;
 use crate::worker::{Polling, WorkersOptions};
@@ -35,6 +35,8 @@ struct StoreSpec {
     direct: bool,
     preallocate: bool,
     punch: bool,
+    write_bytes_per_day_max: Option<u64>,
+    write_burst_bytes: u64,
 }
 
 /// The keyword arguments of `Core.open`; `_core.pyi` documents them.
@@ -131,6 +133,12 @@ impl StoreSpec {
             backing: Backing::File(self.path, file),
             segment_bytes: self.segment_bytes,
             punch: self.punch,
+            budget: self
+                .write_bytes_per_day_max
+                .map(|bytes_per_day_max| WriteBudget {
+                    bytes_per_day_max,
+                    burst_bytes: self.write_burst_bytes,
+                }),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The engine against a plain array: random operations, small pool, small store, faults, restarts.
 
+mod cleaning;
 mod crash;
 mod faults;
 mod opening;
 mod quiet;
 mod switching;
+mod wear;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ struct Setup {
     pool_bytes_max: u64,
     store_bytes: u64,
     page_bytes: usize,
+    budget: Option<WriteBudget>,
 }
 
 const SMALL: Setup = Setup {
@@ -36,6 +39,7 @@ const SMALL: Setup = Setup {
     pool_bytes_max: 512 << 10,
     store_bytes: 4 << 20,
     page_bytes: PAGE,
+    budget: None,
 };
 
 /// Where the memory files of a test are; removed at its end.
@@ -84,6 +88,7 @@ fn options(
             backing: Backing::Device(Box::new(device) as Box<dyn Device>),
             segment_bytes: SEGMENT,
             punch: true,
+            budget: setup.budget,
         }),
         generation: 1,
     }
@@ -99,6 +104,7 @@ struct Run {
     model: Vec<Vec<u8>>,
     random: Random,
     refused: u64,
+    now: Duration,
 }
 
 const PAGES: u32 = 500;
@@ -122,7 +128,14 @@ impl Run {
             model: vec![vec![0; setup.page_bytes]; PAGES as usize],
             random: Random::new(seed),
             refused: 0,
+            now: Duration::ZERO,
         }
+    }
+
+    /// A step of background work, half a millisecond after the last one.
+    fn step(&mut self) -> Work {
+        self.now += Duration::from_micros(500);
+        self.engine.step(self.now)
     }
 
     /// Reads a page as a worker and a reader would together.
@@ -170,7 +183,7 @@ impl Run {
             match written {
                 Ok(Write::Done(tier)) => return Some(tier),
                 Ok(Write::Stall) => {
-                    self.engine.step();
+                    self.step();
                 }
                 Ok(Write::Fetch(place)) => {
                     let fetch = self.fetch(page, place);
@@ -221,7 +234,7 @@ impl Run {
                 self.model[page.0 as usize].fill(0);
             }
             60..70 => {
-                self.engine.step();
+                self.step();
             }
             _ => {
                 let found = self.read(page).expect("a page without fault");
@@ -319,9 +332,9 @@ fn random_operations_read_what_was_written() {
 /// A write asks for room, discards empty the pool, and only then does write-back look.
 #[test]
 fn a_late_call_for_room_does_not_make_an_empty_pool_stuck() {
-    let run = Run::new(SMALL, 1);
+    let mut run = Run::new(SMALL, 1);
     run.engine.bell().ask();
-    assert_eq!(run.engine.step(), Work::Idle);
+    assert_eq!(run.step(), Work::Idle);
     assert!(!run.engine.snapshot().pool.is_stuck);
 }
 
@@ -381,7 +394,7 @@ fn what_write_back_moves_is_the_oldest_and_what_was_read() {
         let data = page();
         run.patch(PageId(index), 0, &data).unwrap();
         run.model[index as usize] = data;
-        while run.engine.step() == Work::More {}
+        while run.step() == Work::More {}
     }
     let is_stored = |run: &mut Run, index| {
         let mut out = vec![0; PAGE];
@@ -518,15 +531,11 @@ fn victims_that_were_all_rewritten_do_not_look_like_an_empty_pool() {
         run.model[index as usize] = data;
     };
     (0..480).for_each(|index| write(&mut run, index));
-    assert_eq!(run.engine.step(), Work::More);
+    assert_eq!(run.step(), Work::More);
     assert!(run.stored_pages() > 0);
     // What the first step collected and did not write yet is rewritten.
     (0..300).for_each(|index| write(&mut run, index));
-    assert_eq!(
-        run.engine.step(),
-        Work::More,
-        "the pool is as full as before"
-    );
+    assert_eq!(run.step(), Work::More, "the pool is as full as before");
     run.verify();
     run.engine.check();
 }
@@ -570,7 +579,7 @@ fn a_request_for_room_that_was_met_does_not_make_an_empty_pool_stuck() {
     run.engine.discard(&mut run.lane, 0..PAGES);
     // Now there is nothing to write back, because all is free. It said Blocked, and for a second
     // every write that found no place at once was refused, with the whole store free.
-    assert_ne!(run.engine.step(), Work::Blocked);
+    assert_ne!(run.step(), Work::Blocked);
     assert!(!run.engine.snapshot().pool.is_stuck);
 }
 
