@@ -56,6 +56,10 @@ class StoreSpec(TypedDict):
     """Take all blocks now, so that a write cannot fail for want of them."""
     punch: bool
     """Give freed segments back to the file system."""
+    write_bytes_per_day_max: int | None
+    """Bytes that may be written to the file in a day, besides one burst; None: no limit."""
+    write_burst_bytes: int
+    """Bytes that may be written at once after a quiet time, and after opening."""
 
 @type_check_only
 class OpenReport(TypedDict):

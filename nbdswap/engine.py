@@ -130,6 +130,8 @@ def _store_spec(config: Config) -> "StoreSpec | None":
         "direct": store.direct,
         "preallocate": store.preallocate,
         "punch": store.punch,
+        "write_bytes_per_day_max": store.write_bytes_per_day_max,
+        "write_burst_bytes": store.write_burst_bytes,
     }
 
 

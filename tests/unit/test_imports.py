@@ -40,6 +40,7 @@ MAY_KNOW: dict[str, set[str]] = {
     # Numbers for people and machines: snapshots only.
     "metrics": {"snapshots"},
     "status": {"snapshots"},
+    "watch": {"logs", "snapshots"},
     "admin": VALUES | {"admin_client", "changes", "logs", "metrics", "snapshots", "status"},
     "status_view": VALUES | {"snapshots"},
     "admin_client": VALUES,
@@ -68,7 +69,8 @@ MAY_KNOW: dict[str, set[str]] = {
         "nbd",
         "server",
     }
-    | {"snapshots", "state", "stdio", "stop_request", "succession", "systemd", "takeover"},
+    | {"snapshots", "state", "stdio", "stop_request", "succession", "systemd", "takeover"}
+    | {"watch"},
     "lifecycle": SETTINGS
     | {"engine", "hardening", "listeners", "logs", "preflight", "service", "state", "stdio"}
     | {"systemd", "takeover"},
