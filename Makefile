@@ -88,6 +88,10 @@ bench: dev ## Run the benchmarks; BENCH_ARGS=...
 bench-pools: dev ## Measure the zpools on pages in files or the sample; BENCH_ARGS=...
 	$(BIN)/python bench/pools/measure.py $(BENCH_ARGS)
 
+.PHONY: bench-store
+bench-store: dev ## Measure what write-back costs a real disk, against fio; BENCH_ARGS=...
+	$(BIN)/python bench/store/measure.py $(BENCH_ARGS)
+
 .PHONY: clean
 clean: ## Remove all that was built or fetched, .venv too
 	rm -rf $(VENV) rust/target bench/target nbdswap/*.so tests/guest/cache

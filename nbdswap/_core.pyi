@@ -59,6 +59,10 @@ class StoreSpec(TypedDict):
     held_fd: int | None
     """The same file as a predecessor had it open and locked: taken in place of a new descriptor,
     the engine's from now on. One of another file is closed."""
+    write_bytes_per_day_max: int | None
+    """Bytes that may be written to the file in a day, besides one burst; None: no limit."""
+    write_burst_bytes: int
+    """Bytes that may be written at once after a quiet time, and after opening."""
 
 @type_check_only
 class OpenReport(TypedDict):

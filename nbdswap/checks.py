@@ -73,6 +73,21 @@ def size(low: int, high: int) -> Check:
     return check
 
 
+def size_or_none(low: int, high: int) -> Check:
+    """A size within bounds, or none: no limit."""
+    bounds = f"none or {format_size(low)} to {format_size(high)}"
+
+    def check(value: Any) -> int | None:
+        if value in (None, "none"):
+            return None
+        size_bytes = _read_size(value)
+        if not low <= size_bytes <= high:
+            raise unwanted(bounds)
+        return size_bytes
+
+    return check
+
+
 def size_of(*choices: int) -> Check:
     """One of a few sizes."""
     wanted = either([format_size(choice) for choice in choices])
@@ -169,18 +184,19 @@ def _address_or_none(value: Any) -> Address | None:
         raise unwanted(f"{TCP_WANTED}, or unix:PATH, or none") from None
 
 
-def _or_none(value: object) -> str:
+def or_none(value: object) -> str:
+    """As the file has it."""
     return "none" if value is None else str(value)
 
 
 AnyPath = Annotated[Path, BeforeValidator(_path), PlainSerializer(str)]
-PathOrNone = Annotated[Path | None, BeforeValidator(_path_or_none), PlainSerializer(_or_none)]
+PathOrNone = Annotated[Path | None, BeforeValidator(_path_or_none), PlainSerializer(or_none)]
 Unix = Annotated[
     UnixAddress, BeforeValidator(_unix), PlainSerializer(lambda address: str(address.path))
 ]
 Tcp = Annotated[TcpAddress, BeforeValidator(_tcp), PlainSerializer(str)]
 AddressOrNone = Annotated[
-    Address | None, BeforeValidator(_address_or_none), PlainSerializer(_or_none)
+    Address | None, BeforeValidator(_address_or_none), PlainSerializer(or_none)
 ]
 Text = Annotated[str, BeforeValidator(_text)]
 Flag = Annotated[bool, BeforeValidator(flag)]

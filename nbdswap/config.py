@@ -10,7 +10,7 @@ memory (`preflight`).
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from nbdswap.addresses import TcpAddress
@@ -23,10 +23,12 @@ from nbdswap.checks import (
     Text,
     Unix,
     integer,
+    or_none,
     polling_choice,
     seconds,
     size,
     size_of,
+    size_or_none,
     unwanted,
     word,
 )
@@ -64,6 +66,8 @@ SEGMENTS_MIN = 4
 # A record is a page and its header, and a segment has a header and a summary besides.
 SEGMENT_PAGES_MIN = 4
 POOL_FRAMES_MIN = 64
+# Write-back begins when a segment may be written, cleaning ahead of need when half a burst is left.
+BURST_SEGMENTS_MIN = 4
 
 Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(word("auto", "on", "off"))]
 PageBytes = Annotated[int, BeforeValidator(size_of(4 * KIB, 16 * KIB, 64 * KIB))]
@@ -130,6 +134,10 @@ class StoreConfig(Section):
     direct: Flag = True
     preallocate: Flag = False
     punch: Flag
+    write_bytes_per_day_max: Annotated[
+        int | None, BeforeValidator(size_or_none(MIB, 1024 * TIB)), PlainSerializer(or_none)
+    ] = None
+    write_burst_bytes: Annotated[int, BeforeValidator(size(MIB, 1024 * TIB))] = 4 * GIB
 
 
 class HardeningConfig(Section):
@@ -232,6 +240,10 @@ class Config(Section):
         if store.segment_bytes % (4 * KIB) or store.segment_bytes < segment_bytes_min:
             wanted = f"a multiple of 4K and at least {format_size(segment_bytes_min)}"
             raise misfit("store.segment_bytes", format_size(store.segment_bytes), wanted)
+        burst_bytes_min = BURST_SEGMENTS_MIN * store.segment_bytes
+        if store.write_burst_bytes < burst_bytes_min:
+            wanted = f"at least {BURST_SEGMENTS_MIN} segments ({format_size(burst_bytes_min)})"
+            raise misfit("store.write_burst_bytes", format_size(store.write_burst_bytes), wanted)
         capacity_bytes_min = SEGMENTS_MIN * store.segment_bytes
         if store.capacity_bytes < capacity_bytes_min:
             wanted = f"at least {SEGMENTS_MIN} segments ({format_size(capacity_bytes_min)})"

@@ -147,6 +147,8 @@ def _store_spec(config: Config, held_fd: int | None) -> "StoreSpec | None":
         "preallocate": store.preallocate,
         "punch": store.punch,
         "held_fd": held_fd,
+        "write_bytes_per_day_max": store.write_bytes_per_day_max,
+        "write_burst_bytes": store.write_burst_bytes,
     }
 
 

@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from nbdswap.snapshots import (
     FULLNESS,
+    LIVE_SHARES,
     CoreSnapshot,
     ExportSnapshot,
     LatencySnapshot,
@@ -28,6 +29,7 @@ from nbdswap.snapshots import (
     StoreSnapshot,
     UpgradeCounts,
     WorkerSnapshot,
+    write_amplification,
 )
 
 
@@ -239,6 +241,7 @@ _STORE_GAUGES: list[tuple[str, str]] = [
     ("used_bytes", "Segments in use."),
     ("live_bytes", "Records that a page points to."),
     ("segments_free", "Segments that can be written."),
+    ("over_budget", "1 if write-back waits because the bytes of the day are used up."),
     ("degraded", "1 if the last write failed: nothing is written back until one succeeds."),
 ]
 _STORE_COUNTERS: list[tuple[str, str]] = [
@@ -252,6 +255,8 @@ _STORE_COUNTERS: list[tuple[str, str]] = [
     ("bytes_written_back", "Compressed bytes of these pages."),
     ("pages_overtaken", "Pages written for nothing: changed while on their way."),
     ("pages_cleaned", "Pages moved from one segment to another."),
+    ("bytes_cleaned", "Compressed bytes of these pages."),
+    ("write_budget_waits", "Times that write-back began to wait for the budget."),
     ("write_errors", "Writes that the system refused."),
     ("read_errors", "Reads that the system refused."),
     ("fetch_races", "Reads that began again, since their page had changed meanwhile."),
@@ -267,15 +272,20 @@ def _store(store: StoreSnapshot) -> Iterator[Metric]:
         yield _counter(f"store_{key}", help_text, values[key])
     yield _gauge(
         "store_write_amplification_ratio",
-        "Pages written, cleaning included, for each page written back.",
+        "Bytes written, cleaning and overhead included, for each compressed byte written back.",
         write_amplification(store),
     )
-
-
-def write_amplification(store: StoreSnapshot) -> float:
-    """1 if cleaning never moved a page, and before anything was written back."""
-    written_back = store["pages_written_back"]
-    return (written_back + store["pages_cleaned"]) / written_back if written_back else 1.0
+    if store["write_budget_left_bytes"] is not None:
+        left_bytes = store["write_budget_left_bytes"]
+        yield _gauge("store_write_budget_left_bytes", "What may be written now.", left_bytes)
+    segments = GaugeMetricFamily(
+        "nbdswap_store_segments",
+        "Written segments by the share of a segment that lives, per cent.",
+        labels=["live"],
+    )
+    for share, count in zip(LIVE_SHARES, store["segments_by_live_share"], strict=True):
+        segments.add_metric([share], count)
+    yield segments
 
 
 def _memory(core: CoreSnapshot) -> Iterator[Metric]:

@@ -35,6 +35,7 @@ from nbdswap.succession import after_stop
 from nbdswap.successor import Program
 from nbdswap.takeover import TakenOver
 from nbdswap.upgrade import SIGNALS, Upgradable, Upgrader
+from nbdswap.watch import watch
 
 log = EventLog("service")
 
@@ -119,9 +120,11 @@ class Service:
                 if stdio is not None and stdio.bridge is not None:
                     # It ends by itself when the engine closes its side.
                     tasks.create_task(carry(stdio.bridge))
+                watcher = tasks.create_task(watch(self._engine.snapshot))
                 await self._server.run(listeners, stdio.client if stdio else None)
                 close_all(listeners)
                 await self._finish(stop)
+                watcher.cancel()
             self._stopped_in_order = True
         finally:
             await site.stop()

@@ -46,6 +46,10 @@ FULLNESS = ("empty", *(f"{low}-{low + 10}" for low in range(0, 100, 10)), "full"
 """Groups of blocks by the share of slots in use, per cent; the upper bound is in the next one."""
 
 
+LIVE_SHARES = tuple(f"{low}-{low + 10}" for low in range(0, 100, 10))
+"""Groups of segments by the share of a segment that lives, per cent; upper bounds as above."""
+
+
 class ClassSnapshot(TypedDict):
     """One size class of the zpool."""
 
@@ -137,6 +141,16 @@ class StoreSnapshot(TypedDict):
     pages_overtaken: int
     """Pages that were rewritten or discarded while they were on their way."""
     pages_cleaned: int
+    bytes_cleaned: int
+    """Compressed bytes of pages that cleaning moved from one segment to another."""
+    segments_by_live_share: list[int]
+    """Written segments by LIVE_SHARES."""
+    write_budget_left_bytes: int | None
+    """What may be written now, as of the last background work; None: no limit is set."""
+    write_budget_waits: int
+    """Times that write-back had to wait because the budget was used up."""
+    over_budget: bool
+    """It waits now: nothing is written back until time allows more."""
     write_errors: int
     read_errors: int
     checksum_errors: int
@@ -146,6 +160,12 @@ class StoreSnapshot(TypedDict):
     """Reads that found, back from the store, that their page had changed, and began again."""
     degraded: bool
     """The last write failed: nothing is written back until one succeeds."""
+
+
+def write_amplification(store: StoreSnapshot) -> float:
+    """Bytes given to the device, over compressed bytes that left the pool; 1 before any did."""
+    written_back = store["bytes_written_back"]
+    return store["written_bytes"] / written_back if written_back else 1.0
 
 
 class TableSnapshot(TypedDict):

@@ -6,7 +6,7 @@ A stable subset of the snapshot under stable names. Not here: how it looks (`sta
 from dataclasses import asdict
 from typing import Any
 
-from nbdswap.snapshots import CoreSnapshot, Snapshot
+from nbdswap.snapshots import CoreSnapshot, Snapshot, StoreSnapshot, write_amplification
 
 FORMAT = 1
 
@@ -20,8 +20,13 @@ def hints_of(core: CoreSnapshot) -> list[str]:
             f"the last write to {store['path']} failed: nothing is written back until one "
             "succeeds; look at the disk and at the log"
         )
+    if store is not None and store["over_budget"]:
+        hints.append(
+            "the bytes that may be written to the store are used up: nothing is written back until "
+            "time allows more; raise store.write_bytes_per_day_max, or let clients swap less"
+        )
     if pool["is_stuck"]:
-        cure = "there is no store" if store is None else "the store has no room or fails"
+        cure = "there is no store" if store is None else "the store has no room, fails or may not"
         hints.append(
             f"the pool is full and nothing can be written back, {cure}: writes are refused with "
             "ENOSPC until pages are discarded"
@@ -33,6 +38,12 @@ def hints_of(core: CoreSnapshot) -> list[str]:
                 "fails until they are written or discarded"
             )
     return hints
+
+
+def _store(store: StoreSnapshot | None) -> dict[str, Any] | None:
+    if store is None:
+        return None
+    return {**store, "write_amplification": round(write_amplification(store), 3)}
 
 
 def status_of(snapshot: Snapshot) -> dict[str, Any]:
@@ -56,7 +67,7 @@ def status_of(snapshot: Snapshot) -> dict[str, Any]:
         "hints": hints_of(core),
         "exports": core["exports"],
         "pool": core["pool"],
-        "store": core["store"],
+        "store": _store(core["store"]),
         "memory": {
             "pool_used_bytes": core["pool"]["used_bytes"],
             "table_resident_bytes": core["table"]["bytes_resident"],

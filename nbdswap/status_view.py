@@ -115,7 +115,8 @@ def _classes(pool: Status) -> Table:
 
 
 def _store(store: Status) -> Table:
-    table = Table("path", "capacity", "used", "live", "written", "pages written back", "errors")
+    columns = ("capacity", "used", "live", "written", "pages written back")
+    table = Table("path", *columns, "amplification", "errors")
     table.title = "Store (degraded: nothing is written back)" if store["degraded"] else "Store"
     errors = store["write_errors"] + store["read_errors"] + store["checksum_errors"]
     sizes = [store[f"{key}_bytes"] for key in ("capacity", "used", "live", "written")]
@@ -123,8 +124,13 @@ def _store(store: Status) -> Table:
         store["path"],
         *map(human_size, sizes),
         f"{store['pages_written_back']:,}",
+        f"{store['write_amplification']:.2f}",
         f"{errors:,}",
     )
+    left_bytes = store["write_budget_left_bytes"]
+    if left_bytes is not None:
+        waits = " (used up: nothing is written back)" if store["over_budget"] else ""
+        table.caption = f"may be written now: {human_size(left_bytes)}{waits}"
     return _right(table, first=1)
 
 

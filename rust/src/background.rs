@@ -1,4 +1,5 @@
-//! The thread that does background work: it steps while there is work and sleeps at the bell.
+//! The threads that do background work: one steps while there is work and sleeps at the bell, the other
+//! writes to the store what the first one sends there.
 //!
 //! Not here: what a step does (`writeback`). Locking: none beyond the engine's and the bell's.
 
@@ -6,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::engine::Engine;
 use crate::worker::STACK_BYTES;
@@ -18,16 +19,49 @@ const QUIET: Duration = Duration::from_millis(100);
 /// How long a store that could not take anything is left alone.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The running thread; stops when dropped.
+/// The running threads; they stop when dropped.
 pub struct Background {
     engine: Arc<Engine>,
     is_stopping: Arc<AtomicBool>,
-    thread_id: Arc<AtomicI32>,
-    thread: Option<JoinHandle<()>>,
+    stepper: Thread,
+    writer: Thread,
+}
+
+/// A thread and the kernel's number of it.
+struct Thread {
+    id: Arc<AtomicI32>,
+    handle: Option<JoinHandle<()>>,
+}
+
+impl Thread {
+    fn start(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
+        let id = Arc::new(AtomicI32::new(0));
+        let builder = Builder::new().name(name.into()).stack_size(STACK_BYTES);
+        let handle = builder.spawn({
+            let id = Arc::clone(&id);
+            move || {
+                let own = rustix::thread::gettid().as_raw_nonzero().get();
+                id.store(own, Ordering::Release);
+                work();
+            }
+        })?;
+        Ok(Thread {
+            id,
+            handle: Some(handle),
+        })
+    }
+
+    fn join(&mut self) {
+        if let Some(handle) = self.handle.take()
+            && handle.join().is_err()
+        {
+            eprintln!("nbdswap: a background thread panicked; its message is above");
+        }
+    }
 }
 
 impl Background {
-    /// Starts the thread. `space_changed` is called after every piece of work, and when nothing more
+    /// Starts the threads. `space_changed` is called after every piece of work, and when nothing more
     /// can be done: writes that wait for room look again.
     ///
     /// # Errors
@@ -37,44 +71,48 @@ impl Background {
         space_changed: impl Fn() + Send + 'static,
     ) -> io::Result<Background> {
         let is_stopping = Arc::new(AtomicBool::new(false));
-        let thread_id = Arc::new(AtomicI32::new(0));
-        let builder = Builder::new()
-            .name("nbdswap-back".into())
-            .stack_size(STACK_BYTES);
-        let thread = builder.spawn({
+        let writer = Thread::start("nbdswap-write", {
+            let engine = Arc::clone(&engine);
+            engine.dispatch().open();
+            move || engine.serve_writes()
+        });
+        // Without a thread that serves, batches are written by the one that steps.
+        let writer = writer.inspect_err(|_| engine.dispatch().close())?;
+        let stepper = Thread::start("nbdswap-back", {
             let (engine, is_stopping) = (Arc::clone(&engine), Arc::clone(&is_stopping));
-            let thread_id = Arc::clone(&thread_id);
-            move || {
-                let id = rustix::thread::gettid().as_raw_nonzero().get();
-                thread_id.store(id, Ordering::Release);
-                while !is_stopping.load(Ordering::Acquire) {
-                    let is_asked = engine.bell().is_asked();
-                    let work = engine.step();
-                    // Nobody waits who has not asked, and waking workers is not free.
-                    if is_asked || matches!(work, Work::More | Work::Blocked) {
-                        space_changed();
-                    }
-                    match work {
-                        Work::More => {}
-                        // What can wait is looked at a few times a second, whoever writes how much.
-                        Work::Idle if engine.bell().wait() => {}
-                        Work::Idle | Work::Later => engine.bell().pause(QUIET),
-                        Work::Blocked => engine.bell().pause(RETRY),
-                    }
-                }
-            }
-        })?;
+            move || step_until(&engine, &is_stopping, &space_changed)
+        });
+        let stepper = stepper.inspect_err(|_| engine.dispatch().close())?;
         Ok(Background {
             engine,
             is_stopping,
-            thread_id,
-            thread: Some(thread),
+            stepper,
+            writer,
         })
     }
 
-    /// The kernel's number of the thread, 0 until it runs.
-    pub fn thread_id(&self) -> i32 {
-        self.thread_id.load(Ordering::Acquire)
+    /// The kernel's numbers of the threads, 0 until they run.
+    pub fn thread_ids(&self) -> [i32; 2] {
+        [&self.stepper, &self.writer].map(|thread| thread.id.load(Ordering::Acquire))
+    }
+}
+
+fn step_until(engine: &Engine, is_stopping: &AtomicBool, space_changed: &impl Fn()) {
+    let start = Instant::now();
+    while !is_stopping.load(Ordering::Acquire) {
+        let is_asked = engine.bell().is_asked();
+        let work = engine.step(start.elapsed());
+        // Nobody waits who has not asked, and waking workers is not free.
+        if is_asked || matches!(work, Work::More | Work::Blocked) {
+            space_changed();
+        }
+        match work {
+            Work::More => {}
+            // What can wait is looked at a few times a second, whoever writes how much.
+            Work::Idle if engine.bell().wait() => {}
+            Work::Idle | Work::Later => engine.bell().pause(QUIET),
+            Work::Blocked => engine.bell().pause(RETRY),
+        }
     }
 }
 
@@ -82,10 +120,9 @@ impl Drop for Background {
     fn drop(&mut self) {
         self.is_stopping.store(true, Ordering::Release);
         self.engine.bell().ring();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            eprintln!("nbdswap: the background thread panicked; its message is above");
-        }
+        // The stepper first: it may wait for a batch that the writer has.
+        self.stepper.join();
+        self.engine.dispatch().close();
+        self.writer.join();
     }
 }

@@ -10,6 +10,7 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::io;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use nbdswap_core::codec::{CODECS, CodecChoice, Compressor, Decompressor};
 use nbdswap_core::engine::{
@@ -116,6 +117,7 @@ fn engine(codec: &str, zpool: ZpoolKind) -> Engine {
             backing: Backing::Device(Box::new(Memory(Mutex::new(vec![0; 8 << 20])))),
             segment_bytes: 64 << 10,
             punch: true,
+            budget: None,
         }),
         generation: 1,
     };
@@ -155,14 +157,14 @@ impl Bench {
                 .expect("room")
                 == Write::Stall
             {
-                self.engine.step();
+                self.engine.step(Duration::from_micros(self.fetches.into()));
             }
             self.fetch_if_stored(page);
             let far = PageId((index + PAGES / 2) % PAGES);
             self.fetch_if_stored(far);
             let patched = self.engine.patch(&mut self.lane, page, 100, &[7; 50]);
             assert_ne!(patched.expect("room"), Write::Stall);
-            self.engine.step();
+            self.engine.step(Duration::from_micros(self.fetches.into()));
             match index % 10 {
                 8 => self
                     .engine

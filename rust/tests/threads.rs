@@ -118,6 +118,7 @@ impl World {
                 backing: Backing::Device(Box::new(Slow(device))),
                 segment_bytes: 32 << 10,
                 punch: true,
+                budget: None,
             }),
             generation: 1,
         })

@@ -23,8 +23,8 @@ POOL_BYTES = 64 * MIB
 FILL_BYTES = 4 * POOL_BYTES  # When compressed; twice as much is written.
 WRITE_BYTES = MIB
 SAMPLE_BYTES = 16 * MIB
-# Interpreter, libraries, stacks and buffers of workers and readers: 87 to 89 MiB were measured
-# with all of it locked, 71 without.
+# Interpreter, libraries, stacks and buffers of workers, readers and write-back: 86 MiB were
+# measured with all of it locked.
 FIXED_BYTES_MAX = 96 * MIB
 # A receive and a send buffer and the session's books: 1.06 MiB were measured.
 CONNECTION_BYTES_MAX = MIB * 5 // 4

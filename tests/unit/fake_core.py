@@ -43,6 +43,7 @@ class FakeCore:
         self.attached_to: dict[int, str] = {}
         self.refuses_attach = False
         self.pages: dict[str, dict[str, int]] = {}
+        self.write_budget_left_bytes: int | None = 1 << 30
         self.former_objects = {"zsmalloc": 8}
         self._ended: list[tuple[int, str]] = []
         self._ended_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -266,9 +267,14 @@ class FakeCore:
             "records_written": 150,
             "records_read": 11,
             "pages_written_back": 100,
-            "bytes_written_back": 100000,
+            "bytes_written_back": 2 << 20,
             "pages_overtaken": 2,
             "pages_cleaned": 50,
+            "bytes_cleaned": 50000,
+            "segments_by_live_share": list(range(1, 11)),
+            "write_budget_left_bytes": self.write_budget_left_bytes,
+            "write_budget_waits": 2,
+            "over_budget": False,
             "write_errors": 1,
             "read_errors": 2,
             "checksum_errors": 3,

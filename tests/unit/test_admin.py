@@ -147,10 +147,11 @@ def test_hints_say_what_an_operator_should_act_on() -> None:
     source.core.opened_with["store"] = {"path": "/s", "capacity_bytes": 1 << 30}
     core: CoreSnapshot = source.core.snapshot()
     assert core["store"] is not None
-    core["store"]["degraded"] = core["pool"]["is_stuck"] = True
+    core["store"]["degraded"] = core["store"]["over_budget"] = core["pool"]["is_stuck"] = True
     core["exports"][0]["pages"]["lost"] = 7
-    failing, stuck, lost = hints_of(core)
+    failing, spent, stuck, lost = hints_of(core)
     assert failing.startswith("the last write to /s failed")
+    assert "store.write_bytes_per_day_max" in spent
     assert "refused with ENOSPC" in stuck
     assert lost.startswith("export swap has lost 7 pages")
 

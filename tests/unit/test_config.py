@@ -124,6 +124,14 @@ def test_the_printed_configuration_reads_back_to_the_same(machine: Machine, tmp_
             "store: {capacity_bytes: 3M}",
             "store.capacity_bytes is 3M, wanted at least 4 segments (4M)",
         ),
+        (
+            "store: {write_bytes_per_day_max: 5K}",
+            "store.write_bytes_per_day_max is 5K, wanted none or 1M to 1024T",
+        ),
+        (
+            "store: {write_burst_bytes: 3M}",
+            "store.write_burst_bytes is 3M, wanted at least 4 segments (4M)",
+        ),
         ("store: {direct: 1}", "store.direct is 1, wanted true or false"),
         (
             "store: {segment_bytes: 17000}",

@@ -40,6 +40,7 @@ MAY_KNOW: dict[str, set[str]] = {
     # Numbers for people and machines: snapshots only.
     "metrics": {"snapshots"},
     "status": {"snapshots"},
+    "watch": {"logs", "snapshots"},
     "admin": VALUES | {"admin_client", "changes", "logs", "metrics", "snapshots", "status"},
     "status_view": VALUES | {"admin_client", "snapshots"},
     "admin_client": VALUES,
@@ -74,7 +75,7 @@ MAY_KNOW: dict[str, set[str]] = {
         "server",
     }
     | {"snapshots", "state", "stdio", "stop_request", "succession", "successor", "systemd"}
-    | {"takeover", "upgrade"},
+    | {"takeover", "upgrade", "watch"},
     "lifecycle": SETTINGS
     | {"engine", "handover", "hardening", "listeners", "logs", "preflight", "service", "state"}
     | {"stdio", "systemd", "takeover"},

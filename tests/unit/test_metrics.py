@@ -7,8 +7,8 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from nbdswap.metrics import registry_of, write_amplification
-from nbdswap.snapshots import ServerSnapshot, Snapshot, UpgradeCounts
+from nbdswap.metrics import registry_of
+from nbdswap.snapshots import ServerSnapshot, Snapshot, UpgradeCounts, write_amplification
 from tests.unit.fake_core import FakeCore
 
 README = Path(__file__).parents[2] / "README.md"
@@ -111,6 +111,12 @@ def test_numbers_arrive_unchanged(core: FakeCore, server: ServerSnapshot) -> Non
         "nbdswap_store_degraded": 0,
         "nbdswap_store_pages_written_back_total": 100,
         "nbdswap_store_write_amplification_ratio": 1.5,
+        "nbdswap_store_bytes_cleaned_total": 50000,
+        "nbdswap_store_write_budget_left_bytes": 1 << 30,
+        "nbdswap_store_write_budget_waits_total": 2,
+        "nbdswap_store_over_budget": 0,
+        'nbdswap_store_segments{live="0-10"}': 1,
+        'nbdswap_store_segments{live="90-100"}': 10,
         "nbdswap_table_resident_bytes": 8192,
         "nbdswap_connections_accepted_total": 9,
         'nbdswap_worker_sleeps_total{worker="0"}': 40,
@@ -158,6 +164,15 @@ def test_upgrades_are_counted_by_outcome(core: FakeCore, server: ServerSnapshot)
     assert samples["nbdswap_upgrade_pause_seconds"] == 0.5
 
 
+def test_without_a_budget_nothing_is_said_to_be_left_of_it(
+    core: FakeCore, server: ServerSnapshot
+) -> None:
+    core.write_budget_left_bytes = None
+    samples = scrape(core, server)
+    assert "nbdswap_store_write_budget_left_bytes" not in samples
+    assert "nbdswap_store_over_budget" in samples
+
+
 def test_a_server_that_stops_is_not_ready(core: FakeCore, server: ServerSnapshot) -> None:
     stopping = ServerSnapshot(
         **{f: getattr(server, f) for f in server.__slots__} | {"stopping": True}
@@ -168,5 +183,5 @@ def test_a_server_that_stops_is_not_ready(core: FakeCore, server: ServerSnapshot
 def test_write_amplification_of_an_unused_store_is_one(core: FakeCore) -> None:
     store = core.snapshot()["store"]
     assert store is not None
-    store["pages_written_back"] = store["pages_cleaned"] = 0
+    store["written_bytes"] = store["bytes_written_back"] = 0
     assert write_amplification(store) == 1

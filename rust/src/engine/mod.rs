@@ -21,6 +21,7 @@ mod tests;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 pub use bell::Bell;
 pub use fetch::{FETCH_BATCH_MAX, Fetch, ReaderLane, StorePlace, Ticket};
@@ -37,7 +38,8 @@ pub use crate::stats::Tier;
 use crate::stats::LaneStats;
 use crate::table::{ObjectAt, PageGuard, Place, Word};
 use crate::tiers::{Pressure, Tiers};
-use crate::writeback::{Context, Work, Writeback, WritebackStats};
+pub use crate::writeback::WriteBudget;
+use crate::writeback::{Context, Dispatch, Work, Writeback, WritebackStats};
 use crate::zpool::{AllocError, Tag, Zpool};
 
 /// Number of an export.
@@ -116,6 +118,7 @@ pub struct Engine {
     /// Held while the zpool is changed.
     zpool_switch: Mutex<()>,
     writeback: Mutex<Writeback>,
+    dispatch: Arc<Dispatch>,
     writeback_stats: WritebackStats,
     writeback_lane: Arc<LaneStats>,
     lanes: Mutex<Vec<Arc<LaneStats>>>,
@@ -348,8 +351,9 @@ impl Engine {
         }
     }
 
-    /// One bounded piece of background work. Only one thread does it at a time.
-    pub fn step(&self) -> Work {
+    /// One bounded piece of background work, `now` being the time since the engine was opened. Only
+    /// one thread does it at a time.
+    pub fn step(&self, now: Duration) -> Work {
         self.codec.tidy();
         let mut writeback = self
             .writeback
@@ -359,8 +363,23 @@ impl Engine {
             tiers: &self.tiers,
             lane: &self.writeback_lane,
             stats: &self.writeback_stats,
+            now,
         };
         writeback.step(&context, self.bell.take_asked())
+    }
+
+    /// Where a thread may write batches to the store while [`step`](Self::step) fills others. See
+    /// [`serve_writes`](Self::serve_writes).
+    pub fn dispatch(&self) -> &Dispatch {
+        &self.dispatch
+    }
+
+    /// Writes what [`step`](Self::step) sends to the store, until the dispatch is closed; for a thread
+    /// of its own. Returns at once without a store.
+    pub fn serve_writes(&self) {
+        if let Some(store) = &self.tiers.store {
+            self.dispatch.serve(store);
+        }
     }
 
     /// Walks everything and panics on a contradiction. For tests: nothing else may run meanwhile.

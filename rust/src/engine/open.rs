@@ -21,7 +21,7 @@ use crate::stats::LaneStats;
 use crate::store::{self, Device, FileOptions, ReadBuffer, Store, StoreOptions};
 use crate::table::{ObjectAt, Place, Table, Word};
 use crate::tiers::{Marks, Tiers};
-use crate::writeback::{Writeback, WritebackStats};
+use crate::writeback::{Dispatch, WriteBudget, Writeback, WritebackStats};
 use crate::zpool::words::SharedWords;
 use crate::zpool::{Arena, ArenaOptions, Pools, Tag, Zpool, ZpoolKind};
 
@@ -59,6 +59,8 @@ pub struct StoreSource {
     pub segment_bytes: u32,
     /// Give freed segments back to the file system.
     pub punch: bool,
+    /// What may be written; None: no limit.
+    pub budget: Option<WriteBudget>,
 }
 
 /// All that an engine is made of.
@@ -118,6 +120,7 @@ impl Engine {
     /// not ours, [`Error::Io`] from the system.
     pub fn open(mut options: EngineOptions) -> Result<(Engine, OpenReport)> {
         validate(&options)?;
+        let budget = options.store.as_ref().and_then(|store| store.budget);
         let mut report = OpenReport::default();
         let mut exports = lay_out(&options)?;
         let table = open_table(&options, &mut exports, &mut report)?;
@@ -159,10 +162,12 @@ impl Engine {
         if let (true, Some(store)) = (adopt_store, &tiers.store) {
             store.adopted();
         }
+        let dispatch = Arc::new(Dispatch::default());
         let engine = Engine {
             accept_bytes_max: AtomicUsize::new(tiers.pool.accept_bytes_max(options.page_bytes)),
             zpool_switch: Mutex::new(()),
-            writeback: Mutex::new(Writeback::new(&tiers)),
+            writeback: Mutex::new(Writeback::new(&tiers, budget, Arc::clone(&dispatch))),
+            dispatch,
             writeback_stats: WritebackStats::default(),
             writeback_lane: Arc::clone(&lane),
             lanes: Mutex::new(vec![lane]),

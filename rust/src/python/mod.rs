@@ -156,7 +156,7 @@ impl Core {
     fn thread_ids(&self) -> PyResult<Vec<i32>> {
         self.with(|running| {
             let mut ids = running.workers()?.thread_ids();
-            ids.extend(running.background.iter().map(Background::thread_id));
+            ids.extend(running.background.iter().flat_map(Background::thread_ids));
             Ok(ids)
         })
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use pyo3::prelude::*;
 
 use crate::codec::CodecChoice;
-use crate::engine::{Backing, EngineOptions, ExportOptions, StoreSource};
+use crate::engine::{Backing, EngineOptions, ExportOptions, StoreSource, WriteBudget};
 use crate::error::Result;
 use crate::store::FileOptions;
 use crate::worker::{Polling, WorkersOptions};
@@ -37,6 +37,8 @@ struct StoreSpec {
     preallocate: bool,
     punch: bool,
     held_fd: Option<RawFd>,
+    write_bytes_per_day_max: Option<u64>,
+    write_burst_bytes: u64,
 }
 
 /// The keyword arguments of `Core.open`; `_core.pyi` documents them.
@@ -137,6 +139,12 @@ impl StoreSpec {
             backing,
             segment_bytes: self.segment_bytes,
             punch: self.punch,
+            budget: self
+                .write_bytes_per_day_max
+                .map(|bytes_per_day_max| WriteBudget {
+                    bytes_per_day_max,
+                    burst_bytes: self.write_burst_bytes,
+                }),
         }
     }
 }

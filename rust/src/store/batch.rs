@@ -4,6 +4,10 @@
 //! begin, push, commit, (retain), seal. Its records can be walked from the first push until the
 //! next begin, also after a failed commit.
 //!
+//! Several batches may be open at once. Each gets its sequence when it is committed, so sequences
+//! tell the order of the commits: of two records of one page the later committed one is the newer,
+//! if its owner never has a page in two open batches.
+//!
 //! Not here: which segment it becomes (`segment`), the write (`log`).
 //! Locking: none, the owner's.
 
@@ -11,7 +15,7 @@ use super::buffer::AlignedBuffer;
 use super::geometry::{Geometry, Location, SegmentIndex};
 use super::layout::{
     ENTRY_BYTES, Entry, HEAD_BYTES, Head, Key, OBJECT_BYTES_MAX, RECORD_HEADER_BYTES, RECORDS_MAX,
-    Shape, encode_record, record_bytes,
+    Shape, place_record, record_bytes, seal_record,
 };
 use super::log::RecordRef;
 
@@ -30,6 +34,7 @@ pub struct Batch {
     pub(super) buffer: AlignedBuffer,
     pub(super) state: State,
     pub(super) segment: SegmentIndex,
+    /// 0 until the commit.
     pub(super) sequence: u64,
     key: Key,
     start: Location,
@@ -52,12 +57,12 @@ impl Batch {
         }
     }
 
-    pub(super) fn open(&mut self, segment: SegmentIndex, start: Location, sequence: u64) {
+    pub(super) fn open(&mut self, segment: SegmentIndex, start: Location) {
         assert_eq!(self.state, State::Idle, "a batch was begun twice");
         self.state = State::Open;
         self.segment = segment;
         self.start = start;
-        self.sequence = sequence;
+        self.sequence = 0;
         self.shape = Shape {
             records: 0,
             records_bytes: 0,
@@ -78,19 +83,46 @@ impl Batch {
             codec,
         };
         let bytes = record_bytes(entry.bytes);
-        let grown = Shape {
-            records: self.shape.records + 1,
-            records_bytes: self.shape.records_bytes + bytes,
-        };
-        if grown.records > RECORDS_MAX || grown.summary_end() + HEAD_BYTES > self.buffer.len() {
+        if !self.fits(1, bytes) {
             return None;
         }
         let from = self.shape.summary_at();
         let location = Location::at_offset(self.start.offset() + from as u64);
-        let raw = &mut self.buffer[from..from + bytes as usize];
-        encode_record(raw, &self.key, self.sequence, location, &entry, object);
-        self.shape = grown;
+        place_record(
+            &mut self.buffer[from..from + bytes as usize],
+            &entry,
+            object,
+        );
+        self.shape = self.grown(1, bytes);
         Some(location)
+    }
+
+    /// Would so many more records, of `records_bytes` together, find room?
+    pub fn fits(&self, records: u32, records_bytes: u32) -> bool {
+        let grown = self.grown(records, records_bytes);
+        grown.records <= RECORDS_MAX && grown.summary_end() + HEAD_BYTES <= self.buffer.len()
+    }
+
+    fn grown(&self, records: u32, records_bytes: u32) -> Shape {
+        Shape {
+            records: self.shape.records + records,
+            records_bytes: self.shape.records_bytes + records_bytes,
+        }
+    }
+
+    /// Does it take records?
+    pub fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
+    /// Bytes that a commit would write now.
+    pub fn written_bytes(&self) -> u64 {
+        self.shape.written_bytes() as u64
+    }
+
+    /// Bytes of its records so far.
+    pub fn records_bytes(&self) -> u32 {
+        self.shape.records_bytes
     }
 
     /// Records so far.
@@ -124,19 +156,23 @@ impl Batch {
         self.shape
     }
 
-    /// Completes the segment around the records: all that is to be written.
-    pub(super) fn finish(&mut self) -> &[u8] {
+    /// Completes the segment around the records, under its sequence: all that is to be written.
+    pub(super) fn finish(&mut self, sequence: u64) -> &[u8] {
         assert!(
             self.state == State::Open && !self.is_empty(),
             "a commit of nothing"
         );
+        self.sequence = sequence;
         let shape = self.shape;
         let (summary_at, summary_end) = (shape.summary_at(), shape.summary_end());
         let mut from = HEAD_BYTES;
         for to in (summary_at..summary_end).step_by(ENTRY_BYTES) {
             let (entry, _) = self.record(from);
+            let end = from + record_bytes(entry.bytes) as usize;
+            let at = Location::at_offset(self.start.offset() + from as u64);
+            seal_record(&mut self.buffer[from..end], &self.key, sequence, at, &entry);
             self.buffer.copy_within(from..from + ENTRY_BYTES, to);
-            from += record_bytes(entry.bytes) as usize;
+            from = end;
         }
         assert_eq!(
             from, summary_at,

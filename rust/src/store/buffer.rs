@@ -18,7 +18,9 @@ pub struct AlignedBuffer {
 impl AlignedBuffer {
     /// A buffer of `bytes`.
     pub fn new(bytes: usize) -> Self {
-        let room = vec![0; bytes + BLOCK_BYTES - 1].into_boxed_slice();
+        // Written to and not only asked for: later there may be no memory for it.
+        let mut room = vec![0xff; bytes + BLOCK_BYTES - 1].into_boxed_slice();
+        std::hint::black_box(&mut room).fill(0);
         let start = room.as_ptr().align_offset(BLOCK_BYTES);
         assert!(
             start < BLOCK_BYTES,

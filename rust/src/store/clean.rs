@@ -2,7 +2,7 @@
 //!
 //! Cleaning is the caller's loop: `victim`, `segment_records`, read those that its table still
 //! points to, push them into a batch begun for cleaning, commit, publish, release the old places.
-//! The last release frees the segment.
+//! The last release frees the segment. A batch may hold what lives in many segments.
 //!
 //! Locking: none here, see `segment`. One thread cleans at a time.
 
@@ -19,6 +19,7 @@ use super::layout::{
 };
 use super::log::{RecordRef, Store};
 use super::read::{READ_BYTES_MAX, ReadBuffer, Span};
+use super::segment::{Candidates, Choice};
 
 /// Segments that one call of `tidy` discards at most.
 const DISCARDS_PER_CALL: u32 = 8;
@@ -31,12 +32,36 @@ const _: () = {
 };
 
 impl Store {
-    /// The sealed segment with the fewest living bytes, if they are at most `live_percent_max` of
-    /// a segment: above that, cleaning writes nearly as much as it frees.
-    pub fn victim(&self, live_percent_max: u32) -> Option<SegmentIndex> {
+    /// The segment to empty next, of those of which at most `live_percent_max` lives: above that,
+    /// cleaning writes nearly as much as it frees. It is not named again until it was freed, or
+    /// [`spare`](Self::spare)d.
+    pub fn victim(
+        &self,
+        candidates: &mut Candidates,
+        choice: Choice,
+        live_percent_max: u32,
+    ) -> Option<SegmentIndex> {
         assert!(live_percent_max <= 100, "{live_percent_max} percent");
-        let limit = u64::from(self.geometry.segment_bytes) * u64::from(live_percent_max) / 100;
-        self.segments.victim(limit as u32)
+        let segment_bytes = self.geometry.segment_bytes;
+        let limit = u64::from(segment_bytes) * u64::from(live_percent_max) / 100;
+        self.segments
+            .victim(candidates, choice, limit as u32, segment_bytes)
+    }
+
+    /// The place where a segment begins.
+    pub fn start(&self, segment: SegmentIndex) -> Location {
+        self.geometry.start(segment)
+    }
+
+    /// As [`set_aside`](Self::set_aside), for the segment around `location`.
+    pub fn set_aside_at(&self, location: Location) {
+        self.set_aside(self.geometry.segment(location));
+    }
+
+    /// What was moved out of the segment around `location` did not reach the device: it may be
+    /// named again.
+    pub fn spare(&self, location: Location) {
+        self.segments.spare(self.geometry.segment(location));
     }
 
     /// Keeps [`victim`](Self::victim) from naming a segment that could not be emptied, because

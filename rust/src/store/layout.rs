@@ -224,24 +224,24 @@ impl Entry {
     }
 }
 
-/// Writes a record into `raw`, which is exactly [`record_bytes`] long.
-pub fn encode_record(
-    raw: &mut [u8],
-    key: &Key,
-    sequence: u64,
-    at: Location,
-    entry: &Entry,
-    object: &[u8],
-) {
+/// Writes a record into `raw`, which is exactly [`record_bytes`] long, all but its checksum.
+pub fn place_record(raw: &mut [u8], entry: &Entry, object: &[u8]) {
     assert_eq!(object.len(), entry.bytes as usize);
     assert_eq!(raw.len(), record_bytes(entry.bytes) as usize);
-    let header = entry.encode();
     let (head, body) = raw.split_at_mut(RECORD_HEADER_BYTES);
-    head[..ENTRY_BYTES].copy_from_slice(&header);
-    head[ENTRY_BYTES..].copy_from_slice(&key.checksum(sequence, at, header, object).to_le_bytes());
+    head[..ENTRY_BYTES].copy_from_slice(&entry.encode());
     body[..object.len()].copy_from_slice(object);
     // The buffer was used before: what it held must not reach the disk as padding.
     body[object.len()..].fill(0);
+}
+
+/// Completes the record of `entry` in `raw` with its checksum: the sequence of a segment is known
+/// only when the segment is about to be written.
+pub fn seal_record(raw: &mut [u8], key: &Key, sequence: u64, at: Location, entry: &Entry) {
+    let (head, body) = raw.split_at_mut(RECORD_HEADER_BYTES);
+    let object = &body[..entry.bytes as usize];
+    let checksum = key.checksum(sequence, at, entry.encode(), object);
+    head[ENTRY_BYTES..].copy_from_slice(&checksum.to_le_bytes());
 }
 
 /// The object of the record at the beginning of `raw`, if it is the one that is wanted there.

@@ -92,11 +92,19 @@ impl Store {
         (self.geometry.segment_bytes / record_bytes(1)).min(RECORDS_MAX) as usize
     }
 
-    /// Are so few segments free that cleaning should begin? A sixteenth of all, and four where
-    /// that is less, keeps the choice of what to clean wide.
-    pub fn is_low(&self) -> bool {
-        let enough = (self.geometry.segments / 16).max(4);
-        self.segments.free_count() <= enough as usize
+    /// Segments that a batch could take, those in reserve for cleaning included.
+    pub fn segments_free(&self) -> u32 {
+        self.segments.free_count() as u32
+    }
+
+    /// Segments that only cleaning may take.
+    pub fn segments_reserved(&self) -> u32 {
+        self.segments.reserve()
+    }
+
+    /// Segments of the backing file.
+    pub fn segments(&self) -> u32 {
+        self.geometry.segments
     }
 
     /// A batch for this store: one buffer of a segment, to be used over and over.
@@ -112,8 +120,8 @@ impl Store {
             "begin before adopted()"
         );
         assert_eq!(batch.state, State::Idle, "a batch was begun twice");
-        let (segment, sequence) = self.segments.take(reason)?;
-        batch.open(segment, self.geometry.start(segment), sequence);
+        let segment = self.segments.take(reason)?;
+        batch.open(segment, self.geometry.start(segment));
         Ok(())
     }
 
@@ -130,7 +138,7 @@ impl Store {
     /// and the segment is not used again while there is another.
     pub fn commit(&self, batch: &mut Batch) -> Result<()> {
         let at = self.geometry.start(batch.segment).offset();
-        let bytes = batch.finish();
+        let bytes = batch.finish(self.segments.next_sequence());
         let written_bytes = bytes.len() as u64;
         if let Err(source) = self.device.write_at(bytes, at) {
             self.counters.write_errors.add(1);
@@ -168,7 +176,7 @@ impl Store {
 
     /// A snapshot for metrics; walks the segments.
     pub fn stats(&self) -> StoreStats {
-        let census = self.segments.census();
+        let census = self.segments.census(self.geometry.segment_bytes);
         let counters = &self.counters;
         let segments = u64::from(self.geometry.segments);
         let segment_bytes = u64::from(self.geometry.segment_bytes);
@@ -176,6 +184,7 @@ impl Store {
             capacity_bytes: segments * segment_bytes,
             used_bytes: (segments - census.free) * segment_bytes,
             live_bytes: census.live_bytes,
+            segments_by_live_share: census.by_live_share,
             segments,
             segments_free: census.free,
             segments_suspect: census.suspect,

@@ -11,7 +11,7 @@
 //!
 //! Locking: counts and sequences of segments are atomics, the lists of free segments have one
 //! mutex, which is never held across a call of the [`Device`]. After open nothing allocates, except
-//! [`Store::batch`] and [`ReadBuffer::new`]. Memory: about 40 bytes a segment.
+//! [`Store::batch`] and [`ReadBuffer::new`]. Memory: about 50 bytes a segment.
 
 mod adopt;
 mod batch;
@@ -38,6 +38,6 @@ pub use geometry::{Location, SEGMENT_BYTES_DEFAULT, SegmentIndex, object_bytes_m
 pub use layout::record_bytes;
 pub use log::{RecordRef, Store};
 pub use open::StoreOptions;
-pub use read::ReadBuffer;
-pub use segment::Reason;
+pub use read::{READ_BYTES_MAX, ReadBuffer};
+pub use segment::{Candidates, Choice, Reason};
 pub use stats::StoreStats;

@@ -11,6 +11,9 @@
 
 mod adoption;
 mod audit;
+mod choice;
+
+pub use choice::{Candidates, Choice};
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -126,8 +129,20 @@ impl Segments {
         &self.all[index.0 as usize]
     }
 
-    /// Takes a free segment and a sequence that no segment of this generation ever had.
-    pub fn take(&self, reason: Reason) -> Result<(SegmentIndex, u64)> {
+    /// A sequence that no segment of this generation ever had.
+    pub fn next_sequence(&self) -> u64 {
+        let mut lists = self.lists();
+        lists.sequence_next += 1;
+        lists.sequence_next - 1
+    }
+
+    /// Segments that only cleaning may take.
+    pub fn reserve(&self) -> u32 {
+        self.reserve
+    }
+
+    /// Takes a free segment.
+    pub fn take(&self, reason: Reason) -> Result<SegmentIndex> {
         let mut lists = self.lists();
         let free = lists.ready.len() + lists.freed.len() + lists.suspect.len();
         let spared = if reason == Reason::WriteBack {
@@ -143,8 +158,6 @@ impl Segments {
             .or_else(|| lists.ready.pop_front())
             .or_else(|| lists.suspect.pop_front());
         let index = SegmentIndex(number.expect("the lists were counted"));
-        let sequence = lists.sequence_next;
-        lists.sequence_next += 1;
         drop(lists);
 
         let segment = self.at(index);
@@ -157,7 +170,7 @@ impl Segments {
         assert_eq!(live, 0, "{index:?} is free and has living records");
         segment.cleaning.store(false, Ordering::Relaxed);
         segment.set_aside.store(false, Ordering::Relaxed);
-        Ok((index, sequence))
+        Ok(index)
     }
 
     /// The segment was written: its records may be published and read.
@@ -262,24 +275,6 @@ impl Segments {
     /// Bytes that live in a segment that is sealed.
     pub fn live_bytes(&self, index: SegmentIndex) -> u32 {
         self.at(index).live.load(Ordering::Acquire) & !CREDIT
-    }
-
-    /// The sealed segment with the fewest living bytes, if they are `live_bytes_max` at most.
-    pub fn victim(&self, live_bytes_max: u32) -> Option<SegmentIndex> {
-        let (number, segment) = (self.all.iter().enumerate())
-            .filter(|(_, segment)| !segment.set_aside.load(Ordering::Relaxed))
-            .map(|(number, segment)| (segment.live.load(Ordering::Relaxed), number, segment))
-            // Not sealed is above every limit, and free is not worth a look.
-            .filter(|(live, ..)| (1..=live_bytes_max).contains(live))
-            .min_by_key(|(live, ..)| *live)
-            .map(|(_, number, segment)| (number, segment))?;
-        segment.cleaning.store(true, Ordering::Relaxed);
-        Some(SegmentIndex(number as u32))
-    }
-
-    /// Keeps `victim` from naming this segment again until it was freed and rewritten.
-    pub fn set_aside(&self, index: SegmentIndex) {
-        self.at(index).set_aside.store(true, Ordering::Relaxed);
     }
 
     /// A freed segment to discard; give it back with `discarded`.

@@ -13,6 +13,8 @@ pub struct StoreStats {
     pub used_bytes: u64,
     /// Bytes of the records that are alive, with their headers.
     pub live_bytes: u64,
+    /// Written segments by the share of a segment that lives in them: under a tenth, under two, ...
+    pub segments_by_live_share: [u64; 10],
     /// Segments in the backing file.
     pub segments: u64,
     /// Segments that can be written, the suspect ones and those in reserve for cleaning included.

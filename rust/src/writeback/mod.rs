@@ -7,20 +7,30 @@
 //!
 //! 1. if much of the pool is holes (slots of part-filled blocks), empty the emptiest block into the
 //!    others: that costs copies only;
-//! 2. otherwise write back one segment: a census of ages gives a threshold (`age`), a sweep collects
-//!    what is older, the objects are copied into the batch in the order of their page numbers and
-//!    marked as moving, the batch goes to the device in one write, and every page that nobody
-//!    touched meanwhile is published at its new place;
-//!    When free segments run out, the batch begins with what still lives in the sparsest segment, so
-//!    that writing one segment frees another.
+//! 2. otherwise write back: a census of ages gives a threshold (`age`), a sweep collects what is
+//!    older (`victims`), the objects are copied into the batches of their streams in the order of
+//!    their page numbers and marked as moving (`transfer`), a full batch goes to the device in one
+//!    write, and every page that nobody touched meanwhile is published at its new place (`streams`).
 //!
-//! Besides, in small shares, what lies in zpools that are not the current one moves there (`moving`).
+//! Beside it, and in its measure, sparse segments are emptied (`cleaner`). All that is written comes out
+//! of a budget, if there is one (`budget`). In small shares, what lies in zpools that are not the
+//! current one moves there (`moving`).
 //!
 //! Locking: one page at a time, never across a call to the store that does I/O.
 
+mod budget;
+mod cleaner;
+mod dispatch;
 mod moving;
+mod streams;
 mod transfer;
 mod victims;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use budget::WriteBudget;
+pub use dispatch::Dispatch;
 
 use crate::page::PageId;
 use crate::stats::{Counter, LaneStats};
@@ -28,8 +38,11 @@ use crate::store::Store;
 use crate::table::{ObjectAt, Place, Word};
 use crate::tiers::{Pressure, Tiers};
 use crate::zpool::{Handle, Resident, Tag, Zpool};
+use budget::Budget;
+use cleaner::{Cleaner, Need};
 use moving::Moving;
-use transfer::Transfer;
+use streams::{Stream, Streams};
+use transfer::{FAILURES_MAX, Outcome, Transfer};
 use victims::{Victims, current};
 
 /// Holes are moved together when they are more than this share of what blocks hold: 1/16. Random
@@ -66,6 +79,8 @@ pub struct WritebackStats {
     pub pages_overtaken: Counter,
     /// Pages that cleaning moved inside the store.
     pub pages_cleaned: Counter,
+    /// Their compressed bytes.
+    pub bytes_cleaned: Counter,
     /// Pages that compaction moved inside the pool.
     pub pages_compacted: Counter,
     /// Pages that moved from a former zpool to the current one.
@@ -76,6 +91,12 @@ pub struct WritebackStats {
     pub is_failing: Counter,
     /// Times that the pool passed its high mark.
     pub high_mark_hits: Counter,
+    /// Bytes that the budget allows now, as of the last step; `u64::MAX` without one.
+    pub budget_left_bytes: Counter,
+    /// 1 while write-back waits for the budget, else 0.
+    pub is_over_budget: Counter,
+    /// Times that it began to wait.
+    pub budget_waits: Counter,
 }
 
 /// What a step needs besides the tiers.
@@ -86,13 +107,14 @@ pub struct Context<'a> {
     pub lane: &'a LaneStats,
     /// The counters of write-back.
     pub stats: &'a WritebackStats,
+    /// Time since the engine was opened.
+    pub now: Duration,
 }
 
 /// The state of write-back between steps.
 pub struct Writeback {
-    victims: Victims,
     /// None without a store.
-    transfer: Option<Transfer>,
+    outflow: Option<Outflow>,
     moving: Moving,
     scratch: Box<[u8]>,
     is_active: bool,
@@ -100,13 +122,27 @@ pub struct Writeback {
     writes_seen: u64,
 }
 
+/// What moves objects to the store and inside it.
+struct Outflow {
+    victims: Victims,
+    transfer: Transfer,
+    streams: Streams,
+    cleaner: Cleaner,
+    budget: Budget,
+}
+
 impl Writeback {
     /// Write-back for `tiers`; allocates all that it will ever need.
-    pub fn new(tiers: &Tiers) -> Writeback {
+    pub fn new(tiers: &Tiers, budget: Option<WriteBudget>, dispatch: Arc<Dispatch>) -> Writeback {
         let store = tiers.store.as_ref();
         Writeback {
-            victims: Victims::new(store.map_or(0, Store::records_max)),
-            transfer: store.map(|store| Transfer::new(tiers, store)),
+            outflow: store.map(|store| Outflow {
+                victims: Victims::new(store.records_max()),
+                transfer: Transfer::new(tiers),
+                streams: Streams::new(store, dispatch),
+                cleaner: Cleaner::new(store),
+                budget: Budget::new(budget),
+            }),
             moving: Moving::default(),
             scratch: vec![0; tiers.pool.object_bytes_max()].into_boxed_slice(),
             is_active: false,
@@ -116,6 +152,17 @@ impl Writeback {
 
     /// Does one piece of work. `is_asked`: a write found no place, whatever the marks say.
     pub fn step(&mut self, context: &Context<'_>, is_asked: bool) -> Work {
+        if let Some(outflow) = &mut self.outflow {
+            outflow.budget.fill(context.now);
+        }
+        let work = self.work(context, is_asked);
+        if let Some(outflow) = &mut self.outflow {
+            outflow.settle(context.stats);
+        }
+        work
+    }
+
+    fn work(&mut self, context: &Context<'_>, is_asked: bool) -> Work {
         let tiers = context.tiers;
         let pool = tiers.pool.stats();
         // What was asked for may have been done since, by the step that was under way or by a
@@ -127,19 +174,25 @@ impl Writeback {
                 context.stats.high_mark_hits.add(1);
             }
         }
-        if self.is_active && pool.block_bytes <= tiers.marks.low_bytes && !is_urgent {
+        // What is under way leaves without more being sent after it.
+        let leaving_bytes = (self.outflow.as_ref()).map_or(0, |out| out.streams.leaving_bytes());
+        let block_bytes = pool.block_bytes.saturating_sub(leaving_bytes);
+        if self.is_active && block_bytes <= tiers.marks.low_bytes && !is_urgent {
             self.is_active = false;
-            self.victims.clear();
+            if let (Some(store), Some(outflow)) = (&tiers.store, &mut self.outflow) {
+                outflow.end_round(context, store);
+            }
             tiers.pool.settle();
         }
         let holes = pool.block_bytes - pool.slot_bytes;
         if !self.is_active {
             tiers.set_pressure(Pressure::Calm);
+            context.stats.is_over_budget.set(0);
             let is_loose = holes > pool.block_bytes / LOOSE_SHARE_QUIET;
             return self.tidy(context, is_loose);
         }
         let did = holes > pool.block_bytes / LOOSE_SHARE && self.compact(context)
-            || self.make_room(context, pool.block_bytes)
+            || self.make_room(context, block_bytes)
             || self.compact(context)
             // Or others made room meanwhile, and left nothing to move.
             || is_urgent && has_room(tiers);
@@ -154,7 +207,8 @@ impl Writeback {
         self.is_active = false;
         match moved {
             Some(work) => work,
-            None if is_asked => Work::Blocked,
+            // Time alone makes the budget larger, and nobody rings for that.
+            None if is_asked || context.stats.is_over_budget.get() != 0 => Work::Blocked,
             None => Work::Idle,
         }
     }
@@ -163,8 +217,8 @@ impl Writeback {
     /// memory of free frames. Under writers that would take from them what they ask for next.
     fn tidy(&mut self, context: &Context<'_>, is_loose: bool) -> Work {
         let arena = context.tiers.pool.arena();
-        if context.tiers.store.as_ref().is_some_and(Store::tidy) {
-            return Work::More;
+        if let Some(work) = self.tidy_store(context) {
+            return work;
         }
         if let Some(work) = self.moving.run(context, &mut self.scratch) {
             return work;
@@ -198,13 +252,116 @@ impl Writeback {
         found && moved > 0
     }
 
-    /// Writes one segment back. False: there is no store, or nothing could be written.
+    /// Discards freed segments and fills up the free ones. None: nothing to do.
+    fn tidy_store(&mut self, context: &Context<'_>) -> Option<Work> {
+        let (Some(store), Some(outflow)) = (&context.tiers.store, &mut self.outflow) else {
+            return None;
+        };
+        if outflow.streams.is_under_way() {
+            outflow.streams.land(context, store);
+            return Some(Work::More);
+        }
+        if store.tidy() {
+            return Some(Work::More);
+        }
+        let may_clean =
+            outflow.budget.is_ample() && outflow.budget.allows(store.segment_bytes().into());
+        let Outflow {
+            cleaner, streams, ..
+        } = outflow;
+        let did = may_clean.then(|| cleaner.get_ahead(context, store, streams));
+        let is_running = did.flatten()?;
+        Some(if is_running { Work::More } else { Work::Later })
+    }
+
+    /// Writes back or cleans. False: there is no store, or nothing could be written.
     fn make_room(&mut self, context: &Context<'_>, block_bytes: u64) -> bool {
-        let (Some(store), Some(transfer)) = (&context.tiers.store, &mut self.transfer) else {
+        let (Some(store), Some(outflow)) = (&context.tiers.store, &mut self.outflow) else {
             return false;
         };
         let excess = block_bytes.saturating_sub(context.tiers.marks.low_bytes);
-        transfer.run(context, store, &mut self.victims, excess)
+        outflow.run(context, store, excess)
+    }
+}
+
+impl Outflow {
+    /// Writes back so that `excess_bytes` leave the pool, and cleans in its measure. False: nothing
+    /// could be done.
+    fn run(&mut self, context: &Context<'_>, store: &Store, excess_bytes: u64) -> bool {
+        let is_over_budget = !self.budget.allows(store.segment_bytes().into());
+        if is_over_budget && context.stats.is_over_budget.get() == 0 {
+            context.stats.budget_waits.add(1);
+        }
+        context.stats.is_over_budget.set(is_over_budget.into());
+        if self.streams.is_written() || is_over_budget {
+            let is_landed = self.streams.land(context, store);
+            if is_over_budget {
+                return is_landed;
+            }
+        }
+        let did = self.write_or_clean(context, store, excess_bytes);
+        // What is under way may be the room that is wanted.
+        did || self.streams.is_under_way()
+            && (self.streams.land(context, store) || self.streams.failures() < FAILURES_MAX)
+    }
+
+    fn write_or_clean(&mut self, context: &Context<'_>, store: &Store, excess_bytes: u64) -> bool {
+        if self.cleaner.keep_pace(context, store, &mut self.streams) {
+            return true;
+        }
+        match self.transfer(context, store, excess_bytes, None) {
+            Outcome::Did(bytes) => {
+                self.cleaner.earn(store, bytes);
+                true
+            }
+            Outcome::Nothing => false,
+            Outcome::NoSegment => self.make_segment(context, store, excess_bytes),
+        }
+    }
+
+    fn transfer(
+        &mut self,
+        context: &Context<'_>,
+        store: &Store,
+        bytes: u64,
+        to: Option<Stream>,
+    ) -> Outcome {
+        let (streams, victims) = (&mut self.streams, &mut self.victims);
+        self.transfer
+            .run((context, store), streams, victims, bytes, to)
+    }
+
+    /// There is no segment to write back into. Sparse ones are emptied together; where none is sparse,
+    /// what lives in the emptiest goes to the device together with victims, which takes as many
+    /// segments as it frees.
+    fn make_segment(&mut self, context: &Context<'_>, store: &Store, excess_bytes: u64) -> bool {
+        if self.streams.is_under_way() {
+            // It may have emptied some.
+            return self.streams.land(context, store) || self.streams.failures() < FAILURES_MAX;
+        }
+        let (cleaner, streams) = (&mut self.cleaner, &mut self.streams);
+        if cleaner.piece(context, store, streams, Need::Now) {
+            return true;
+        }
+        if cleaner.is_between_segments() && streams.is_filling(Stream::Survivors) {
+            let to = Some(Stream::Survivors);
+            return self.transfer(context, store, excess_bytes, to) != Outcome::Nothing;
+        }
+        cleaner.piece(context, store, streams, Need::Last)
+    }
+
+    /// The pool is below its low mark.
+    fn end_round(&mut self, context: &Context<'_>, store: &Store) {
+        self.victims.clear();
+        self.streams.land(context, store);
+        self.streams.abandon(context, store);
+    }
+
+    /// After a step: pays for what was written.
+    fn settle(&mut self, stats: &WritebackStats) {
+        self.budget.spend(self.streams.take_written_bytes());
+        let left = self.budget.left_bytes().unwrap_or(u64::MAX);
+        stats.budget_left_bytes.set(left);
     }
 }
 

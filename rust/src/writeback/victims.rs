@@ -9,6 +9,7 @@
 use std::cmp::Reverse;
 
 use crate::age::{Census, age};
+use crate::codec::CodecId;
 use crate::page::PageId;
 use crate::table::{ObjectAt, Place, Word};
 use crate::tiers::Tiers;
@@ -22,7 +23,7 @@ const SWEEP_FRAMES: u32 = 256;
 pub(super) struct Victim {
     pub(super) page: PageId,
     pub(super) object: ObjectAt<Handle>,
-    is_read: bool,
+    pub(super) is_read: bool,
 }
 
 /// The objects that leave next, the first at the end.
@@ -31,6 +32,8 @@ pub(super) struct Victims {
     /// Sum of the objects in the list.
     bytes: u64,
     census: Census,
+    /// Objects of one repeated word are taken too, since there are no others.
+    takes_words: bool,
     /// The age that the present sweep takes; None between two rounds.
     threshold: Option<u16>,
     sweep: Sweep,
@@ -42,6 +45,7 @@ impl Victims {
         Victims {
             list: Vec::with_capacity(objects),
             bytes: 0,
+            takes_words: false,
             census: Census::default(),
             threshold: None,
             sweep: Sweep::default(),
@@ -60,10 +64,17 @@ impl Victims {
         }
     }
 
+    /// Bytes of those that were read since they were written.
+    pub(super) fn bytes_read(&self) -> u64 {
+        let read = self.list.iter().filter(|victim| victim.is_read);
+        read.map(|victim| victim.object.bytes as u64).sum()
+    }
+
     /// Ends the round: the next begins with a census.
     pub(super) fn clear(&mut self) {
         self.list.clear();
         self.bytes = 0;
+        self.takes_words = false;
         self.threshold = None;
     }
 
@@ -82,16 +93,21 @@ impl Victims {
         self.threshold = Some(threshold);
         self.sweep = Sweep::default();
         self.sweep_older(tiers, threshold, bytes);
+        if self.list.is_empty() && !self.takes_words {
+            self.takes_words = true;
+            return self.collect(tiers, bytes, round_bytes);
+        }
         !self.list.is_empty()
     }
 
     /// The age such that objects of at least that age are `bytes` together.
     fn count_ages(&mut self, tiers: &Tiers, bytes: u64) -> u16 {
         let (census, now) = (&mut self.census, tiers.clock.stamp());
+        let takes_words = self.takes_words;
         census.clear();
         let mut sweep = Sweep::default();
         while !tiers.pool.sweep(&mut sweep, SWEEP_FRAMES, &mut |resident| {
-            if let Some((word, object)) = current(tiers, resident) {
+            if let Some((word, object)) = candidate(tiers, resident, takes_words) {
                 census.add(age(resident.tag.stamp, now, word.is_read()), object.bytes);
             }
         }) {}
@@ -102,12 +118,12 @@ impl Victims {
     /// together or the pool ends.
     fn sweep_older(&mut self, tiers: &Tiers, threshold: u16, bytes: u64) {
         let (victims, victims_bytes) = (&mut self.list, &mut self.bytes);
-        let now = tiers.clock.stamp();
+        let (now, takes_words) = (tiers.clock.stamp(), self.takes_words);
         while *victims_bytes < bytes {
             let at_end = tiers
                 .pool
                 .sweep(&mut self.sweep, SWEEP_FRAMES, &mut |resident| {
-                    let Some((word, object)) = current(tiers, resident) else {
+                    let Some((word, object)) = candidate(tiers, resident, takes_words) else {
                         return;
                     };
                     let is_old = age(resident.tag.stamp, now, word.is_read()) >= threshold;
@@ -134,6 +150,17 @@ impl Victims {
             .map(|victim| victim.object.bytes as u64)
             .sum();
     }
+}
+
+/// A resident that may be written back: it is not on its way already, and it is worth a record. One
+/// of a repeated word takes four times its bytes on the device, so it stays unless `takes_words`.
+fn candidate(
+    tiers: &Tiers,
+    resident: Resident,
+    takes_words: bool,
+) -> Option<(Word, ObjectAt<Handle>)> {
+    let is_worth_it = |object: &ObjectAt<Handle>| takes_words || object.codec != CodecId::Repeat;
+    current(tiers, resident).filter(|(word, object)| !word.is_moving() && is_worth_it(object))
 }
 
 /// The word and object of a resident that is still where the sweep saw it.

@@ -20,6 +20,7 @@ const SETUP: Setup = Setup {
     pool_bytes_max: 128 << 10,
     store_bytes: 512 << 10,
     page_bytes: PAGE,
+    budget: None,
 };
 
 /// Pages that the script changes: more than the pool holds.
@@ -141,6 +142,7 @@ impl Scene {
             model: Vec::new(),
             random: Random::new(0),
             refused: 0,
+            now: Duration::ZERO,
         };
         for index in 0..CHANGED + 9 {
             let found = heir
@@ -157,7 +159,7 @@ impl Scene {
         // What was taken over is a good engine: it takes new pages.
         heir.patch(PageId(0), 0, &vec![1; PAGE])
             .ok_or("page 0 cannot be written")?;
-        heir.engine.step();
+        heir.step();
         heir.engine.check();
         Ok(())
     }
@@ -234,7 +236,7 @@ fn change(run: &mut Run, scene: &Rc<RefCell<Scene>>) {
         }
         3 => run.engine.zero(&mut run.lane, PageId(first)).is_ok(),
         10..13 => {
-            run.engine.step();
+            run.step();
             true
         }
         13.. => {

@@ -17,7 +17,7 @@ fn mostly_stored(seed: u64) -> Run {
     for index in 0..PAGES {
         run.write_noise(PageId(index));
     }
-    while run.engine.step() == Work::More {}
+    while run.step() == Work::More {}
     assert!(
         run.stored_pages() > u64::from(PAGES) * 3 / 4,
         "{} are stored",
@@ -114,7 +114,7 @@ fn a_full_device_refuses_writes_at_once_and_keeps_every_page() {
     assert!(run.engine.snapshot().pool.is_stuck);
     // Space that comes back is noticed without a restart.
     run.sim().heal();
-    assert_eq!(run.engine.step(), Work::More);
+    assert_eq!(run.step(), Work::More);
     assert!(run.write_noise(PageId(0)));
     assert_eq!(run.count_errors(), 0);
     run.engine.check();
@@ -179,7 +179,7 @@ impl Run {
                 self.write_noise(page);
             }
             5..6 => {
-                self.engine.step();
+                self.step();
             }
             6..7 => {
                 let byte = self.random.bits() as u8;

@@ -1,11 +1,13 @@
 //! The engine against a plain array: random operations, small pool, small store, faults, restarts.
 
+mod cleaning;
 mod crash;
 mod faults;
 mod opening;
 mod quiet;
 mod room;
 mod switching;
+mod wear;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ struct Setup {
     pool_bytes_max: u64,
     store_bytes: u64,
     page_bytes: usize,
+    budget: Option<WriteBudget>,
 }
 
 const SMALL: Setup = Setup {
@@ -37,6 +40,7 @@ const SMALL: Setup = Setup {
     pool_bytes_max: 512 << 10,
     store_bytes: 4 << 20,
     page_bytes: PAGE,
+    budget: None,
 };
 
 /// Where the memory files of a test are; removed at its end.
@@ -85,6 +89,7 @@ fn options(
             backing: Backing::Device(Box::new(device) as Box<dyn Device>),
             segment_bytes: SEGMENT,
             punch: true,
+            budget: setup.budget,
         }),
         generation: 1,
     }
@@ -100,6 +105,7 @@ struct Run {
     model: Vec<Vec<u8>>,
     random: Random,
     refused: u64,
+    now: Duration,
 }
 
 const PAGES: u32 = 500;
@@ -123,7 +129,14 @@ impl Run {
             model: vec![vec![0; setup.page_bytes]; PAGES as usize],
             random: Random::new(seed),
             refused: 0,
+            now: Duration::ZERO,
         }
+    }
+
+    /// A step of background work, half a millisecond after the last one.
+    fn step(&mut self) -> Work {
+        self.now += Duration::from_micros(500);
+        self.engine.step(self.now)
     }
 
     /// Reads a page as a worker and a reader would together.
@@ -171,7 +184,7 @@ impl Run {
             match written {
                 Ok(Write::Done(tier)) => return Some(tier),
                 Ok(Write::Stall) => {
-                    self.engine.step();
+                    self.step();
                 }
                 Ok(Write::Fetch(place)) => {
                     let fetch = self.fetch(page, place);
@@ -222,7 +235,7 @@ impl Run {
                 self.model[page.0 as usize].fill(0);
             }
             60..70 => {
-                self.engine.step();
+                self.step();
             }
             _ => {
                 let found = self.read(page).expect("a page without fault");
@@ -340,7 +353,7 @@ fn what_write_back_moves_is_the_oldest_and_what_was_read() {
         let data = page();
         run.patch(PageId(index), 0, &data).unwrap();
         run.model[index as usize] = data;
-        while run.engine.step() == Work::More {}
+        while run.step() == Work::More {}
     }
     let is_stored = |run: &mut Run, index| {
         let mut out = vec![0; PAGE];

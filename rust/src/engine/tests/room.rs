@@ -5,9 +5,9 @@ use super::*;
 /// A write asks for room, discards empty the pool, and only then does write-back look.
 #[test]
 fn a_late_call_for_room_does_not_make_an_empty_pool_stuck() {
-    let run = Run::new(SMALL, 1);
+    let mut run = Run::new(SMALL, 1);
     run.engine.bell().ask();
-    assert_eq!(run.engine.step(), Work::Idle);
+    assert_eq!(run.step(), Work::Idle);
     assert!(!run.engine.snapshot().pool.is_stuck);
 }
 
@@ -63,12 +63,12 @@ fn victims_that_were_all_rewritten_do_not_look_like_an_empty_pool() {
         run.model[index as usize] = data;
     };
     (0..480).for_each(|index| write(&mut run, index));
-    assert_eq!(run.engine.step(), Work::More);
+    assert_eq!(run.step(), Work::More);
     assert!(run.stored_pages() > 0);
     // What the first step collected and did not write yet is rewritten.
     (0..300).for_each(|index| write(&mut run, index));
     assert_eq!(
-        run.engine.step(),
+        run.step(),
         Work::More,
         "the pool is as full as before"
     );
@@ -89,7 +89,7 @@ fn a_request_for_room_that_was_met_does_not_make_an_empty_pool_stuck() {
     run.engine.discard(&mut run.lane, 0..PAGES);
     // Now there is nothing to write back, because all is free. It said Blocked, and for a second
     // every write that found no place at once was refused, with the whole store free.
-    assert_ne!(run.engine.step(), Work::Blocked);
+    assert_ne!(run.step(), Work::Blocked);
     assert!(!run.engine.snapshot().pool.is_stuck);
 }
 

@@ -41,7 +41,7 @@ impl Run {
             if self.former_objects() == 0 {
                 return;
             }
-            self.engine.step();
+            self.step();
         }
         let former = self.engine.snapshot().pool.former;
         panic!("objects that never move: {former:?}");
@@ -139,7 +139,7 @@ fn a_full_pool_without_a_store_keeps_what_has_no_place_and_moves_it_later() {
         assert!(run.refused > 0, "{zpool:?} is not full");
         run.engine.set_zpool(to);
         for _ in 0..2000 {
-            run.engine.step();
+            run.step();
         }
         run.engine.check();
         run.verify();
@@ -166,7 +166,7 @@ fn without_a_store_moving_leaves_the_last_room_to_writers() {
         assert_eq!(run.refused, 0);
         run.engine.set_zpool(to);
         for _ in 0..2000 {
-            run.engine.step();
+            run.step();
         }
         let pool = run.engine.snapshot().pool;
         let is_below = pool.stats.block_bytes < pool.limit_bytes * 95 / 100;
@@ -195,7 +195,7 @@ fn moving_ends_under_writers_that_never_pause() {
             // More writes than a lane keeps to itself; always the same pages.
             (0..10).for_each(|_| run.fill(0..20));
             let mut steps = 0;
-            while run.engine.step() == Work::More {
+            while run.step() == Work::More {
                 steps += 1;
                 assert!(steps <= 64, "a share without end");
             }
@@ -240,7 +240,7 @@ fn a_new_codec_is_for_new_pages_of_every_lane_and_old_ones_stay() {
     // Another zpool does not compress anything anew.
     let kind = other_zpool(&mut run);
     run.engine.set_zpool(kind);
-    (0..100).for_each(|_| _ = run.engine.step());
+    (0..100).for_each(|_| _ = run.step());
     assert_eq!(lz4_and_zstd(&run), [3, 17]);
     run.verify();
 }

@@ -35,14 +35,8 @@ fn the_bytes_of_version_1_are_these() {
         codec: 2,
     };
     let mut raw = [0xee; 24];
-    encode_record(
-        &mut raw,
-        &KEY,
-        head.sequence,
-        Location(518),
-        &entry,
-        b"nbdsw",
-    );
+    place_record(&mut raw, &entry, b"nbdsw");
+    seal_record(&mut raw, &KEY, head.sequence, Location(518), &entry);
     assert_eq!(
         hex(&raw),
         "0d0c0b0a04000200b386901697847ed46e62647377000000"
@@ -159,7 +153,8 @@ proptest! {
         let entry = Entry { page, bytes: object.len() as u32, codec };
         let mut raw = vec![0xee; record_bytes(entry.bytes) as usize];
         let at = Location(at);
-        encode_record(&mut raw, &KEY, sequence, at, &entry, &object);
+        place_record(&mut raw, &entry, &object);
+        seal_record(&mut raw, &KEY, sequence, at, &entry);
         let decode = |key: Key, sequence, at, entry: Entry| {
             decode_record(&raw, &key, sequence, at, &entry).ok().map(<[u8]>::to_vec)
         };

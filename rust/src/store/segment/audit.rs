@@ -9,17 +9,25 @@ pub(in super::super) struct Census {
     pub free: u64,
     pub suspect: u64,
     pub live_bytes: u64,
+    /// Written segments by the tenth of a segment that lives in them.
+    pub by_live_share: [u64; 10],
 }
 
 impl Segments {
-    /// Counts all segments.
-    pub fn census(&self) -> Census {
+    /// Counts all segments of `segment_bytes` each.
+    pub fn census(&self, segment_bytes: u32) -> Census {
         let lives = || {
             self.all
                 .iter()
                 .map(|segment| segment.live.load(Ordering::Relaxed))
         };
+        let mut by_live_share = [0; 10];
+        for live in lives().filter(|live| *live != 0 && live & CREDIT == 0) {
+            let tenth = u64::from(live) * 10 / u64::from(segment_bytes);
+            by_live_share[tenth.min(9) as usize] += 1;
+        }
         Census {
+            by_live_share,
             free: lives().filter(|live| *live == 0).count() as u64,
             suspect: self.lists().suspect.len() as u64,
             live_bytes: lives().map(|live| u64::from(live & !CREDIT)).sum(),

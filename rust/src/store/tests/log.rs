@@ -107,7 +107,7 @@ fn a_full_store_refuses_write_back_and_still_has_its_reserve_for_cleaning() {
     for records in &kept {
         store.release(records[1].location, records[1].bytes);
     }
-    let victim = store.victim(50).expect("half empty segments");
+    let victim = victim(&store, 50).expect("half empty segments");
     let mut buffer = ReadBuffer::new();
     let moving = records_of(&store, &mut buffer, victim)[0];
     let bytes = get(&store, &mut buffer, &moving).unwrap();
@@ -135,14 +135,14 @@ fn victim_is_the_emptiest_and_only_if_cleaning_it_pays() {
     let full = put(&store, &mut batch, &[(1, 4000), (2, 4000), (3, 4000)]);
     let sparse = put(&store, &mut batch, &[(4, 1500)]);
     put(&store, &mut batch, &[(5, 2500)]);
-    assert_eq!(store.victim(5), None);
-    assert_eq!(store.victim(50), Some(SegmentIndex(1)));
+    assert_eq!(victim(&store, 5), None);
+    assert_eq!(victim(&store, 50), Some(SegmentIndex(1)));
     store.set_aside(SegmentIndex(1));
-    assert_eq!(store.victim(50), Some(SegmentIndex(2)));
+    assert_eq!(victim(&store, 50), Some(SegmentIndex(2)));
     // What is set aside is so only until it is free.
     store.release(sparse[0].location, sparse[0].bytes);
     let again = put(&store, &mut batch, &[(6, 700)]);
-    assert_eq!(store.victim(50), Some(SegmentIndex(1)));
+    assert_eq!(victim(&store, 50), Some(SegmentIndex(1)));
     assert!(again[0].sequence > full[0].sequence);
 }
 

@@ -73,6 +73,11 @@ fn publish(store: &Store, batch: &mut Batch) -> Vec<RecordRef> {
     records
 }
 
+/// The emptiest segment of which at most `percent` lives.
+fn victim(store: &Store, percent: u32) -> Option<SegmentIndex> {
+    store.victim(&mut Candidates::default(), Choice::Emptiest, percent)
+}
+
 /// Reads one record.
 fn get(store: &Store, buffer: &mut ReadBuffer, record: &RecordRef) -> Result<Vec<u8>> {
     let mut answers = get_all(store, buffer, std::slice::from_ref(record));

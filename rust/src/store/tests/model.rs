@@ -165,7 +165,7 @@ impl Run {
     }
 
     fn clean(&mut self) {
-        let Some(victim) = self.store.victim(60) else {
+        let Some(victim) = victim(&self.store, 60) else {
             return;
         };
         let mut live = Vec::new();

@@ -1,0 +1,168 @@
+"""Measures what write-back costs a real device: `python bench/store/measure.py --help`.
+
+Three figures, each beside what is wanted: bytes that the device was given for a page written back,
+from the kernel's own count; write amplification under random overwrites; and how fast the pool
+drains, against fio's sequential writes to the same file system in the same run.
+bench/store/README.md says what they are.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+PROGRAM = HERE.parent / "target/release/nbdstore"
+OUT = HERE.parent / "target/store"
+
+MIB = 1 << 20
+# Of the segments, seven eighths are capacity and one is what cleaning works with.
+LIVE_PERCENT_AT_80 = 70
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One figure, and whether it is what was wanted; None: nothing was."""
+
+    what: str
+    found: str
+    wanted: str = ""
+    is_met: bool | None = None
+
+    def __str__(self) -> str:
+        verdict = {None: "", True: "met", False: "MISSED"}[self.is_met]
+        return f"{self.what:<58} {self.found:>16}  {self.wanted:<26} {verdict}"
+
+
+def drain(directory: Path, pool_mib: int, seed: int) -> dict[str, Any]:
+    """A pool that is written back as fast as it goes."""
+    return _engine(directory, "drain", pool_mib, seed)
+
+
+def churn(directory: Path, plan: "Churn", seed: int) -> dict[str, Any]:
+    """A store that is overwritten at random."""
+    numbers = (plan.store_mib, plan.live_percent, int(plan.is_skewed), plan.rounds, seed)
+    return _engine(directory, "churn", *numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class Churn:
+    """How the store is filled and overwritten."""
+
+    store_mib: int
+    live_percent: int
+    is_skewed: bool
+    rounds: int
+
+
+def _engine(directory: Path, what: str, *numbers: int) -> dict[str, Any]:
+    path = directory / "nbdstore.bench"
+    try:
+        command = [str(PROGRAM), what, str(path), *map(str, numbers)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    finally:
+        path.unlink(missing_ok=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def fio(directory: Path, mib: int) -> float:
+    """Bytes a second that fio writes in order, as write-back does: 1 MiB at once, direct."""
+    path = directory / "fio.bench"
+    command = [
+        "fio", "--name=write", f"--filename={path}", f"--size={mib}M", "--rw=write", "--bs=1M",
+        "--direct=1", "--ioengine=psync", "--fallocate=posix", "--output-format=json",
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    finally:
+        path.unlink(missing_ok=True)
+    return float(json.loads(done.stdout)["jobs"][0]["write"]["bw_bytes"])
+
+
+def of_page(found: dict[str, Any]) -> Figure:
+    """Bytes of the device for a page written back, as the kernel counts them."""
+    page, device = (found[key] / found["pages"] for key in ("object_bytes", "kernel_bytes"))
+    allowed = 1.05 * page + 24
+    return Figure(
+        f"bytes on the device for a page of {page:.0f} compressed bytes",
+        f"{device:.1f}",
+        f"at most {allowed:.1f}",
+        device <= allowed,
+    )
+
+
+def of_churn(plan: Churn, found: dict[str, Any]) -> Figure:
+    """Bytes of the device over compressed bytes that left the pool."""
+    live = found["live_bytes"] / found["segments_bytes"] * 100
+    spread = "4/5 of them to 1/5 of the pages" if plan.is_skewed else "uniform"
+    amplification = found["kernel_bytes"] / found["object_bytes"]
+    what = f"write amplification, {live:.1f} % of segments live, {spread}"
+    if plan.live_percent > LIVE_PERCENT_AT_80:
+        return Figure(what, f"{amplification:.2f}")
+    return Figure(what, f"{amplification:.2f}", "at most 2.00", amplification <= 2)
+
+
+def of_speed(rounds: list[tuple[dict[str, Any], float]]) -> Iterator[Figure]:
+    """Write-back against fio, in the median of the rounds."""
+    ours = [found["kernel_bytes"] / found["seconds"] for found, _ in rounds]
+    theirs = [bytes_s for _, bytes_s in rounds]
+    yield Figure("write-back, MiB/s", f"{median(ours) / MIB:.0f}")
+    yield Figure("fio, MiB/s", f"{median(theirs) / MIB:.0f}")
+    ratio = median(own / other for own, other in zip(ours, theirs, strict=True))
+    yield Figure("write-back over fio", f"{ratio:.2f}", "at least 0.80", ratio >= 0.8)
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--directory", type=Path, default=OUT, help="on the disk to be measured")
+    parser.add_argument("--pool-mib", type=int, default=1024, help="size of the pool that drains")
+    parser.add_argument("--store-mib", type=int, default=2048, help="size of what is overwritten")
+    parser.add_argument("--rounds", type=int, default=5, help="drains, each with one run of fio")
+    parser.add_argument("--overwrites", type=int, default=2, help="of all pages, before and while")
+    parser.add_argument("--seed", type=int, default=1, help="of all random choices")
+    parser.add_argument("--json", type=Path, help="write everything measured")
+    parser.add_argument("--strict", action="store_true", help="exit 1 if a figure is missed")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Builds, measures, prints."""
+    options = arguments()
+    if shutil.which("fio") is None:
+        print("fio is not installed (Debian's fio)", file=sys.stderr)
+        return 2
+    build = ["cargo", "build", "--release", "--locked", "--quiet", "--bin", "nbdstore"]
+    subprocess.run(build, cwd=HERE.parent, check=True)
+    directory: Path = options.directory
+    directory.mkdir(parents=True, exist_ok=True)
+
+    rounds = []
+    for number in range(options.rounds):
+        found = drain(directory, options.pool_mib, options.seed + number)
+        rounds.append((found, fio(directory, found["kernel_bytes"] // MIB)))
+    figures = [of_page(rounds[0][0]), *of_speed(rounds)]
+    for figure in figures:
+        print(figure, flush=True)
+    churns = []
+    for live_percent, is_skewed in ((70, False), (70, True), (80, False), (80, True)):
+        plan = Churn(options.store_mib, live_percent, is_skewed, options.overwrites)
+        churns.append(churn(directory, plan, options.seed))
+        figures.append(of_churn(plan, churns[-1]))
+        print(figures[-1], flush=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps({"drains": rounds, "churns": churns}, indent=1))
+    return int(options.strict and any(figure.is_met is False for figure in figures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

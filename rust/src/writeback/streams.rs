@@ -1,0 +1,402 @@
+//! The segments being filled: several batches side by side, so that what will die together lies
+//! together, and what becomes of their records once they are written.
+//!
+//! What makes it safe to publish a record is one rule: **a page is in one open batch at most**. While
+//! it is, no other batch takes it, whatever became of it meanwhile ([`Streams::holds`]).
+//!
+//! * An object from the pool carries the moving mark from its push on. Every change of the page takes
+//!   the mark away, and only a push sets it. So a mark that is there at the commit was set by this
+//!   batch's push, and the bytes behind it are those that were copied, although slot, length and
+//!   codec alone could have come back.
+//! * A record from the store has no mark. Its place could only have come to mean newer bytes if a
+//!   newer version of the page had been written there, by a batch that was pushed to and committed
+//!   meanwhile; the rule excludes it. So an equal word stands for the same bytes.
+//! * A segment gets its sequence when it is committed. So of two records of a page the newer one is in
+//!   the segment of the larger sequence, or there were two open batches with the page: whoever
+//!   recovers a log can tell them apart.
+//!
+//! A batch that is under way to the device (`dispatch`) is still open in this sense, until its records
+//! are published.
+//!
+//! Locking: one page at a time, never across a call to the store that does I/O.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::sync::Arc;
+
+use super::Context;
+use super::dispatch::Dispatch;
+use super::victims::Victim;
+use crate::codec::CodecId;
+use crate::error::Result;
+use crate::page::PageId;
+use crate::store::{Batch, Location, Reason, RecordRef, Store};
+use crate::table::{ObjectAt, Place, Word};
+use crate::zpool::Zpool;
+
+/// What is parted from what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stream {
+    /// Pages that were read since they were written: the client has them and will write them anew.
+    Read,
+    /// Pages that only grew old.
+    Old,
+    /// What outlived others in the segments that were cleaned: it will live on.
+    Survivors,
+}
+
+impl Stream {
+    pub(super) const ALL: [Stream; 3] = [Stream::Read, Stream::Old, Stream::Survivors];
+}
+
+/// An object that is on its way to the device.
+struct Entry {
+    page: PageId,
+    /// The page's word when it was pushed.
+    word: Word,
+    to: Location,
+}
+
+struct Open {
+    batch: Batch,
+    entries: Vec<Entry>,
+}
+
+impl Open {
+    fn new(store: &Store) -> Open {
+        Open {
+            batch: store.batch(),
+            entries: Vec::with_capacity(store.records_max()),
+        }
+    }
+}
+
+/// Batches besides those that are filled: one is under way while another is published.
+const SPARES: usize = 2;
+
+/// How a push went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Push {
+    Done,
+    /// The page is not there any more, or in an open batch.
+    Stale,
+    /// The batch of this stream is full.
+    Full(Stream),
+    /// There is no free segment for it.
+    NoSegment,
+}
+
+/// All open batches.
+pub(super) struct Streams {
+    all: [Open; Stream::ALL.len()],
+    spares: Vec<Open>,
+    dispatch: Arc<Dispatch>,
+    /// What is in the batch that is under way.
+    under_way: Option<Vec<Entry>>,
+    /// Bytes that it will take out of the pool.
+    leaving_bytes: u64,
+    /// The pages in all of them.
+    pages: HashSet<u32, BuildHasherDefault<DefaultHasher>>,
+    /// Segments in a row that could not be written.
+    failures: u32,
+    /// Bytes that the device was given since they were asked for.
+    written_bytes: u64,
+}
+
+impl Streams {
+    /// Batches for `store`; allocates all that they will ever need.
+    pub(super) fn new(store: &Store, dispatch: Arc<Dispatch>) -> Streams {
+        // Twice the room: a table that is at most half full is tidied in place when pages come and go.
+        let most = (Stream::ALL.len() + SPARES) * store.records_max();
+        let hasher = BuildHasherDefault::default();
+        let mut pages = HashSet::with_capacity_and_hasher(2 * most, hasher);
+        // Takes the memory now.
+        pages.extend(0..most as u32);
+        pages.clear();
+        Streams {
+            all: Stream::ALL.map(|_| Open::new(store)),
+            spares: (0..SPARES).map(|_| Open::new(store)).collect(),
+            dispatch,
+            under_way: None,
+            leaving_bytes: 0,
+            pages,
+            failures: 0,
+            written_bytes: 0,
+        }
+    }
+
+    fn at(&mut self, stream: Stream) -> &mut Open {
+        &mut self.all[stream as usize]
+    }
+
+    /// The batch of a stream.
+    pub(super) fn batch(&self, stream: Stream) -> &Batch {
+        &self.all[stream as usize].batch
+    }
+
+    /// Is the page in an open batch?
+    pub(super) fn holds(&self, page: PageId) -> bool {
+        self.pages.contains(&page.0)
+    }
+
+    /// Does the batch of a stream hold records that are not written yet?
+    pub(super) fn is_filling(&self, stream: Stream) -> bool {
+        !self.all[stream as usize].entries.is_empty()
+    }
+
+    /// The stream whose batch holds most, if any holds something.
+    pub(super) fn fullest(&self) -> Option<Stream> {
+        Stream::ALL
+            .into_iter()
+            .filter(|&stream| self.is_filling(stream))
+            .max_by_key(|&stream| self.batch(stream).records_bytes())
+    }
+
+    /// Copies a victim into the batch of a stream and marks it.
+    pub(super) fn push_victim(
+        &mut self,
+        context: &Context<'_>,
+        store: &Store,
+        victim: &Victim,
+        to: Stream,
+        scratch: &mut [u8],
+    ) -> Push {
+        if self.holds(victim.page) {
+            return Push::Stale;
+        }
+        let Some(stream) = self.open(store, to) else {
+            return Push::NoSegment;
+        };
+        let pool = &context.tiers.pool;
+        let (page, object) = (victim.page, victim.object);
+        let guard = context.tiers.table.lock(page);
+        let word = guard.word();
+        if word.place() != Place::Pool(object) {
+            return Push::Stale;
+        }
+        let bytes = pool.load(object.at, object.bytes, scratch);
+        let open = self.at(stream);
+        let Some(to) = open.batch.push(page.0, object.codec as u8, bytes) else {
+            return Push::Full(stream);
+        };
+        let word = word.with_moving(true);
+        guard.publish(word);
+        open.entries.push(Entry { page, word, to });
+        self.pages.insert(page.0);
+        Push::Done
+    }
+
+    /// Copies a record of a segment that is being cleaned, if it is still its page's. The batch has
+    /// room for it.
+    pub(super) fn push_survivor(
+        &mut self,
+        context: &Context<'_>,
+        record: &RecordRef,
+        bytes: &[u8],
+    ) {
+        let page = PageId(record.page);
+        let _guard = context.tiers.table.lock(page);
+        if !is_current(context, record) || self.holds(page) {
+            return;
+        }
+        let open = self.at(Stream::Survivors);
+        let to = open.batch.push(record.page, record.codec, bytes);
+        let to = to.expect("the cleaner looked whether it fits");
+        let word = word_of(record);
+        open.entries.push(Entry { page, word, to });
+        self.pages.insert(page.0);
+    }
+
+    /// Makes sure that the survivors' batch is open. False: there is no segment.
+    pub(super) fn open_survivors(&mut self, store: &Store) -> bool {
+        self.open(store, Stream::Survivors).is_some()
+    }
+
+    /// Opens the batch of a stream; without a segment for it, the other one that write-back fills.
+    fn open(&mut self, store: &Store, wanted: Stream) -> Option<Stream> {
+        let (reason, other) = match wanted {
+            Stream::Read => (Reason::WriteBack, Stream::Old),
+            Stream::Old => (Reason::WriteBack, Stream::Read),
+            Stream::Survivors => (Reason::Cleaning, Stream::Survivors),
+        };
+        let batch = &mut self.at(wanted).batch;
+        if batch.is_open() || store.begin(batch, reason).is_ok() {
+            return Some(wanted);
+        }
+        self.batch(other).is_open().then_some(other)
+    }
+
+    /// Sends a batch on its way to the device, and publishes the one that went before it.
+    pub(super) fn send(&mut self, context: &Context<'_>, store: &Store, stream: Stream) {
+        let arrived = self.arrive(store);
+        let spare = self.spares.pop().expect("one is under way at most");
+        let Open { batch, entries } = std::mem::replace(self.at(stream), spare);
+        self.written_bytes += batch.written_bytes();
+        self.under_way = Some(entries);
+        self.leaving_bytes = match stream {
+            Stream::Read | Stream::Old => u64::from(batch.records_bytes()),
+            Stream::Survivors => 0,
+        };
+        self.dispatch.hand_over(batch);
+        if let Some((open, result)) = arrived {
+            self.conclude(context, store, open, result);
+        }
+        if !self.dispatch.is_served() {
+            self.land(context, store);
+        }
+    }
+
+    /// Bytes that will leave the pool with the batch that is under way.
+    pub(super) fn leaving_bytes(&self) -> u64 {
+        self.leaving_bytes
+    }
+
+    /// Is a batch under way?
+    pub(super) fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// Has the batch that was under way been written?
+    pub(super) fn is_written(&self) -> bool {
+        self.is_under_way() && self.dispatch.is_written()
+    }
+
+    /// Waits for the batch that is under way and publishes it. False: there is none, or it could not
+    /// be written.
+    pub(super) fn land(&mut self, context: &Context<'_>, store: &Store) -> bool {
+        let Some((open, result)) = self.arrive(store) else {
+            return false;
+        };
+        let is_written = result.is_ok();
+        self.conclude(context, store, open, result);
+        is_written
+    }
+
+    fn arrive(&mut self, store: &Store) -> Option<(Open, Result<()>)> {
+        let entries = self.under_way.take()?;
+        self.leaving_bytes = 0;
+        let (batch, result) = self.dispatch.take_back(store);
+        Some((Open { batch, entries }, result))
+    }
+
+    /// Publishes the new place of every page that is still where it was. If the batch could not be
+    /// written, its pages stay where they are.
+    fn conclude(
+        &mut self,
+        context: &Context<'_>,
+        store: &Store,
+        mut open: Open,
+        result: Result<()>,
+    ) {
+        for entry in &open.entries {
+            self.pages.remove(&entry.page.0);
+        }
+        context.stats.is_failing.set(result.is_err().into());
+        if result.is_ok() {
+            self.failures = 0;
+            for entry in open.entries.drain(..) {
+                publish(context, store, &entry);
+            }
+            store.seal(&mut open.batch);
+        } else {
+            self.failures += 1;
+            context.stats.segments_failed.add(1);
+            take_back(context, store, &mut open.entries);
+        }
+        self.spares.push(open);
+    }
+
+    /// Segments in a row that could not be written.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Bytes that the device was given since the last call, those of failed writes too.
+    pub(super) fn take_written_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.written_bytes)
+    }
+
+    /// Gives up the batches that write-back fills: their pages stay in the pool, where there is room
+    /// for them now, and no segment is written half full.
+    pub(super) fn abandon(&mut self, context: &Context<'_>, store: &Store) {
+        for stream in [Stream::Read, Stream::Old] {
+            let Open { batch, entries } = &mut self.all[stream as usize];
+            for entry in &*entries {
+                self.pages.remove(&entry.page.0);
+            }
+            take_back(context, store, entries);
+            if batch.is_open() {
+                store.cancel(batch);
+            }
+        }
+    }
+}
+
+/// Publishes the new place of a page, if it is where it was when it was pushed.
+fn publish(context: &Context<'_>, store: &Store, entry: &Entry) {
+    let guard = context.tiers.table.lock(entry.page);
+    let word = guard.word();
+    if word.unmarked() != entry.word.unmarked() || word.is_moving() != entry.word.is_moving() {
+        context.stats.pages_overtaken.add(1);
+        return;
+    }
+    let (codec, bytes) = match word.place() {
+        Place::Pool(object) => {
+            context.stats.pages_written_back.add(1);
+            context.stats.bytes_written_back.add(object.bytes as u64);
+            (object.codec, object.bytes)
+        }
+        Place::Store(object) => {
+            context.stats.pages_cleaned.add(1);
+            context.stats.bytes_cleaned.add(object.bytes as u64);
+            (object.codec, object.bytes)
+        }
+        place => unreachable!("a batch of objects has {place:?}"),
+    };
+    store.retain(entry.to, bytes as u32);
+    let at = entry.to;
+    let place = Place::Store(ObjectAt { codec, bytes, at });
+    context.tiers.replace(&guard, Word::of(place), context.lane);
+}
+
+/// The batch will not be written: its pages stay where they are.
+fn take_back(context: &Context<'_>, store: &Store, entries: &mut Vec<Entry>) {
+    for entry in entries.drain(..) {
+        match entry.word.place() {
+            Place::Store(object) => store.spare(object.at),
+            _ => {
+                let guard = context.tiers.table.lock(entry.page);
+                guard.publish(guard.word().with_moving(false));
+            }
+        }
+    }
+}
+
+/// The word of a page that is where the record is.
+fn word_of(record: &RecordRef) -> Word {
+    let codec = CodecId::from_bits(record.codec).expect("we wrote it");
+    Word::of(Place::Store(ObjectAt {
+        codec,
+        bytes: record.bytes as usize,
+        at: record.location,
+    }))
+}
+
+/// Is the record where its page is, in the segment that it was listed in?
+pub(super) fn is_current(context: &Context<'_>, record: &RecordRef) -> bool {
+    let tiers = context.tiers;
+    tiers.table.peek(PageId(record.page)) == word_of(record)
+        && tiers.store_of_a_stored_page().sequence(record.location) == record.sequence
+}
+
+/// The bytes of a record are not what was written: its page is lost, and known to be.
+pub(super) fn lose(context: &Context<'_>, record: &RecordRef) {
+    let guard = context.tiers.table.lock(PageId(record.page));
+    if is_current(context, record) {
+        let lost = Word::of(Place::Lost);
+        context.tiers.replace(&guard, lost, context.lane);
+    }
+}
+
+#[cfg(test)]
+mod tests;
