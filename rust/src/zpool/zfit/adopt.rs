@@ -71,7 +71,7 @@ impl Zfit {
             && (1..=RUN_FRAMES_MAX).contains(&region.frames)
             && region.frames <= self.arena.frames() - region.head;
         let at = region.granule(self.grain, handle);
-        if !is_possible || handle.low() >= self.grain.per_frame || at < self.grain.first() {
+        if !is_possible || handle.low() >= self.grain.per_frame {
             return Err(AdoptError::BadHandle);
         }
         let word = region.read(&self.arena, self.grain, at);
@@ -128,7 +128,7 @@ impl Zfit {
     fn rebuild(&self, region: &Region, slots: &[Claim]) {
         let (arena, grain) = (&*self.arena, self.grain);
         let mut shard = self.lock(region.shard.into());
-        let (mut at, mut live) = (grain.first(), 0);
+        let (mut at, mut live) = (0, 0);
         for slot in slots {
             let is_after_hole = at < slot.at;
             if is_after_hole {
@@ -136,7 +136,7 @@ impl Zfit {
             }
             let word = region.read(arena, grain, slot.at);
             region.write(arena, grain, slot.at, word.with_after_hole(is_after_hole));
-            shard.count_adopted(slot.granules, slot.bytes as usize);
+            shard.count(slot.granules, slot.bytes as usize);
             live += slot.granules;
             at = slot.at + slot.granules;
         }
@@ -144,7 +144,6 @@ impl Zfit {
             shard.put_hole(arena, region, at, region.end(grain) - at);
         }
         region.set_live(arena, live);
-        shard.list(arena, region, live);
         shard.regions += 1;
         shard.frames += u64::from(region.frames);
     }

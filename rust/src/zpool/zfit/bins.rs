@@ -13,6 +13,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::region::Grain;
+use super::word::Word;
 use crate::zpool::{Arena, Handle};
 
 /// Where a hole is: a handle's bits.
@@ -76,12 +77,19 @@ pub struct Memory<'a> {
 impl<'a> Memory<'a> {
     fn place(self, spot: Spot) -> usize {
         let handle = Handle(spot);
-        self.arena.frame_at(handle.frame()) + handle.low() as usize * self.grain.bytes
+        self.arena.frame_at(handle.frame()) + self.grain.bytes(handle.low())
     }
 
     /// Whether a hole has room for links.
     pub fn has_links(self, granules: u32) -> bool {
-        granules as usize * self.grain.bytes >= LINKED_BYTES_MIN
+        self.grain.bytes(granules) >= LINKED_BYTES_MIN
+    }
+
+    /// Length of a hole.
+    fn granules(self, spot: Spot) -> u32 {
+        let word = Word(self.arena.word_u64(self.place(spot)).load(Relaxed));
+        debug_assert!(word.is_hole(), "{word:?} at {spot:#x}");
+        word.granules()
     }
 
     fn next(self, spot: Spot) -> &'a AtomicU64 {
@@ -127,9 +135,22 @@ impl Bin {
         true
     }
 
+    /// Takes the hole out that is taken next; there is one.
+    fn pop(&mut self, memory: Memory<'_>) -> Spot {
+        if self.count > 0 {
+            self.count -= 1;
+            return self.remembered[self.count];
+        }
+        let spot = self.first;
+        self.first = memory.next(spot).load(Relaxed);
+        if self.first != NONE {
+            memory.previous(self.first).store(NONE, Relaxed);
+        }
+        spot
+    }
+
     /// Takes a hole out. False: it was forgotten.
     fn remove(&mut self, memory: Memory<'_>, spot: Spot, granules: u32) -> bool {
-        // From the last one on, which is the one that is taken to be cut.
         let known = &mut self.remembered[..self.count];
         if let Some(at) = known.iter().rposition(|&other| other == spot) {
             known.copy_within(at + 1.., at);
@@ -225,7 +246,28 @@ impl Bins {
         if !bin.remove(memory, spot, granules) {
             return;
         }
-        if bin.top() == NONE {
+        let is_empty = bin.top() == NONE;
+        self.removed(index, granules, is_empty);
+    }
+
+    /// Takes the shortest hole of at least `granules`, which an object may need, and says how long it is.
+    #[inline]
+    pub fn take(&mut self, memory: Memory<'_>, granules: u32) -> Option<(Spot, u32)> {
+        let index = self.find_bin(granules)?;
+        let bin = &mut self.bins[index as usize];
+        let spot = bin.pop(memory);
+        let is_empty = bin.top() == NONE;
+        // The hole itself is not looked at if its bin says how long it is: that would be to wait.
+        let length = match index <= self.exact_max {
+            true => index,
+            false => memory.granules(spot),
+        };
+        self.removed(index, length, is_empty);
+        Some((spot, length))
+    }
+
+    fn removed(&mut self, index: u32, granules: u32, is_empty: bool) {
+        if is_empty {
             let word = (index / WORD_BITS) as usize;
             self.filled[word] &= !(1 << (index % WORD_BITS));
             if self.filled[word] == 0 {
@@ -234,14 +276,6 @@ impl Bins {
         }
         self.bands[self.band(granules)] -= u64::from(granules);
         self.holes -= 1;
-    }
-
-    /// The shortest hole of at least `granules`, which an object may need, and its length if that
-    /// is known without looking at it. It stays in its bin.
-    pub fn find(&self, granules: u32) -> Option<(Spot, Option<u32>)> {
-        let bin = self.find_bin(granules)?;
-        let length = (bin <= self.exact_max).then_some(bin);
-        Some((self.bins[bin as usize].top(), length))
     }
 
     fn find_bin(&self, granules: u32) -> Option<u32> {

@@ -9,7 +9,6 @@ use super::Zfit;
 use super::bins::Memory;
 use super::region::Region;
 use super::shard::Shard;
-use crate::zpool::groups::FULL;
 use crate::zpool::side::{NONE, Side};
 
 /// What the regions of a shard say, to be compared with what its state says.
@@ -64,7 +63,7 @@ impl Zfit {
 
     fn check_region(&self, shard: &Shard, region: &Region, found: &mut Found) {
         assert!(region.is_marked(&self.arena), "side words of {region:?}");
-        let (mut at, end) = (self.grain.first(), region.end(self.grain));
+        let (mut at, end) = (0, region.end(self.grain));
         let (mut live, mut hole) = (0, 0);
         while at < end {
             let word = region.read(&self.arena, self.grain, at);
@@ -124,21 +123,10 @@ impl Zfit {
         assert!(found.holes.values().all(is_forgettable), "holes in no bin");
         let says = (shard.bins.holes(), shard.bins.granules());
         assert_eq!(says, (holes, granules), "holes and their granules");
-        let mut listed = u64::from(shard.isolated != NONE);
-        for group in 0..FULL {
-            let mut count = 0;
-            for region in shard.listed(&&*self.arena, group) {
-                let live = region.live(&self.arena);
-                assert_eq!(shard.group(&region, live), group, "list of {region:?}");
-                assert!(
-                    region.head != shard.isolated,
-                    "isolated {region:?} is listed"
-                );
-                count += 1;
-            }
-            assert_eq!(shard.fullness[group], count, "regions of list {group}");
-            listed += count;
-        }
-        assert_eq!(listed, shard.regions, "listed regions");
+        let is_isolated = shard.isolated != NONE;
+        assert!(
+            !is_isolated || Region::at(&self.arena, shard.isolated).is_some(),
+            "the isolated region is none"
+        );
     }
 }

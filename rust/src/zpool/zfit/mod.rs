@@ -8,6 +8,9 @@
 //!
 //! Every slot carries one word in front: its length and its object's owner and stamp. With the owner
 //! a sparse region can be emptied into the holes of others, which is how the pool gives memory back.
+//! How much of a region is in slots stands in the side word of its first frame. Regions are in no
+//! list by that: to keep lists touched a third region in one of ten overwrites; instead the emptiest
+//! is looked for, when one is to be emptied, in the side words of a part of the pool.
 //!
 //! Best fit with boundary tags is Knuth's (The Art of Computer Programming, 2.5) with the exact bins
 //! of D. Lea's malloc. What a kernel cannot have is the rest: neighbouring frames by the dozen, and
@@ -27,10 +30,11 @@ mod shard;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod waiting;
 mod word;
 mod zpool;
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::side::Side;
@@ -59,6 +63,8 @@ pub struct Zfit {
     shards: Box<[Mutex<Shard>]>,
     /// Raw pages: each has a frame of its own, so no shard is needed.
     whole: Whole,
+    /// The frame from which the next region to be emptied is looked for.
+    looked_to: AtomicU32,
     /// What a predecessor's table has claimed; None after adoption.
     claims: Mutex<Option<Claims>>,
 }
@@ -97,10 +103,12 @@ impl Zfit {
             arena,
             grain,
             whole: Whole::default(),
+            looked_to: AtomicU32::new(0),
             claims: Mutex::default(),
         }
     }
 
+    #[inline]
     fn lock(&self, shard: usize) -> MutexGuard<'_, Shard> {
         self.shards[shard]
             .lock()
@@ -110,14 +118,28 @@ impl Zfit {
     /// A slot of `granules`: from a hole of the owner's shard, or of another, or from a region that is
     /// made for it in one of them.
     fn alloc_slot(&self, granules: u32, bytes: usize, tag: Tag) -> Option<Handle> {
-        let (arena, count) = (&*self.arena, self.shards.len());
-        let own = (tag.owner / OWNERS_TOGETHER) as usize % count;
-        let mut shards = (own..own + count).map(|index| self.lock(index % count));
-        shards
-            .find_map(|mut shard| shard.cut(arena, granules, bytes, tag))
+        let own = self.own_shard(tag.owner);
+        let found = self.lock(own).cut(&self.arena, granules, bytes, tag);
+        found
+            .or_else(|| self.alloc_in_others(own, granules, bytes, tag))
             .or_else(|| self.alloc_in_new(own, granules, bytes, tag))
     }
 
+    /// The shard that an owner's objects go to.
+    fn own_shard(&self, owner: u32) -> usize {
+        match self.shards.len() {
+            1 => 0,
+            count => (owner / OWNERS_TOGETHER) as usize % count,
+        }
+    }
+
+    #[cold]
+    fn alloc_in_others(&self, own: usize, granules: u32, bytes: usize, tag: Tag) -> Option<Handle> {
+        let mut others = (0..self.shards.len()).filter(|&index| index != own);
+        others.find_map(|index| self.lock(index).cut(&self.arena, granules, bytes, tag))
+    }
+
+    #[cold]
     fn alloc_in_new(&self, own: usize, granules: u32, bytes: usize, tag: Tag) -> Option<Handle> {
         let handle = self.lock(own).cut_new(&self.arena, granules, bytes, tag)?;
         // The objects of a region that is being emptied may be those of other shards' owners.
@@ -138,8 +160,15 @@ impl Zfit {
             .store(side.encode(ZpoolKind::Zfit), Relaxed);
     }
 
+    /// Where in the mapping the word of a slot is.
+    #[inline]
+    fn word_at(&self, handle: Handle) -> usize {
+        self.arena.frame_at(handle.frame()) + self.grain.bytes(handle.low())
+    }
+
     /// Finds a live object. Panics on a handle that leads to none: it did not come from this pool,
     /// or was freed.
+    #[inline(always)]
     fn locate(&self, handle: Handle) -> Place {
         let frame = handle.frame();
         assert!(
@@ -159,18 +188,19 @@ impl Zfit {
     }
 
     /// Granules of a slot for an object of `bytes`.
+    #[inline]
     fn granules(&self, bytes: usize) -> u32 {
-        (bytes + word::BYTES).div_ceil(self.grain.bytes) as u32
+        self.grain.granules(bytes + word::BYTES)
     }
 
     /// Whether an object is better off with a frame of its own.
     fn is_whole(&self, bytes: usize) -> bool {
-        self.granules(bytes) as usize * self.grain.bytes >= self.arena.frame_bytes()
+        self.granules(bytes) >= self.grain.per_frame
     }
 
     /// Bytes of memory that `granules` cost, their share of side words included.
     fn charged_bytes(&self, granules: u64) -> u64 {
-        let bytes = granules * self.grain.bytes as u64;
+        let bytes = granules * self.grain.bytes(1) as u64;
         bytes + (bytes * SIDE_BYTES).div_ceil(self.arena.frame_bytes() as u64)
     }
 }

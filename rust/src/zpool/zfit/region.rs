@@ -1,4 +1,5 @@
-//! A region: a run of frames that is cut into slots and holes without a gap.
+//! A region: a run of frames that is cut into slots and holes without a gap, each a multiple of a
+//! granule and with a word in front.
 //!
 //! The side word of its first frame says how many frames and which shard, and how many granules
 //! are in slots; those of the others say how far they are from it.
@@ -12,21 +13,14 @@ use crate::zpool::arena::RUN_FRAMES_MAX;
 use crate::zpool::side::{Side, head_next, with_head_next};
 use crate::zpool::{Arena, Handle, Tag, ZpoolKind};
 
-// A region, offsets in bytes:
-//   0   next      u32   region after this one in its list (`groups`)
-//   4   previous  u32   region before it
-//   8   reserved  u64
-//  16   slots and holes, each a multiple of a granule and with a word in front
-const HEAD_BYTES: usize = 16;
-
 const FRAMES_BITS: u32 = 5;
 const _: () = assert!(RUN_FRAMES_MAX < 1 << FRAMES_BITS);
 
 /// The unit of lengths.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grain {
-    /// Bytes of a granule.
-    pub bytes: usize,
+    /// A granule is two to this power bytes long.
+    bytes_shift: u32,
     /// Granules of a frame.
     pub per_frame: u32,
 }
@@ -36,14 +30,21 @@ impl Grain {
     pub fn of(frame_bytes: usize) -> Grain {
         let bytes = (frame_bytes >> crate::zpool::HANDLE_LOW_BITS).max(word::BYTES);
         Grain {
-            bytes,
+            bytes_shift: bytes.trailing_zeros(),
             per_frame: (frame_bytes / bytes) as u32,
         }
     }
 
-    /// Granules before the first slot of a region.
-    pub fn first(self) -> u32 {
-        (HEAD_BYTES / self.bytes) as u32
+    /// Bytes of so many granules.
+    #[inline]
+    pub fn bytes(self, granules: u32) -> usize {
+        (granules as usize) << self.bytes_shift
+    }
+
+    /// Granules that hold so many bytes.
+    #[inline]
+    pub fn granules(self, bytes: usize) -> u32 {
+        ((bytes + (1 << self.bytes_shift) - 1) >> self.bytes_shift) as u32
     }
 }
 
@@ -60,11 +61,13 @@ pub struct Region {
 
 impl Region {
     /// The region that begins with frame `head`, if one does.
+    #[inline]
     pub fn at(arena: &Arena, head: u32) -> Option<Region> {
         Region::of_head(head, side(arena, head))
     }
 
     /// The region that `frame` is part of, if it is part of one.
+    #[inline]
     pub fn around(arena: &Arena, frame: u32) -> Option<Region> {
         Region::of_frame(arena, frame, side(arena, frame))
     }
@@ -129,18 +132,21 @@ impl Region {
     }
 
     /// Where the last slot ends, granules.
+    #[inline]
     pub fn end(&self, grain: Grain) -> u32 {
         self.frames * grain.per_frame
     }
 
-    /// Granules for slots and holes.
-    pub fn capacity(&self, grain: Grain) -> u32 {
-        self.end(grain) - grain.first()
+    /// How much of it is in slots, in 1/65536.
+    pub fn fullness(&self, arena: &Arena, grain: Grain) -> u32 {
+        let end = u64::from(self.end(grain));
+        ((u64::from(self.live(arena)) << 16) / end) as u32
     }
 
     /// Place in the mapping of a granule.
+    #[inline]
     pub fn place(&self, arena: &Arena, grain: Grain, granule: u32) -> usize {
-        arena.frame_at(self.head) + granule as usize * grain.bytes
+        arena.frame_at(self.head) + grain.bytes(granule)
     }
 
     /// The word at a granule.
@@ -150,16 +156,19 @@ impl Region {
     }
 
     /// The slot or hole that begins at a granule.
+    #[inline]
     pub fn read(&self, arena: &Arena, grain: Grain, granule: u32) -> Word {
         Word(self.word(arena, grain, granule).load(Relaxed))
     }
 
     /// Writes the word of a slot.
+    #[inline]
     pub fn write(&self, arena: &Arena, grain: Grain, granule: u32, word: Word) {
         self.word(arena, grain, granule).store(word.0, Relaxed);
     }
 
     /// Writes the words of a hole at both its ends.
+    #[inline]
     pub fn write_hole(&self, arena: &Arena, grain: Grain, granule: u32, granules: u32) {
         let word = Word::hole(granules);
         self.write(arena, grain, granule, word);
@@ -168,6 +177,7 @@ impl Region {
     }
 
     /// Length of the hole that ends at a granule.
+    #[inline]
     pub fn hole_before(&self, arena: &Arena, grain: Grain, granule: u32) -> u32 {
         let last = self.place(arena, grain, granule) - word::BYTES;
         let word = Word(arena.word_u64(last).load(Relaxed));
@@ -176,6 +186,7 @@ impl Region {
     }
 
     /// Marks what begins at a granule, if that is not the end, as being behind a hole or not.
+    #[inline]
     pub fn set_after_hole(&self, arena: &Arena, grain: Grain, granule: u32, after_hole: bool) {
         if granule < self.end(grain) {
             let word = self.read(arena, grain, granule);
@@ -185,12 +196,15 @@ impl Region {
     }
 
     /// The handle of the slot at a granule.
+    #[inline]
     pub fn handle(&self, grain: Grain, granule: u32) -> Handle {
-        let frame = self.head + granule / grain.per_frame;
-        Handle::of(frame, granule % grain.per_frame)
+        // A frame has a power of two of them.
+        let frame = self.head + (granule >> grain.per_frame.trailing_zeros());
+        Handle::of(frame, granule & (grain.per_frame - 1))
     }
 
     /// The granule that a handle in this region leads to.
+    #[inline]
     pub fn granule(&self, grain: Grain, handle: Handle) -> u32 {
         (handle.frame() - self.head) * grain.per_frame + handle.low()
     }
@@ -204,7 +218,7 @@ impl Region {
         from: u32,
         mut visit: impl FnMut(u32, Tag) -> bool,
     ) -> u32 {
-        let (mut at, end) = (grain.first(), self.end(grain));
+        let (mut at, end) = (0, self.end(grain));
         while at < end {
             let word = self.read(arena, grain, at);
             if !word.is_hole() && at >= from && !visit(at, word.tag()) {

@@ -3,6 +3,9 @@
 //! Locking: a shard's lock is held while residents of a region are copied out, never while they are
 //! visited.
 
+use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::Zfit;
 use super::region::Region;
 use super::shard::Shard;
@@ -14,8 +17,9 @@ use crate::zpool::{Handle, Resident, Sweep, Tag};
 /// over objects of 8 bytes in frames of 64 KiB took 340 ns an object, most of it walking.
 const BATCH: usize = 512;
 
-/// Regions that isolation looks at in the emptiest list, which bounds how long it holds the lock.
-const CANDIDATES: usize = 16;
+/// The emptiest region is looked for among those of so many frames: all of a pool of 128 MiB, and
+/// enough to choose from in a larger one. It takes about 30 us.
+const LOOKED_AT_FRAMES: u32 = 32 << 10;
 
 impl Zfit {
     pub(super) fn sweep_frames(
@@ -79,7 +83,7 @@ impl Zfit {
     }
 
     pub(super) fn isolate_region(&self, visit: &mut dyn FnMut(Resident)) -> bool {
-        let mut best: Option<(usize, u64)> = None;
+        let mut wanted = 0u32;
         for index in 0..self.shards.len() {
             let mut shard = self.lock(index);
             shard.settle_accounts(&self.arena);
@@ -87,56 +91,79 @@ impl Zfit {
                 // One in all shards.
                 return false;
             }
-            if let Some((_, fullness)) = self.candidate(&mut shard)
-                && best.is_none_or(|(_, least)| fullness < least)
-            {
-                best = Some((index, fullness));
+            wanted |= u32::from(shard.has_holes_enough()) << index;
+        }
+        let last = self.arena.side_frames();
+        let mut from = self.looked_to.load(Relaxed);
+        for _ in 0..last.div_ceil(LOOKED_AT_FRAMES) {
+            from = if from < last { from } else { 0 };
+            let to = last.min(from + LOOKED_AT_FRAMES);
+            let frames = from..to;
+            from = to;
+            self.looked_to.store(to, Relaxed);
+            let mut shards = wanted;
+            while let Some(region) = self.emptiest(frames.clone(), shards) {
+                if self.isolate_if_worth(region) {
+                    self.report(region.head, visit);
+                    return true;
+                }
+                // That of another shard may be worth it.
+                shards &= !(1 << region.shard);
             }
         }
-        // The shard was unlocked meanwhile, so its emptiest region is looked for anew.
-        let Some((index, _)) = best else {
-            return false;
-        };
-        let mut shard = self.lock(index);
+        false
+    }
+
+    /// Visits every region that begins in a range of frames. No lock is held, so it may be no more.
+    pub(super) fn each_region(&self, frames: Range<u32>, mut visit: impl FnMut(Region)) {
+        let mut frame = frames.start;
+        while frame < frames.end {
+            match Region::at(&self.arena, frame) {
+                Some(region) => {
+                    frame += region.frames.max(1);
+                    visit(region);
+                }
+                None => frame += 1,
+            }
+        }
+    }
+
+    /// The emptiest region that begins in a range of frames, of those shards whose bit is set.
+    fn emptiest(&self, frames: Range<u32>, shards: u32) -> Option<Region> {
+        let mut emptiest = None;
+        self.each_region(frames, |region| {
+            let fullness = region.fullness(&self.arena, self.grain);
+            let is_emptier = emptiest.is_none_or(|(least, _)| fullness < least);
+            if shards >> region.shard & 1 == 1 && is_emptier {
+                emptiest = Some((fullness, region));
+            }
+        });
+        emptiest.map(|(_, region)| region)
+    }
+
+    /// Takes a region out of allocation if the holes of the others could take its objects.
+    fn isolate_if_worth(&self, region: Region) -> bool {
+        let mut shard = self.lock(region.shard.into());
         shard.settle_accounts(&self.arena);
-        let Some((region, _)) = self.candidate(&mut shard) else {
+        // It was found without the lock.
+        if Region::at(&self.arena, region.head) != Some(region) || shard.isolated != NONE {
             return false;
+        }
+        let holes = self.room_outside(&shard, &region);
+        // Emptying the last region freed nothing, with so much in holes: wait for more.
+        let patience = match std::mem::take(&mut shard.is_futile) {
+            true => u64::MAX,
+            false => shard.patience,
         };
-        shard.unlist(&self.arena, &region, region.live(&self.arena));
+        shard.patience = patience.min(holes + u64::from(self.grain.per_frame));
+        if holes < u64::from(region.live(&self.arena)) || holes < shard.patience {
+            return false;
+        }
         self.each_hole(&region, |at, granules| {
             shard.take_hole(&self.arena, &region, at, granules);
         });
         shard.isolated = region.head;
-        drop(shard);
-        self.report(region.head, visit);
         true
-    }
-
-    /// The emptiest region of a shard, near enough, and its fullness in 1/65536, if the holes of the
-    /// others could take its objects.
-    fn candidate(&self, shard: &mut Shard) -> Option<(Region, u64)> {
-        if shard.isolated != NONE {
-            return None;
-        }
-        let arena = &*self.arena;
-        let regions = shard.emptiest(&arena).take(CANDIDATES);
-        let (region, fullness) = regions
-            .map(|region| {
-                let capacity = u64::from(region.capacity(self.grain));
-                (region, (u64::from(region.live(arena)) << 16) / capacity)
-            })
-            .min_by_key(|&(_, fullness)| fullness)?;
-        let live = u64::from(region.live(arena));
-        let holes = self.room_outside(shard, &region);
-        // Emptying the last region freed nothing, with so much in holes: wait for more.
-        let patience = if shard.is_futile {
-            u64::MAX
-        } else {
-            shard.patience
-        };
-        shard.is_futile = false;
-        shard.patience = patience.min(holes + u64::from(self.grain.per_frame));
-        (holes >= live && holes >= shard.patience).then_some((region, fullness))
     }
 
     /// Granules in holes outside of a region that are long enough for most of its objects.
@@ -157,7 +184,7 @@ impl Zfit {
     }
 
     fn each_hole(&self, region: &Region, mut visit: impl FnMut(u32, u32)) {
-        let (mut at, end) = (self.grain.first(), region.end(self.grain));
+        let (mut at, end) = (0, region.end(self.grain));
         while at < end {
             let word = region.read(&self.arena, self.grain, at);
             if word.is_hole() {
@@ -177,7 +204,6 @@ impl Zfit {
             }
             let region = Region::at(&self.arena, head).expect("an isolated region");
             shard.is_futile = true;
-            shard.list(&self.arena, &region, region.live(&self.arena));
             self.each_hole(&region, |at, granules| {
                 shard.put_hole(&self.arena, &region, at, granules);
             });

@@ -46,7 +46,7 @@ impl Zpool for Zfit {
         let granules = self.granules(bytes);
         // What needs two neighbouring frames for a slot can have one for itself: where free frames lie
         // scattered, or when the last slot of one was given back just now.
-        let is_long = granules + self.grain.first() > self.grain.per_frame;
+        let is_long = granules > self.grain.per_frame;
         self.alloc_slot(granules, bytes, tag)
             .or_else(|| is_long.then(|| self.alloc_whole(bytes, tag))?)
             .ok_or(AllocError::Full)
@@ -55,10 +55,10 @@ impl Zpool for Zfit {
     fn free(&self, handle: Handle, bytes: usize) {
         match self.locate(handle) {
             Place::Whole(frame) => self.free_whole(frame, bytes),
-            Place::Slot(region, at) => {
+            Place::Slot(region, _) => {
                 self.prefetch_words(handle, bytes);
                 self.lock(region.shard.into())
-                    .give_back_soon(&self.arena, region, at, bytes);
+                    .give_back_soon(&self.arena, handle.0, bytes);
             }
         }
     }
@@ -73,7 +73,7 @@ impl Zpool for Zfit {
     }
 
     fn prefetch(&self, handle: Handle, bytes: usize) {
-        let at = self.arena.frame_at(handle.frame()) + handle.low() as usize * self.grain.bytes;
+        let at = self.word_at(handle);
         if at < self.arena.end() {
             self.arena.prefetch(at, bytes.min(PREFETCH_BYTES));
         }
@@ -139,7 +139,7 @@ impl Zpool for Zfit {
     fn classes(&self, visit: &mut dyn FnMut(ClassStats)) {
         let frame_bytes = self.arena.frame_bytes();
         let mut regions = ClassStats {
-            object_bytes_max: (frame_bytes - self.grain.bytes) as u32,
+            object_bytes_max: (frame_bytes - self.grain.bytes(1)) as u32,
             block_frames: RUN_FRAMES_MAX,
             ..ClassStats::default()
         };
@@ -151,9 +151,12 @@ impl Zpool for Zfit {
             regions.slots += shard.objects + shard.bins.holes();
             regions.slots_used += shard.objects;
             free += shard.bins.granules();
-            let lists = regions.fullness.iter_mut().zip(shard.fullness);
-            lists.for_each(|(sum, count)| *sum += count);
         }
+        self.each_region(0..self.arena.side_frames(), |region| {
+            let fullness = region.fullness(&self.arena, self.grain);
+            let group = (fullness * 10 >> 16) as usize + usize::from(fullness > 0);
+            regions.fullness[group] += 1;
+        });
         regions.freeable_frames = free / u64::from(self.grain.per_frame);
         visit(regions);
         let whole = self.whole.objects.load(Relaxed);
@@ -191,8 +194,8 @@ impl Zfit {
 
     /// The words of a slot and of what is behind it will be read when it is given back.
     fn prefetch_words(&self, handle: Handle, bytes: usize) {
-        let slot_bytes = self.granules(bytes) as usize * self.grain.bytes;
-        let at = self.arena.frame_at(handle.frame()) + handle.low() as usize * self.grain.bytes;
+        let slot_bytes = self.grain.bytes(self.granules(bytes));
+        let at = self.word_at(handle);
         for place in [at, at + slot_bytes] {
             if place < self.arena.end() {
                 self.arena.prefetch(place, 1);
@@ -211,17 +214,16 @@ impl Zfit {
     /// to wait for the word doubles the time of a load.
     fn holds(&self, at: usize, bytes: usize) -> bool {
         let word = Word(self.arena.word_u64(at).load(Relaxed));
-        !word.is_hole() && bytes + word::BYTES <= word.granules() as usize * self.grain.bytes
+        !word.is_hole() && bytes + word::BYTES <= self.grain.bytes(word.granules())
     }
 
     /// Place in the mapping of an object's first byte.
     fn content_at(&self, handle: Handle, bytes: usize) -> usize {
-        let at = self.arena.frame_at(handle.frame());
+        let at = self.word_at(handle);
         if let Side::Whole(_) = self.side(handle.frame()) {
             assert!(bytes <= self.arena.frame_bytes(), "{bytes} in a frame");
             return at;
         }
-        let at = at + handle.low() as usize * self.grain.bytes;
         debug_assert!(
             self.holds(at, bytes),
             "{handle:?} does not lead to an object of {bytes}: freed, or not of this pool"
