@@ -95,10 +95,12 @@ impl Zfit {
         }
         let last = self.arena.side_frames();
         let mut from = self.looked_to.load(Relaxed);
-        for _ in 0..last.div_ceil(LOOKED_AT_FRAMES) {
+        let mut left = last;
+        while left > 0 {
             from = if from < last { from } else { 0 };
             let to = last.min(from + LOOKED_AT_FRAMES);
             let frames = from..to;
+            left = left.saturating_sub(to - from);
             from = to;
             self.looked_to.store(to, Relaxed);
             let mut shards = wanted;
