@@ -80,7 +80,7 @@ impl Zfit {
             granules: word.granules(),
             bytes: bytes as u32,
         };
-        let is_slot = !word.is_hole()
+        let is_slot = word.is_live()
             && word.tag().owner == tag.owner
             && claim.granules >= self.granules(bytes)
             && at + claim.granules <= region.end(self.grain);

@@ -75,7 +75,9 @@ pub struct Memory<'a> {
 }
 
 impl<'a> Memory<'a> {
-    fn place(self, spot: Spot) -> usize {
+    /// Place in the mapping of the word of a slot or hole.
+    #[inline]
+    pub fn place(self, spot: Spot) -> usize {
         let handle = Handle(spot);
         self.arena.frame_at(handle.frame()) + self.grain.bytes(handle.low())
     }

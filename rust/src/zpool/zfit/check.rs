@@ -17,8 +17,10 @@ struct Found {
     regions: u64,
     frames: u64,
     objects: u64,
-    /// Granules in slots.
+    /// Granules in slots with an object.
     live: u64,
+    /// Freed slots, by spot, with their length.
+    freed: HashMap<u64, u32>,
     /// Holes in allocation, by spot, with their length.
     holes: HashMap<u64, u32>,
 }
@@ -86,7 +88,13 @@ impl Zfit {
                 assert_eq!(word.is_after_hole(), hole > 0, "slot {at} of {region:?}");
                 hole = 0;
                 live += granules;
-                found.objects += 1;
+                if word.is_live() {
+                    found.objects += 1;
+                    found.live += u64::from(granules);
+                } else {
+                    let spot = region.handle(self.grain, at).0;
+                    found.freed.insert(spot, granules);
+                }
             }
             at += granules;
         }
@@ -97,7 +105,6 @@ impl Zfit {
             live,
             "granules in slots of {region:?}"
         );
-        found.live += u64::from(live);
         found.regions += 1;
         found.frames += u64::from(region.frames);
     }
@@ -106,6 +113,11 @@ impl Zfit {
         let says = (shard.regions, shard.frames, shard.objects, shard.live);
         let is = (found.regions, found.frames, found.objects, found.live);
         assert_eq!(says, is, "regions, frames, objects, granules in slots");
+        for (length, spot) in shard.quick.each() {
+            let found = found.freed.remove(&spot);
+            assert_eq!(found, Some(length), "the freed slot at {spot:#x}");
+        }
+        assert!(found.freed.is_empty(), "freed slots that nobody can take");
         let (mut holes, mut granules) = (0, 0);
         let memory = Memory {
             arena: &self.arena,

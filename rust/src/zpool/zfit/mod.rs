@@ -3,8 +3,9 @@
 //! Size classes waste memory twice: an object is shorter than its slot, and every class has blocks
 //! that are not full. Here a slot is cut to the length of its object out of a hole, the smallest
 //! hole that is long enough, so that each length that is really seen has its own class for as long
-//! as it is seen. A freed slot joins the holes beside it. Objects never cross the edge of a region:
-//! a place is one addition, a load never copies. Raw pages take a frame of their own.
+//! as it is seen. A freed slot waits a little to be taken again as it is, then it joins the holes beside
+//! it. Objects never cross the edge of a region: a place is one addition, a load never copies. Raw
+//! pages take a frame of their own.
 //!
 //! Every slot carries one word in front: its length and its object's owner and stamp. With the owner
 //! a sparse region can be emptied into the holes of others, which is how the pool gives memory back.
@@ -25,6 +26,7 @@
 mod adopt;
 mod bins;
 mod check;
+mod quick;
 mod region;
 mod shard;
 #[cfg(test)]

@@ -221,7 +221,7 @@ impl Region {
         let (mut at, end) = (0, self.end(grain));
         while at < end {
             let word = self.read(arena, grain, at);
-            if !word.is_hole() && at >= from && !visit(at, word.tag()) {
+            if word.is_live() && at >= from && !visit(at, word.tag()) {
                 return at;
             }
             assert!(word.granules() > 0, "an empty slot at {at} of {self:?}");

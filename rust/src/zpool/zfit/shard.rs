@@ -3,7 +3,10 @@
 //! Not here: who holds the lock (`zfit`), walking over regions (`upkeep`).
 //! Locking: none, the shard's lock is held.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::bins::{Bins, Memory, Spot};
+use super::quick::Quick;
 use super::region::{Grain, Region};
 use super::waiting::Waiting;
 use super::word::{self, Word};
@@ -17,6 +20,19 @@ const REGION_SHARE: u32 = 256;
 
 /// Bytes of the shortest hole that an object fits into: the word in front, and eight bytes or fewer.
 const HOLE_BYTES_MIN: usize = 16;
+
+/// This share of the objects may be waiting as freed slots: 1/512. They are bytes that hold nothing, so
+/// it is what they cost; a quarter to a third of all slots are then taken as they were freed.
+const QUICK_SHARE: u64 = 512;
+
+/// A freed slot is taken by an object that is shorter by this share of a frame at most.
+const SLACK_SHARE: u32 = 512;
+
+/// Freed slots that become holes before it is looked again for one that is long enough.
+const JOINED_TOGETHER: usize = 16;
+
+/// Lengths of slots beyond those that objects need: what was too short for a hole.
+const SPARE_LENGTHS: u32 = 2;
 
 /// A shorter region wastes too much at its end.
 const REGION_FRAMES_MIN: u32 = 4;
@@ -42,10 +58,14 @@ pub struct Shard {
     pub object_bytes: u64,
     /// Objects.
     pub objects: u64,
-    /// Granules in slots.
+    /// Granules in slots with an object.
     pub live: u64,
-    /// Slots that are being freed.
-    waiting: Waiting,
+    /// Slots that are being freed: their words are fetched. With the lengths of their objects.
+    freed: Waiting,
+    /// Freed slots, to be taken again as they are. For their regions they count as slots.
+    pub quick: Quick,
+    /// Those that are no longer kept for that: the words behind them are fetched.
+    joining: Waiting,
 }
 
 impl Shard {
@@ -64,7 +84,9 @@ impl Shard {
             object_bytes: 0,
             objects: 0,
             live: 0,
-            waiting: Waiting::new(),
+            freed: Waiting::new(),
+            quick: Quick::new(exact_max + SPARE_LENGTHS),
+            joining: Waiting::new(),
         }
     }
 
@@ -75,15 +97,31 @@ impl Shard {
         }
     }
 
-    /// Cuts a slot of `granules` out of the shortest hole that is long enough.
+    /// Takes a freed slot of about `granules`, or cuts one out of the shortest hole that is long enough.
     pub fn cut(&mut self, arena: &Arena, granules: u32, bytes: usize, tag: Tag) -> Option<Handle> {
-        let memory = self.memory(arena);
-        let found = self.bins.take(memory, granules).or_else(|| {
-            self.settle_accounts(arena);
-            self.bins.take(memory, granules)
-        });
-        let (spot, hole) = found?;
-        Some(self.cut_from(arena, spot, hole, (granules, bytes, tag)))
+        let slack = self.grain.per_frame / SLACK_SHARE;
+        if let Some(spot) = self.quick.take(granules, slack) {
+            return Some(self.reuse(arena, spot, bytes, tag));
+        }
+        loop {
+            if let Some((spot, hole)) = self.bins.take(self.memory(arena), granules) {
+                return Some(self.cut_from(arena, spot, hole, (granules, bytes, tag)));
+            }
+            if !self.join_some(arena) {
+                return None;
+            }
+        }
+    }
+
+    /// Gives a freed slot another object.
+    fn reuse(&mut self, arena: &Arena, spot: Spot, bytes: usize, tag: Tag) -> Handle {
+        let place = arena.word_u64(self.memory(arena).place(spot));
+        let word = Word(place.load(Relaxed));
+        assert!(word.is_free(), "{word:?} of a freed slot");
+        let length = word.granules();
+        place.store(Word::slot(length, tag, word.is_after_hole()).0, Relaxed);
+        self.count(length, bytes);
+        Handle(spot)
     }
 
     /// Cuts a slot out of a region that is made for it.
@@ -130,19 +168,84 @@ impl Shard {
         handle
     }
 
-    /// Has a slot given back a little later.
+    /// Frees a slot, a little later.
     #[inline]
-    pub fn give_back_soon(&mut self, arena: &Arena, spot: Spot, bytes: usize) {
-        if let Some((spot, bytes)) = self.waiting.pass(spot, bytes) {
-            self.give_back(arena, spot, bytes);
+    pub fn free_soon(&mut self, arena: &Arena, spot: Spot, bytes: usize) {
+        if let Some((spot, bytes)) = self.freed.pass(spot, bytes as u32) {
+            self.free(arena, spot, bytes as usize);
         }
     }
 
-    /// Gives all slots back that wait for it.
-    pub fn settle_accounts(&mut self, arena: &Arena) {
-        while let Some((spot, bytes)) = self.waiting.take() {
-            self.give_back(arena, spot, bytes);
+    /// Has a slot wait to be taken again.
+    fn free(&mut self, arena: &Arena, spot: Spot, bytes: usize) {
+        let place = arena.word_u64(self.memory(arena).place(spot));
+        let word = Word(place.load(Relaxed));
+        let length = word.granules();
+        assert!(
+            word.is_live() && bytes + word::BYTES <= self.grain.bytes(length),
+            "{bytes} bytes at {spot:#x} are freed twice, or were never taken"
+        );
+        self.objects -= 1;
+        self.live -= u64::from(length);
+        self.object_bytes -= bytes as u64;
+        place.store(word.freed().0, Relaxed);
+        if self.isolated != NONE && self.is_isolated(arena, spot) {
+            // Nothing may be put into that region.
+            self.join(arena, spot);
+            return;
         }
+        if let Some(displaced) = self.quick.put(length, spot) {
+            self.join_soon(arena, displaced, length);
+        }
+        while self.quick.slots() > self.objects / QUICK_SHARE
+            && let Some((length, spot)) = self.quick.give_up()
+        {
+            self.join_soon(arena, spot, length);
+        }
+    }
+
+    fn is_isolated(&self, arena: &Arena, spot: Spot) -> bool {
+        Region::around(arena, Handle(spot).frame())
+            .is_some_and(|region| region.head == self.isolated)
+    }
+
+    /// Makes a hole of a freed slot, a little later.
+    fn join_soon(&mut self, arena: &Arena, spot: Spot, granules: u32) {
+        let at = self.memory(arena).place(spot);
+        for place in [at, at + self.grain.bytes(granules)] {
+            if place < arena.end() {
+                arena.prefetch(place, 1);
+            }
+        }
+        if let Some((spot, _)) = self.joining.pass(spot, granules) {
+            self.join(arena, spot);
+        }
+    }
+
+    /// Does what is under way: what was freed waits to be taken again, or becomes a hole. True if
+    /// something did.
+    pub fn settle_accounts(&mut self, arena: &Arena) -> bool {
+        while let Some((spot, bytes)) = self.freed.take() {
+            self.free(arena, spot, bytes as usize);
+        }
+        let mut is_joined = false;
+        while let Some((spot, _)) = self.joining.take() {
+            self.join(arena, spot);
+            is_joined = true;
+        }
+        is_joined
+    }
+
+    /// Makes holes of some of the freed slots. False: there were none.
+    pub fn join_some(&mut self, arena: &Arena) -> bool {
+        let is_joined = self.settle_accounts(arena);
+        for _ in 0..JOINED_TOGETHER {
+            let Some((length, spot)) = self.quick.give_up() else {
+                break;
+            };
+            self.join_soon(arena, spot, length);
+        }
+        self.settle_accounts(arena) || is_joined
     }
 
     /// Counts an object in a slot of `granules`.
@@ -152,21 +255,15 @@ impl Shard {
         self.object_bytes += bytes as u64;
     }
 
-    /// Gives a slot back; it becomes one hole with those beside it.
-    fn give_back(&mut self, arena: &Arena, spot: Spot, bytes: usize) {
+    /// Makes one hole of a freed slot and those beside it.
+    fn join(&mut self, arena: &Arena, spot: Spot) {
         let (handle, grain) = (Handle(spot), self.grain);
         let region = &Region::around(arena, handle.frame()).expect("a slot is part of a region");
         let at = region.granule(grain, handle);
         let word = region.read(arena, grain, at);
+        assert!(word.is_free(), "{word:?} of a freed slot");
         let length = word.granules();
-        assert!(
-            !word.is_hole() && bytes + word::BYTES <= grain.bytes(length),
-            "{bytes} bytes at granule {at} of {region:?} are freed twice, or were never taken"
-        );
         let live = region.live(arena);
-        self.objects -= 1;
-        self.live -= u64::from(length);
-        self.object_bytes -= bytes as u64;
         let (mut from, mut to) = (at, at + length);
         if word.is_after_hole() {
             from -= region.hole_before(arena, grain, at);

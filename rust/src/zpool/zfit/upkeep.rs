@@ -85,8 +85,9 @@ impl Zfit {
     pub(super) fn isolate_region(&self, visit: &mut dyn FnMut(Resident)) -> bool {
         let mut wanted = 0u32;
         for index in 0..self.shards.len() {
-            let mut shard = self.lock(index);
-            shard.settle_accounts(&self.arena);
+            // Not in one go, which would keep writers waiting.
+            while self.lock(index).join_some(&self.arena) {}
+            let shard = self.lock(index);
             if shard.isolated != NONE {
                 // One in all shards.
                 return false;
@@ -146,7 +147,8 @@ impl Zfit {
     /// Takes a region out of allocation if the holes of the others could take its objects.
     fn isolate_if_worth(&self, region: Region) -> bool {
         let mut shard = self.lock(region.shard.into());
-        shard.settle_accounts(&self.arena);
+        // What was freed meanwhile: nothing in the region may be taken again.
+        while shard.join_some(&self.arena) {}
         // It was found without the lock.
         if Region::at(&self.arena, region.head) != Some(region) || shard.isolated != NONE {
             return false;

@@ -13,13 +13,16 @@ pub const BYTES: usize = 8;
 
 // bit   0       1: a hole
 // bit   1       the hole before this slot is whole: it ends here
-// slot: 2..16   granules   16..32 stamp   32..64 owner
+// slot: 2..16   granules   16..32 stamp   32..64 owner, or NO_OWNER in a freed slot
 // hole: 2..32   granules   32..64 zero
 const HOLE: u64 = 1;
 const AFTER_HOLE: u64 = 2;
 const GRANULES_SHIFT: u32 = 2;
 const SLOT_GRANULES_MASK: u64 = (1 << 14) - 1;
 const HOLE_GRANULES_MASK: u64 = (1 << 30) - 1;
+
+/// Owns what is free, and nothing else.
+pub const NO_OWNER: u32 = u32::MAX;
 
 /// A decoded word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +48,21 @@ impl Word {
     /// Whether it is a hole.
     pub fn is_hole(self) -> bool {
         self.0 & HOLE != 0
+    }
+
+    /// Whether it is a slot with an object.
+    pub fn is_live(self) -> bool {
+        !self.is_hole() && self.tag().owner != NO_OWNER
+    }
+
+    /// Whether it is a slot without an object.
+    pub fn is_free(self) -> bool {
+        !self.is_hole() && self.tag().owner == NO_OWNER
+    }
+
+    /// The same slot without its object.
+    pub fn freed(self) -> Word {
+        Word(self.0 | u64::from(NO_OWNER) << 32)
     }
 
     /// Whether the granules before belong to a hole.
@@ -94,7 +112,12 @@ mod tests {
         assert!(!slot.is_hole() && slot.is_after_hole());
         assert_eq!((slot.granules(), slot.tag()), (4098, tag));
         assert_eq!(slot.with_after_hole(false), Word::slot(4098, tag, false));
+        assert!(slot.is_live() && !slot.is_free());
+        let freed = slot.freed();
+        assert!(freed.is_free() && !freed.is_live() && freed.is_after_hole());
+        assert_eq!(freed.granules(), 4098);
         let hole = Word::hole(65_535);
+        assert!(!hole.is_live() && !hole.is_free());
         assert!(hole.is_hole() && !hole.is_after_hole());
         assert_eq!(hole.granules(), 65_535);
     }

@@ -35,6 +35,7 @@ impl Zpool for Zfit {
 
     fn alloc(&self, bytes: usize, tag: Tag) -> Result<Handle, AllocError> {
         assert!(bytes > 0, "an object of no bytes");
+        assert!(tag.owner != word::NO_OWNER, "an object of nobody");
         if bytes > self.object_bytes_max() {
             return Err(AllocError::TooLarge);
         }
@@ -56,9 +57,9 @@ impl Zpool for Zfit {
         match self.locate(handle) {
             Place::Whole(frame) => self.free_whole(frame, bytes),
             Place::Slot(region, _) => {
-                self.prefetch_words(handle, bytes);
+                self.prefetch_word(handle);
                 self.lock(region.shard.into())
-                    .give_back_soon(&self.arena, handle.0, bytes);
+                    .free_soon(&self.arena, handle.0, bytes);
             }
         }
     }
@@ -87,7 +88,7 @@ impl Zpool for Zfit {
             },
             Place::Slot(region, at) => {
                 let word = region.read(&self.arena, self.grain, at);
-                assert!(!word.is_hole(), "{handle:?} was freed");
+                assert!(word.is_live(), "{handle:?} was freed");
                 word.tag()
             }
         }
@@ -192,14 +193,11 @@ impl Zfit {
         self.whole.object_bytes.fetch_add(bytes as u64, Relaxed);
     }
 
-    /// The words of a slot and of what is behind it will be read when it is given back.
-    fn prefetch_words(&self, handle: Handle, bytes: usize) {
-        let slot_bytes = self.grain.bytes(self.granules(bytes));
+    /// The word of a slot will be read when it is freed.
+    fn prefetch_word(&self, handle: Handle) {
         let at = self.word_at(handle);
-        for place in [at, at + slot_bytes] {
-            if place < self.arena.end() {
-                self.arena.prefetch(place, 1);
-            }
+        if at < self.arena.end() {
+            self.arena.prefetch(at, 1);
         }
     }
 
@@ -214,7 +212,7 @@ impl Zfit {
     /// to wait for the word doubles the time of a load.
     fn holds(&self, at: usize, bytes: usize) -> bool {
         let word = Word(self.arena.word_u64(at).load(Relaxed));
-        !word.is_hole() && bytes + word::BYTES <= self.grain.bytes(word.granules())
+        word.is_live() && bytes + word::BYTES <= self.grain.bytes(word.granules())
     }
 
     /// Place in the mapping of an object's first byte.
