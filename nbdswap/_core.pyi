@@ -56,6 +56,26 @@ class StoreSpec(TypedDict):
     """Take all blocks now, so that a write cannot fail for want of them."""
     punch: bool
     """Give freed segments back to the file system."""
+    scrub_bytes_per_s: int
+    """What the scrub may read of the store while nothing else is to do; 0: no scrub."""
+
+@type_check_only
+class Incident(TypedDict):
+    """A page whose record in the store is not what was written."""
+
+    export: str
+    page: int
+    """Number of the page in its export."""
+    byte: int
+    """Where in the export the page begins."""
+    store_byte: int
+    """Where in the backing file the record begins."""
+    fault: str
+    """damaged: other bytes than were written. unreadable: the device gave an error."""
+    finder: str
+    """read: a client got an error. cleaning, scrub: a damaged page is lost from now on."""
+    times: int
+    """How often it was found since it was taken last."""
 
 @type_check_only
 class OpenReport(TypedDict):
@@ -173,6 +193,12 @@ class Core:
 
         Makes a compressor for each thread, so it allocates and may take some milliseconds without
         the GIL. Raises ConfigError if there is no such codec or level.
+        """
+
+    def take_incidents(self) -> tuple[list[Incident], int]:
+        """Takes the names of damaged and unreadable records, at most 32, the first one first.
+
+        The number is that of finds which were not named, because 32 were waiting.
         """
 
     def snapshot(self) -> CoreSnapshot:

@@ -130,6 +130,7 @@ class StoreConfig(Section):
     direct: Flag = True
     preallocate: Flag = False
     punch: Flag
+    scrub_bytes_per_s: Annotated[int, BeforeValidator(size(0, 16 * GIB))] = 4 * MIB
 
 
 class HardeningConfig(Section):

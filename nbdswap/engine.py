@@ -13,7 +13,7 @@ from nbdswap.snapshots import CoreSnapshot
 from nbdswap.succession import Succession
 
 if TYPE_CHECKING:
-    from nbdswap._core import ExportSpec, OpenReport, StoreSpec
+    from nbdswap._core import ExportSpec, Incident, OpenReport, StoreSpec
 
 
 class Engine(Protocol):
@@ -43,6 +43,8 @@ class Engine(Protocol):
     def set_zpool(self, zpool: str) -> None: ...
 
     def set_codec(self, codec: str, level: int) -> None: ...
+
+    def take_incidents(self) -> "tuple[list[Incident], int]": ...
 
     def snapshot(self) -> CoreSnapshot: ...
 
@@ -130,6 +132,7 @@ def _store_spec(config: Config) -> "StoreSpec | None":
         "direct": store.direct,
         "preallocate": store.preallocate,
         "punch": store.punch,
+        "scrub_bytes_per_s": store.scrub_bytes_per_s,
     }
 
 

@@ -23,6 +23,7 @@ from nbdswap.snapshots import (
     ExportSnapshot,
     LatencySnapshot,
     PoolSnapshot,
+    ScrubSnapshot,
     ServerSnapshot,
     Snapshot,
     StoreSnapshot,
@@ -234,6 +235,7 @@ _STORE_COUNTERS: list[tuple[str, str]] = [
     ("read_errors", "Reads that the system refused."),
     ("fetch_races", "Reads that began again, since their page had changed meanwhile."),
     ("checksum_errors", "Records whose bytes were not those that were written."),
+    ("summary_errors", "Segments whose list of records was damaged."),
 ]
 
 
@@ -247,6 +249,31 @@ def _store(store: StoreSnapshot) -> Iterator[Metric]:
         "store_write_amplification_ratio",
         "Pages written, cleaning included, for each page written back.",
         write_amplification(store),
+    )
+    yield from _scrub(store["scrub"])
+
+
+def _scrub(scrub: ScrubSnapshot) -> Iterator[Metric]:
+    yield _gauge(
+        "store_scrub_done_ratio",
+        "Share of the segments that the present pass of the scrub has behind it.",
+        scrub["segments_done"] / max(scrub["segments"], 1),
+    )
+    if scrub["passed_at"] is not None:
+        yield _gauge(
+            "store_scrub_passed_timestamp_seconds",
+            "When the scrub had last gone over all segments.",
+            scrub["passed_at"],
+        )
+    yield _counter("store_scrub_passes", "Times it went over all segments.", scrub["passes"])
+    yield _counter("store_scrub_bytes", "Bytes of objects that it read.", scrub["bytes"])
+    yield _counter(
+        "store_scrub_pages_lost", "Pages that it found to be damaged.", scrub["pages_lost"]
+    )
+    yield _counter(
+        "store_scrub_records_unreadable",
+        "Records that the device did not give it.",
+        scrub["records_unreadable"],
     )
 
 

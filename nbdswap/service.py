@@ -21,6 +21,7 @@ from nbdswap.errors import RefusedError
 from nbdswap.exports import default_name, export_infos
 from nbdswap.guide import guide
 from nbdswap.hardening import Kernel, Protection, is_orphan, verify
+from nbdswap.incidents import IncidentLog
 from nbdswap.listeners import Listener, close_all
 from nbdswap.logs import EventLog
 from nbdswap.nbd import ExportInfo
@@ -63,6 +64,7 @@ class Service:
         self._state = taken.state
         self._lost = taken.lost
         self._engine = taken.engine
+        self._incidents = IncidentLog(taken.engine)
         self._process = process
         self._protections = list(process.protections)
         self._started_s = time.monotonic()
@@ -96,12 +98,14 @@ class Service:
         try:
             self._announce(listeners, admin, stdio)
             async with asyncio.TaskGroup() as tasks:
+                naming = tasks.create_task(self._incidents.run(), name="incidents")
                 if stdio is not None and stdio.bridge is not None:
                     # It ends by itself when the engine closes its side.
                     tasks.create_task(carry(stdio.bridge))
                 await self._server.run(listeners, stdio.client if stdio else None)
                 close_all(listeners)
                 await self._finish(stop)
+                naming.cancel()
             self._stopped_in_order = True
         finally:
             await site.stop()
@@ -114,6 +118,7 @@ class Service:
             # Broken off. What was adopted, or could be written to, is the next server's.
             self._engine.close(forget=not self._adopted and not self._ready)
             return
+        self._incidents.close()
         state, forget = after_stop(self._state, self._config, self._engine.snapshot())
         self._engine.close(forget=forget)
         # After the memory is as it shall be: a crash before this line reads as a crash.

@@ -3,6 +3,7 @@
 Not here: what the values mean (`snapshots`) and how a server is asked (`admin_client`).
 """
 
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Group
@@ -114,7 +115,17 @@ def _store(store: Status) -> Table:
         f"{store['pages_written_back']:,}",
         f"{errors:,}",
     )
+    table.caption = _scrub(store["scrub"])
     return _right(table, first=1)
+
+
+def _scrub(scrub: Status) -> str:
+    """How far the scrub is, and when it was last through."""
+    if scrub["passed_at"] is None:
+        share = 100 * scrub["segments_done"] / max(scrub["segments"], 1)
+        return f"scrub: first pass, {share:.0f} % done"
+    at = datetime.fromtimestamp(scrub["passed_at"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return f"scrub: last full pass {at}, {scrub['pages_lost']:,} pages found damaged"
 
 
 def _rates(status: Status, earlier: Status) -> Table:

@@ -1,4 +1,5 @@
-//! The thread that does background work: it steps while there is work and sleeps at the bell.
+//! The thread that does background work: it steps while there is work, scrubs when there is none, and
+//! sleeps at the bell.
 //!
 //! Not here: what a step does (`writeback`). Locking: none beyond the engine's and the bell's.
 
@@ -6,9 +7,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Heard};
 use crate::worker::STACK_BYTES;
 use crate::writeback::Work;
 
@@ -23,6 +24,7 @@ pub struct Background {
     engine: Arc<Engine>,
     is_stopping: Arc<AtomicBool>,
     thread_id: Arc<AtomicI32>,
+    started: Instant,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -38,6 +40,7 @@ impl Background {
     ) -> io::Result<Background> {
         let is_stopping = Arc::new(AtomicBool::new(false));
         let thread_id = Arc::new(AtomicI32::new(0));
+        let started = Instant::now();
         let builder = Builder::new()
             .name("nbdswap-back".into())
             .stack_size(STACK_BYTES);
@@ -57,8 +60,12 @@ impl Background {
                     match work {
                         Work::More => {}
                         // What can wait is looked at a few times a second, whoever writes how much.
-                        Work::Idle if engine.bell().wait() => {}
-                        Work::Idle | Work::Later => engine.bell().pause(QUIET),
+                        Work::Idle if scrub_until_heard(&engine, started) == Heard::Ring => {}
+                        Work::Idle => engine.bell().pause(QUIET),
+                        Work::Later => {
+                            engine.scrub(micros_since(started));
+                            engine.bell().pause(QUIET);
+                        }
                         Work::Blocked => engine.bell().pause(RETRY),
                     }
                 }
@@ -68,6 +75,7 @@ impl Background {
             engine,
             is_stopping,
             thread_id,
+            started,
             thread: Some(thread),
         })
     }
@@ -75,6 +83,26 @@ impl Background {
     /// The kernel's number of the thread, 0 until it runs.
     pub fn thread_id(&self) -> i32 {
         self.thread_id.load(Ordering::Acquire)
+    }
+
+    /// The time on the clock that the engine is given.
+    pub fn now_us(&self) -> u64 {
+        micros_since(self.started)
+    }
+}
+
+fn micros_since(started: Instant) -> u64 {
+    started.elapsed().as_micros() as u64
+}
+
+/// Waits for work and scrubs meanwhile.
+fn scrub_until_heard(engine: &Engine, started: Instant) -> Heard {
+    loop {
+        let pause_us = engine.scrub(micros_since(started));
+        match engine.bell().wait(pause_us.map(Duration::from_micros)) {
+            Heard::Nothing => {}
+            heard => return heard,
+        }
     }
 }
 

@@ -116,6 +116,7 @@ fn engine(codec: &str, zpool: ZpoolKind) -> Engine {
             backing: Backing::Device(Box::new(Memory(Mutex::new(vec![0; 8 << 20])))),
             segment_bytes: 64 << 10,
             punch: true,
+            scrub_bytes_per_s: 1 << 20,
         }),
         generation: 1,
     };
@@ -131,6 +132,7 @@ struct Bench {
     content: Vec<[u8; PAGE]>,
     out: [u8; PAGE],
     fetches: u32,
+    now_us: u64,
 }
 
 impl Bench {
@@ -163,6 +165,7 @@ impl Bench {
             let patched = self.engine.patch(&mut self.lane, page, 100, &[7; 50]);
             assert_ne!(patched.expect("room"), Write::Stall);
             self.engine.step();
+            self.now_us += self.engine.scrub(self.now_us).expect("it is on");
             match index % 10 {
                 8 => self
                     .engine
@@ -222,6 +225,7 @@ fn page_operations_and_background_work_allocate_nothing_after_warm_up() {
             content,
             out: [0; PAGE],
             fetches: 0,
+            now_us: 0,
         };
         bench.round();
         let (before, fetches) = (ALLOCATIONS.get(), bench.fetches);
@@ -232,6 +236,8 @@ fn page_operations_and_background_work_allocate_nothing_after_warm_up() {
             "allocations with {codec}, {zpool:?}"
         );
         assert!(bench.fetches > fetches + 100, "{} fetches", bench.fetches);
+        let scrubbed = bench.engine.snapshot().writeback.scrub.bytes.get();
+        assert!(scrubbed > 0, "nothing was scrubbed");
         bench.engine.check();
         switch_and_go_on(&mut bench);
         // The count is not blind: a box is seen.

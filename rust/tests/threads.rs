@@ -118,6 +118,7 @@ impl World {
                 backing: Backing::Device(Box::new(Slow(device))),
                 segment_bytes: 32 << 10,
                 punch: true,
+                scrub_bytes_per_s: 0,
             }),
             generation: 1,
         })

@@ -19,7 +19,7 @@ from nbdswap.snapshots import CoreSnapshot, ExportSnapshot, PageCounts, StoreSna
 from nbdswap.succession import memory_files
 
 if TYPE_CHECKING:
-    from nbdswap._core import ExportSpec, OpenReport
+    from nbdswap._core import ExportSpec, Incident, OpenReport
 
 ZPOOLS = ("zfit", "zsmalloc")
 OPERATIONS = ("read", "write", "flush", "trim", "cache", "write_zeroes", "block_status")
@@ -42,6 +42,7 @@ class FakeCore:
         self.refuses_attach = False
         self.pages: dict[str, dict[str, int]] = {}
         self.former_objects = {"zsmalloc": 8}
+        self.incidents: list[Incident] = []
         self._ended: list[tuple[int, str]] = []
         self._ended_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._next = 1
@@ -139,6 +140,11 @@ class FakeCore:
     def set_codec(self, codec: str, level: int) -> None:
         """For the next snapshot."""
         self.opened_with |= {"codec": codec, "codec_level": level}
+
+    def take_incidents(self) -> "tuple[list[Incident], int]":
+        """What the test put into `incidents`."""
+        taken, self.incidents = self.incidents, []
+        return taken, 0
 
     def snapshot(self) -> CoreSnapshot:
         """Numbers that are all different from zero, so that a forgotten one shows."""
@@ -247,6 +253,16 @@ class FakeCore:
             "discarded_bytes": 1 << 20,
             "fetch_races": 1,
             "degraded": False,
+            "summary_errors": 4,
+            "scrub": {
+                "segments": 8,
+                "segments_done": 6,
+                "passes": 2,
+                "passed_at": 1_800_000_000.0,
+                "bytes": 54321,
+                "pages_lost": 2,
+                "records_unreadable": 1,
+            },
         }
 
     def close(self, *, forget: bool) -> None:

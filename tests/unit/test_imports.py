@@ -45,6 +45,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "admin_client": VALUES,
     # What may change meanwhile.
     "changes": SETTINGS | {"engine", "logs"},
+    "incidents": {"_core", "engine", "logs"},
     # Clients.
     "exports": {"_core", "config", "nbd"},
     "engine": {"_core", "config", "errors", "exports", "snapshots", "succession"},
@@ -63,6 +64,7 @@ MAY_KNOW: dict[str, set[str]] = {
         "exports",
         "guide",
         "hardening",
+        "incidents",
         "listeners",
         "logs",
         "nbd",

@@ -22,7 +22,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-pub use bell::Bell;
+pub use bell::{Bell, Heard};
 pub use fetch::{FETCH_BATCH_MAX, Fetch, ReaderLane, StorePlace, Ticket};
 pub use lane::Lane;
 pub use open::{Backing, EngineOptions, ExportOptions, OpenReport, StoreSource};
@@ -31,6 +31,7 @@ use switch::CodecSwitch;
 
 use crate::codec::CodecId;
 use crate::error::{Error, Result};
+use crate::incident::{Incident, Incidents};
 use crate::page::{PageId, PageIndex, fill_word, pattern_of, repeated_word};
 pub use crate::stats::Tier;
 
@@ -118,6 +119,7 @@ pub struct Engine {
     writeback: Mutex<Writeback>,
     writeback_stats: WritebackStats,
     writeback_lane: Arc<LaneStats>,
+    incidents: Incidents,
     lanes: Mutex<Vec<Arc<LaneStats>>>,
     bell: Bell,
 }
@@ -359,8 +361,38 @@ impl Engine {
             tiers: &self.tiers,
             lane: &self.writeback_lane,
             stats: &self.writeback_stats,
+            incidents: &self.incidents,
         };
         writeback.step(&context, self.bell.take_asked())
+    }
+
+    /// Verifies a piece of the store if it is time for one; for the thread that steps, when it has
+    /// nothing else to do. `now_us`: microseconds on a clock that never goes back. Gives the
+    /// microseconds until it wants to be called again, None if never.
+    pub fn scrub(&self, now_us: u64) -> Option<u64> {
+        let mut writeback = self
+            .writeback
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let context = Context {
+            tiers: &self.tiers,
+            lane: &self.writeback_lane,
+            stats: &self.writeback_stats,
+            incidents: &self.incidents,
+        };
+        writeback.scrub(&context, now_us)
+    }
+
+    /// Takes the names of pages whose records were found to be damaged, and the number of those that
+    /// found no place in the list.
+    pub fn take_incidents(&self) -> (Vec<Incident>, u64) {
+        self.incidents.take()
+    }
+
+    /// The export of a page, and its number there.
+    pub fn whose(&self, page: PageId) -> (&ExportInfo, PageIndex) {
+        let export = &self.exports[self.tiers.export_of(page)];
+        (export, PageIndex(page.0 - export.first.0))
     }
 
     /// Walks everything and panics on a contradiction. For tests: nothing else may run meanwhile.

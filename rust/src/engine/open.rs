@@ -15,6 +15,7 @@ use super::{Bell, Engine, ExportInfo};
 use crate::age::Clock;
 use crate::codec::CodecChoice;
 use crate::error::{Error, Result};
+use crate::incident::Incidents;
 use crate::page::{PAGE_BYTES_ALLOWED, PageId};
 use crate::stats::LaneStats;
 use crate::store::{self, Device, FileOptions, ReadBuffer, Store, StoreOptions};
@@ -56,6 +57,8 @@ pub struct StoreSource {
     pub segment_bytes: u32,
     /// Give freed segments back to the file system.
     pub punch: bool,
+    /// Bytes a second that the scrub may read; 0: no scrub.
+    pub scrub_bytes_per_s: u64,
 }
 
 /// All that an engine is made of.
@@ -117,6 +120,7 @@ impl Engine {
         validate(&options)?;
         let mut report = OpenReport::default();
         let mut exports = lay_out(&options)?;
+        let scrub_bytes_per_s = (options.store.as_ref()).map_or(0, |store| store.scrub_bytes_per_s);
         let table = open_table(&options, &mut exports, &mut report)?;
         // Without stored pages there is nothing to take over, whatever the backing file holds; with
         // them a backing file that does not fit is refused: its pages would be lost for a typing error.
@@ -159,9 +163,10 @@ impl Engine {
         let engine = Engine {
             accept_bytes_max: AtomicUsize::new(tiers.pool.accept_bytes_max(options.page_bytes)),
             zpool_switch: Mutex::new(()),
-            writeback: Mutex::new(Writeback::new(&tiers)),
+            writeback: Mutex::new(Writeback::new(&tiers, scrub_bytes_per_s)),
             writeback_stats: WritebackStats::default(),
             writeback_lane: Arc::clone(&lane),
+            incidents: Incidents::default(),
             lanes: Mutex::new(vec![lane]),
             bell: Bell::default(),
             codec: CodecSwitch::new(options.codec),

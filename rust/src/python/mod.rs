@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 mod codecs;
+mod incidents;
 mod lab;
 mod lab_views;
 mod options;
@@ -29,6 +30,7 @@ use crate::error::Error;
 use crate::session::Negotiated;
 use crate::worker::{Workers, WorkersOptions};
 use crate::zpool::ZpoolKind;
+use incidents::IncidentView;
 use options::OpenArguments;
 use snapshot::CoreView;
 
@@ -187,6 +189,10 @@ impl Core {
         let engine = self.with(|running| Ok(Arc::clone(&running.engine)))?;
         py.detach(|| engine.set_zpool(kind));
         Ok(())
+    }
+
+    fn take_incidents(&self) -> PyResult<(Vec<IncidentView>, u64)> {
+        self.with(|running| Ok(incidents::take(&running.engine)))
     }
 
     fn snapshot(&self, py: Python<'_>) -> PyResult<CoreView> {

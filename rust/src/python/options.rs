@@ -35,6 +35,7 @@ struct StoreSpec {
     direct: bool,
     preallocate: bool,
     punch: bool,
+    scrub_bytes_per_s: u64,
 }
 
 /// The keyword arguments of `Core.open`; `_core.pyi` documents them.
@@ -131,6 +132,7 @@ impl StoreSpec {
             backing: Backing::File(self.path, file),
             segment_bytes: self.segment_bytes,
             punch: self.punch,
+            scrub_bytes_per_s: self.scrub_bytes_per_s,
         }
     }
 }

@@ -79,6 +79,16 @@ impl Store {
         self.geometry.object_bytes_max()
     }
 
+    /// Segments in the backing file; their numbers are below it.
+    pub fn segments(&self) -> u32 {
+        self.geometry.segments
+    }
+
+    /// [`StoreStats::read_bytes`] without the walk.
+    pub fn read_bytes(&self) -> u64 {
+        self.counters.read_bytes.get()
+    }
+
     /// Bytes of a segment, the most that one batch writes.
     pub fn segment_bytes(&self) -> u32 {
         self.geometry.segment_bytes

@@ -14,14 +14,18 @@
 //!    When free segments run out, the batch begins with what still lives in the sparsest segment, so
 //!    that writing one segment frees another.
 //!
+//! When nothing of that is to do, [`Writeback::scrub`] verifies what lies in the store (`scrub`).
+//!
 //! Besides, in small shares, what lies in zpools that are not the current one moves there (`moving`).
 //!
 //! Locking: one page at a time, never across a call to the store that does I/O.
 
 mod moving;
+mod scrub;
 mod transfer;
 mod victims;
 
+use crate::incident::Incidents;
 use crate::page::PageId;
 use crate::stats::{Counter, LaneStats};
 use crate::store::Store;
@@ -29,6 +33,8 @@ use crate::table::{ObjectAt, Place, Word};
 use crate::tiers::{Pressure, Tiers};
 use crate::zpool::{Handle, Resident, Tag, Zpool};
 use moving::Moving;
+use scrub::Scrub;
+pub use scrub::ScrubStats;
 use transfer::Transfer;
 use victims::{Victims, current};
 
@@ -76,6 +82,8 @@ pub struct WritebackStats {
     pub is_failing: Counter,
     /// Times that the pool passed its high mark.
     pub high_mark_hits: Counter,
+    /// What the scrub did.
+    pub scrub: ScrubStats,
 }
 
 /// What a step needs besides the tiers.
@@ -86,6 +94,8 @@ pub struct Context<'a> {
     pub lane: &'a LaneStats,
     /// The counters of write-back.
     pub stats: &'a WritebackStats,
+    /// Where damaged records are named.
+    pub incidents: &'a Incidents,
 }
 
 /// The state of write-back between steps.
@@ -93,6 +103,8 @@ pub struct Writeback {
     victims: Victims,
     /// None without a store.
     transfer: Option<Transfer>,
+    /// None without a store.
+    scrub: Option<Scrub>,
     moving: Moving,
     scratch: Box<[u8]>,
     is_active: bool,
@@ -101,12 +113,14 @@ pub struct Writeback {
 }
 
 impl Writeback {
-    /// Write-back for `tiers`; allocates all that it will ever need.
-    pub fn new(tiers: &Tiers) -> Writeback {
+    /// Write-back for `tiers`; allocates all that it will ever need. `scrub_bytes_per_s`: what the
+    /// scrub may read, 0 for none.
+    pub fn new(tiers: &Tiers, scrub_bytes_per_s: u64) -> Writeback {
         let store = tiers.store.as_ref();
         Writeback {
             victims: Victims::new(store.map_or(0, Store::records_max)),
             transfer: store.map(|store| Transfer::new(tiers, store)),
+            scrub: store.map(|store| Scrub::new(store, scrub_bytes_per_s)),
             moving: Moving::default(),
             scratch: vec![0; tiers.pool.object_bytes_max()].into_boxed_slice(),
             is_active: false,
@@ -157,6 +171,14 @@ impl Writeback {
             None if is_asked => Work::Blocked,
             None => Work::Idle,
         }
+    }
+
+    /// Verifies a piece of the store if it is time for one; for when [`step`](Self::step) has nothing
+    /// to do. `now_us`: microseconds on any clock that never goes back. Gives the microseconds after
+    /// which it wants to be called again, None if never.
+    pub fn scrub(&mut self, context: &Context<'_>, now_us: u64) -> Option<u64> {
+        let store = context.tiers.store.as_ref()?;
+        self.scrub.as_mut()?.piece(context, store, now_us)
     }
 
     /// Gives freed segments back, and while nobody writes moves objects together and gives back the

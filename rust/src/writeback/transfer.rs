@@ -9,6 +9,7 @@ use super::Context;
 use super::victims::{Victim, Victims};
 use crate::codec::CodecId;
 use crate::error::Error;
+use crate::incident::{Fault, Finder};
 use crate::page::PageId;
 use crate::store::{Batch, Location, ReadBuffer, Reason, RecordRef, SegmentIndex, Store};
 use crate::table::{ObjectAt, Place, Word};
@@ -197,8 +198,15 @@ impl Transfer {
                         to,
                     });
                 }
-                Err(Error::Corrupt { .. }) => lose(context, record),
-                Err(_) => is_readable = false,
+                Err(Error::Corrupt { .. }) => {
+                    if lose(context, record) {
+                        name(context, record, Fault::Damaged);
+                    }
+                }
+                Err(_) => {
+                    is_readable = false;
+                    name(context, record, Fault::Unreadable);
+                }
             }
         });
         if !is_readable {
@@ -218,16 +226,25 @@ fn word_of(record: &RecordRef) -> Word {
 }
 
 /// Is the record where its page is?
-fn is_current(tiers: &Tiers, record: &RecordRef) -> bool {
+pub(super) fn is_current(tiers: &Tiers, record: &RecordRef) -> bool {
     tiers.table.peek(PageId(record.page)) == word_of(record)
 }
 
-/// The bytes of a record are not what was written: its page is lost, and known to be.
-fn lose(context: &Context<'_>, record: &RecordRef) {
+/// The bytes of a record are not what was written: its page is lost, and known to be. False: the page
+/// is elsewhere by now.
+pub(super) fn lose(context: &Context<'_>, record: &RecordRef) -> bool {
     let guard = context.tiers.table.lock(PageId(record.page));
-    if is_current(context.tiers, record) {
+    let is_there = is_current(context.tiers, record);
+    if is_there {
         context
             .tiers
             .replace(&guard, Word::of(Place::Lost), context.lane);
     }
+    is_there
+}
+
+/// Leaves the name of a record that cleaning could not move.
+fn name(context: &Context<'_>, record: &RecordRef, fault: Fault) {
+    let (page, offset) = (PageId(record.page), record.location.offset());
+    context.incidents.add(page, offset, fault, Finder::Cleaning);
 }

@@ -133,6 +133,7 @@ fn options(device: Arc<SimDevice>) -> EngineOptions {
             backing: Backing::Device(Box::new(device)),
             segment_bytes: 32 << 10,
             punch: true,
+            scrub_bytes_per_s: 0,
         }),
         generation: 1,
     }

@@ -4,6 +4,7 @@ mod crash;
 mod faults;
 mod opening;
 mod quiet;
+mod scrub;
 mod switching;
 
 use std::path::PathBuf;
@@ -84,6 +85,7 @@ fn options(
             backing: Backing::Device(Box::new(device) as Box<dyn Device>),
             segment_bytes: SEGMENT,
             punch: true,
+            scrub_bytes_per_s: 0,
         }),
         generation: 1,
     }
@@ -109,9 +111,20 @@ impl Run {
     }
 
     fn open(setup: Setup, seed: u64, dir: Option<&Directory>) -> Run {
+        Run::open_with(setup, seed, dir, |_| {})
+    }
+
+    fn open_with(
+        setup: Setup,
+        seed: u64,
+        dir: Option<&Directory>,
+        change: impl FnOnce(&mut EngineOptions),
+    ) -> Run {
         let device = (setup.store_bytes > 0)
             .then(|| Arc::new(SimDevice::new(setup.store_bytes as usize, seed)));
-        let (engine, report) = Engine::open(options(&setup, device.clone(), dir)).unwrap();
+        let mut options = options(&setup, device.clone(), dir);
+        change(&mut options);
+        let (engine, report) = Engine::open(options).unwrap();
         assert!(!report.adopted);
         Run {
             lane: engine.lane(),
