@@ -58,6 +58,13 @@ class StoreSpec(TypedDict):
     """Give freed segments back to the file system."""
     scrub_bytes_per_s: int
     """What the scrub may read of the store while nothing else is to do; 0: no scrub."""
+    key_path: str | None
+    """File of the 32 bytes that the store is encrypted with, its owner's alone."""
+    make_key: bool
+    """Make that file if it is not there. Without a path: a key that only this process knows.
+
+    With neither, the store is in clear.
+    """
 
 @type_check_only
 class Incident(TypedDict):

@@ -27,6 +27,7 @@ from nbdswap.checks import (
     seconds,
     size,
     size_of,
+    store_key,
     unwanted,
     word,
 )
@@ -130,6 +131,8 @@ class StoreConfig(Section):
     direct: Flag = True
     preallocate: Flag = False
     punch: Flag
+    encryption: Annotated[Literal["off", "on"], BeforeValidator(word("off", "on"))] = "off"
+    key: Annotated[str, BeforeValidator(store_key)] = "memory"
     scrub_bytes_per_s: Annotated[int, BeforeValidator(size(0, 16 * GIB))] = 4 * MIB
 
 

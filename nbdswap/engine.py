@@ -10,6 +10,7 @@ from nbdswap.config import Config
 from nbdswap.errors import ConfigError, RefusedError
 from nbdswap.exports import export_specs
 from nbdswap.snapshots import CoreSnapshot
+from nbdswap.store_key import key_path, makes_key
 from nbdswap.succession import Succession
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def open_engine(
             high_mark_percent=pool.high_mark_percent,
             low_mark_percent=pool.low_mark_percent,
             populate=populate,
-            store=_store_spec(config),
+            store=_store_spec(config, state.instance),
             generation=state.generation,
             workers=config.workers,
             readers=config.readers,
@@ -121,10 +122,11 @@ def open_engine(
         raise RefusedError(f"the engine cannot be opened: {_words(error)}{_cure(error)}") from None
 
 
-def _store_spec(config: Config) -> "StoreSpec | None":
+def _store_spec(config: Config, instance: int) -> "StoreSpec | None":
     store = config.store
     if store.path is None:
         return None
+    key = key_path(config, instance)
     return {
         "path": str(store.path),
         "capacity_bytes": store.capacity_bytes,
@@ -133,14 +135,20 @@ def _store_spec(config: Config) -> "StoreSpec | None":
         "preallocate": store.preallocate,
         "punch": store.punch,
         "scrub_bytes_per_s": store.scrub_bytes_per_s,
+        "key_path": None if key is None else str(key),
+        "make_key": makes_key(config),
     }
 
 
 def _cure(error: OSError) -> str:
     """What to do about a backing file of another state directory, or of a state that was lost."""
-    if "belongs to instance" not in str(error):
-        return ""
-    return "; if no other server uses that file, remove it, or name another store.path"
+    if "belongs to instance" in str(error):
+        return "; if no other server uses that file, remove it, or name another store.path"
+    if "another key" in str(error):
+        return "; name the key that it was written with, or start with --fresh and lose its pages"
+    if "no key was given" in str(error) or "is in clear, wanted" in str(error):
+        return "; set store.encryption back, or start with --fresh and lose its pages"
+    return ""
 
 
 def _words(error: OSError) -> str:

@@ -31,6 +31,7 @@ from nbdswap.preflight import check_pidfile, check_room
 from nbdswap.service import Process, Service, say_what_is_unprotected
 from nbdswap.state import State, StateDir
 from nbdswap.stdio import Stdio, open_stdio
+from nbdswap.store_key import check_key
 from nbdswap.takeover import Takeover
 
 log = EventLog("lifecycle")
@@ -83,6 +84,7 @@ def serve(
         undo.callback(close_all, listeners)
         admin = bind_all([config.admin] if config.admin is not None else [])
         undo.callback(close_all, admin)
+        check_key(config)
         previous = _previous(state_dir, fresh=options.fresh)
         instance_before = previous.instance if previous else None
         for warning in check_room(config, instance_before, populate=populate):

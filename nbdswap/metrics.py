@@ -218,6 +218,7 @@ _STORE_GAUGES: list[tuple[str, str]] = [
     ("used_bytes", "Segments in use."),
     ("live_bytes", "Records that a page points to."),
     ("segments_free", "Segments that can be written."),
+    ("encrypted", "1 if what is written is encrypted."),
     ("degraded", "1 if the last write failed: nothing is written back until one succeeds."),
 ]
 _STORE_COUNTERS: list[tuple[str, str]] = [

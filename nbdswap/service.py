@@ -30,6 +30,7 @@ from nbdswap.snapshots import ServerSnapshot, Snapshot
 from nbdswap.state import StateDir
 from nbdswap.stdio import Stdio, carry, say
 from nbdswap.stop_request import StopRequest
+from nbdswap.store_key import forget_key
 from nbdswap.succession import after_stop
 from nbdswap.takeover import TakenOver
 
@@ -121,6 +122,8 @@ class Service:
         self._incidents.close()
         state, forget = after_stop(self._state, self._config, self._engine.snapshot())
         self._engine.close(forget=forget)
+        if forget:
+            forget_key(self._config.memory_dir, state.instance)
         # After the memory is as it shall be: a crash before this line reads as a crash.
         self._state_dir.write(state)
         log.info("stopped", memory="forgotten" if forget else "kept")

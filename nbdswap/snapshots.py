@@ -164,6 +164,8 @@ class StoreSnapshot(TypedDict):
     """Reads that found, back from the store, that their page had changed, and began again."""
     degraded: bool
     """The last write failed: nothing is written back until one succeeds."""
+    encrypted: bool
+    """What is written is encrypted."""
     summary_errors: int
     """Segments whose list of records was damaged, so that they were searched for one by one."""
     scrub: ScrubSnapshot

@@ -17,7 +17,7 @@ use nbdswap_core::engine::{
     Write,
 };
 use nbdswap_core::page::PageId;
-use nbdswap_core::store::Device;
+use nbdswap_core::store::{Device, Encryption, KEY_BYTES, MasterKey};
 use nbdswap_core::testing::pages::make_page;
 use nbdswap_core::testing::random::Random;
 use nbdswap_core::zpool::{CHAIN_FRAMES_MAX_DEFAULT, ZpoolKind};
@@ -92,7 +92,7 @@ impl Device for Memory {
 const PAGE: usize = 4096;
 const PAGES: u32 = 400;
 
-fn engine(codec: &str, zpool: ZpoolKind) -> Engine {
+fn engine(codec: &str, zpool: ZpoolKind, is_encrypted: bool) -> Engine {
     let options = EngineOptions {
         instance: 1,
         memory_dir: None,
@@ -117,6 +117,10 @@ fn engine(codec: &str, zpool: ZpoolKind) -> Engine {
             segment_bytes: 64 << 10,
             punch: true,
             scrub_bytes_per_s: 1 << 20,
+            encryption: is_encrypted.then(|| Encryption {
+                key: MasterKey::new([7; KEY_BYTES]),
+                salt: [1; 16],
+            }),
         }),
         generation: 1,
     };
@@ -211,7 +215,7 @@ fn page_operations_and_background_work_allocate_nothing_after_warm_up() {
     for (index, codec) in CODECS.iter().enumerate() {
         let codec = codec.name;
         let zpool = ZpoolKind::ALL[index % ZpoolKind::ALL.len()];
-        let engine = engine(codec, zpool);
+        let engine = engine(codec, zpool, index % 2 == 0);
         let mut random = Random::new(1);
         let mut content = vec![[0; PAGE]; PAGES as usize];
         content

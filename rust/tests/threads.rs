@@ -119,6 +119,7 @@ impl World {
                 segment_bytes: 32 << 10,
                 punch: true,
                 scrub_bytes_per_s: 0,
+                encryption: None,
             }),
             generation: 1,
         })

@@ -48,13 +48,14 @@ MAY_KNOW: dict[str, set[str]] = {
     "incidents": {"_core", "engine", "logs"},
     # Clients.
     "exports": {"_core", "config", "nbd"},
-    "engine": {"_core", "config", "errors", "exports", "snapshots", "succession"},
+    "engine": {"_core", "config", "errors", "exports", "snapshots", "store_key", "succession"},
+    "store_key": {"config", "errors"},
     "negotiation": {"nbd"},
     "server": {"engine", "errors", "listeners", "logs", "nbd", "negotiation"},
     # From one server to the next.
     "succession": {"config", "snapshots", "state"},
     "preflight": SETTINGS | {"succession"},
-    "takeover": {"config", "engine", "errors", "logs", "state", "succession"},
+    "takeover": {"config", "engine", "errors", "logs", "state", "store_key", "succession"},
     # The whole.
     "service": SETTINGS
     | {
@@ -70,10 +71,19 @@ MAY_KNOW: dict[str, set[str]] = {
         "nbd",
         "server",
     }
-    | {"snapshots", "state", "stdio", "stop_request", "succession", "systemd", "takeover"},
+    | {
+        "snapshots",
+        "state",
+        "stdio",
+        "stop_request",
+        "store_key",
+        "succession",
+        "systemd",
+        "takeover",
+    },
     "lifecycle": SETTINGS
     | {"engine", "hardening", "listeners", "logs", "preflight", "service", "state", "stdio"}
-    | {"systemd", "takeover"},
+    | {"store_key", "systemd", "takeover"},
     "cli": SETTINGS
     | {
         "__init__",

@@ -389,6 +389,11 @@ impl Engine {
         self.incidents.take()
     }
 
+    /// Is what is written back encrypted?
+    pub fn is_store_encrypted(&self) -> bool {
+        (self.tiers.store.as_ref()).is_some_and(crate::store::Store::is_encrypted)
+    }
+
     /// The export of a page, and its number there.
     pub fn whose(&self, page: PageId) -> (&ExportInfo, PageIndex) {
         let export = &self.exports[self.tiers.export_of(page)];

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::incident::Incidents;
 use crate::page::{PAGE_BYTES_ALLOWED, PageId};
 use crate::stats::LaneStats;
-use crate::store::{self, Device, FileOptions, ReadBuffer, Store, StoreOptions};
+use crate::store::{self, Device, Encryption, FileOptions, ReadBuffer, Store, StoreOptions};
 use crate::table::{ObjectAt, Place, Table, Word};
 use crate::tiers::{Marks, Tiers};
 use crate::writeback::{Writeback, WritebackStats};
@@ -59,6 +59,8 @@ pub struct StoreSource {
     pub punch: bool,
     /// Bytes a second that the scrub may read; 0: no scrub.
     pub scrub_bytes_per_s: u64,
+    /// Encrypt what is written.
+    pub encryption: Option<Encryption>,
 }
 
 /// All that an engine is made of.
@@ -367,6 +369,7 @@ fn open_store(options: &mut EngineOptions, adopt: bool) -> Result<Option<Store>>
         segment_bytes: source.segment_bytes,
         adopt,
         punch: source.punch,
+        encryption: source.encryption,
         ..StoreOptions::default()
     };
     Ok(Some(match source.backing {

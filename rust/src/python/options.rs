@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use crate::codec::CodecChoice;
 use crate::engine::{Backing, EngineOptions, ExportOptions, StoreSource};
 use crate::error::Result;
-use crate::store::FileOptions;
+use crate::store::{FileOptions, draw_key, read_key};
 use crate::worker::{Polling, WorkersOptions};
 use crate::zpool::ZpoolKind;
 
@@ -36,6 +36,8 @@ struct StoreSpec {
     preallocate: bool,
     punch: bool,
     scrub_bytes_per_s: u64,
+    key_path: Option<PathBuf>,
+    make_key: bool,
 }
 
 /// The keyword arguments of `Core.open`; `_core.pyi` documents them.
@@ -104,7 +106,7 @@ impl OpenArguments {
             high_mark_percent: self.high_mark_percent,
             low_mark_percent: self.low_mark_percent,
             populate: self.populate,
-            store: self.store.map(StoreSpec::into_source),
+            store: self.store.map(StoreSpec::into_source).transpose()?,
             generation: self.generation,
         })
     }
@@ -122,17 +124,23 @@ impl ExportSpec {
 }
 
 impl StoreSpec {
-    fn into_source(self) -> StoreSource {
+    fn into_source(self) -> Result<StoreSource> {
         let file = FileOptions {
             bytes: self.capacity_bytes,
             direct: self.direct,
             preallocate: self.preallocate,
         };
-        StoreSource {
+        let encryption = match self.key_path.as_deref() {
+            Some(path) => Some(read_key(path, self.make_key)?),
+            None if self.make_key => Some(draw_key()?),
+            None => None,
+        };
+        Ok(StoreSource {
             backing: Backing::File(self.path, file),
             segment_bytes: self.segment_bytes,
             punch: self.punch,
             scrub_bytes_per_s: self.scrub_bytes_per_s,
-        }
+            encryption,
+        })
     }
 }

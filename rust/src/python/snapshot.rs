@@ -101,6 +101,7 @@ struct StoreView {
     discarded_bytes: u64,
     fetch_races: u64,
     degraded: bool,
+    encrypted: bool,
     summary_errors: u64,
     scrub: ScrubView,
 }
@@ -284,6 +285,7 @@ fn store_view(snapshot: &Snapshot<'_>, running: &Running) -> Option<StoreView> {
         discarded_bytes: store.discarded_bytes,
         fetch_races: snapshot.fetch_races,
         degraded: writeback.is_failing.get() != 0,
+        encrypted: running.engine.is_store_encrypted(),
         summary_errors: store.summary_errors,
         scrub: scrub_view(&writeback.scrub, store.segments, running),
     })

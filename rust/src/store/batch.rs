@@ -2,17 +2,15 @@
 //!
 //! Made once by [`Store::batch`](super::Store::batch) and used for one segment after the other:
 //! begin, push, commit, (retain), seal. Its records can be walked from the first push until the
-//! next begin, also after a failed commit.
+//! next begin, also after a failed commit; in a store that is encrypted their objects are sealed then.
 //!
 //! Not here: which segment it becomes (`segment`), the write (`log`).
 //! Locking: none, the owner's.
 
 use super::buffer::AlignedBuffer;
+use super::form::Form;
 use super::geometry::{Geometry, Location, SegmentIndex};
-use super::layout::{
-    ENTRY_BYTES, Entry, HEAD_BYTES, Head, Key, OBJECT_BYTES_MAX, RECORD_HEADER_BYTES, RECORDS_MAX,
-    Shape, encode_record, record_bytes,
-};
+use super::layout::{ENTRY_BYTES, Entry, HEAD_BYTES, Head, OBJECT_BYTES_MAX, RECORDS_MAX, Shape};
 use super::log::RecordRef;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,19 +29,22 @@ pub struct Batch {
     pub(super) state: State,
     pub(super) segment: SegmentIndex,
     pub(super) sequence: u64,
-    key: Key,
+    form: Form,
+    /// Records are as they go to the device.
+    is_sealed: bool,
     start: Location,
     shape: Shape,
 }
 
 impl Batch {
-    pub(super) fn new(geometry: &Geometry, key: Key) -> Self {
+    pub(super) fn new(geometry: &Geometry, form: Form) -> Self {
         Batch {
             buffer: AlignedBuffer::new(geometry.segment_bytes as usize),
             state: State::Idle,
             segment: SegmentIndex(0),
             sequence: 0,
-            key,
+            form,
+            is_sealed: false,
             start: Location(0),
             shape: Shape {
                 records: 0,
@@ -58,6 +59,7 @@ impl Batch {
         self.segment = segment;
         self.start = start;
         self.sequence = sequence;
+        self.is_sealed = false;
         self.shape = Shape {
             records: 0,
             records_bytes: 0,
@@ -77,7 +79,7 @@ impl Batch {
             bytes: object.len() as u32,
             codec,
         };
-        let bytes = record_bytes(entry.bytes);
+        let bytes = self.form.record_bytes(entry.bytes);
         let grown = Shape {
             records: self.shape.records + 1,
             records_bytes: self.shape.records_bytes + bytes,
@@ -86,9 +88,9 @@ impl Batch {
             return None;
         }
         let from = self.shape.summary_at();
-        let location = Location::at_offset(self.start.offset() + from as u64);
+        let location = self.place(from);
         let raw = &mut self.buffer[from..from + bytes as usize];
-        encode_record(raw, &self.key, self.sequence, location, &entry, object);
+        self.form.place_record(raw, &entry, object);
         self.shape = grown;
         Some(location)
     }
@@ -108,16 +110,27 @@ impl Batch {
         let mut at = HEAD_BYTES;
         (0..self.shape.records).map(move |_| {
             let (entry, object) = self.record(at);
-            let location = Location::at_offset(self.start.offset() + at as u64);
-            at += record_bytes(entry.bytes) as usize;
+            let location = self.place(at);
+            at += self.form.record_bytes(entry.bytes) as usize;
             (RecordRef::new(&entry, location, self.sequence), object)
         })
     }
 
     fn record(&self, at: usize) -> (Entry, &[u8]) {
-        let entry = Entry::decode(&self.buffer[at..at + ENTRY_BYTES]).expect("push wrote it");
-        let object = at + RECORD_HEADER_BYTES;
+        let raw = &self.buffer[at..at + ENTRY_BYTES];
+        let entry = if self.is_sealed {
+            self.form.entry(raw, self.sequence, self.place(at))
+        } else {
+            Entry::decode(raw)
+        };
+        let entry = entry.expect("push wrote it");
+        let object = at + self.form.header_bytes();
         (entry, &self.buffer[object..object + entry.bytes as usize])
+    }
+
+    /// The location of a byte of the segment.
+    fn place(&self, byte: usize) -> Location {
+        Location::at_offset(self.start.offset() + byte as u64)
     }
 
     pub(super) fn shape(&self) -> Shape {
@@ -135,25 +148,27 @@ impl Batch {
         let mut from = HEAD_BYTES;
         for to in (summary_at..summary_end).step_by(ENTRY_BYTES) {
             let (entry, _) = self.record(from);
+            let end = from + self.form.record_bytes(entry.bytes) as usize;
+            let (at, raw) = (self.place(from), &mut self.buffer[from..end]);
+            self.form.seal_record(raw, self.sequence, at, &entry);
             self.buffer.copy_within(from..from + ENTRY_BYTES, to);
-            from += record_bytes(entry.bytes) as usize;
+            from = end;
         }
         assert_eq!(
             from, summary_at,
             "the records do not end where the summary begins"
         );
 
-        let summary_place = Location::at_offset(self.start.offset() + summary_at as u64);
+        self.is_sealed = true;
+        let summary_place = self.place(summary_at);
         let summary = &self.buffer[summary_at..summary_end];
-        let summary_checksum = self
-            .key
-            .checksum(self.sequence, summary_place, [0; 8], summary);
+        let summary_checksum = self.form.checksum(self.sequence, summary_place, summary);
         let head = Head {
             sequence: self.sequence,
             shape,
             summary_checksum,
         };
-        let raw = head.encode(&self.key, self.start);
+        let raw = head.encode(&self.form, self.start);
         let written = shape.written_bytes();
         self.buffer[..HEAD_BYTES].copy_from_slice(&raw);
         self.buffer[summary_end..written - HEAD_BYTES].fill(0);

@@ -13,8 +13,9 @@ use crate::error::{Error, Result};
 
 use super::batch::{Batch, State};
 use super::device::Device;
+use super::form::Form;
 use super::geometry::{Geometry, Location};
-use super::layout::{Entry, Key, RECORDS_MAX, record_bytes};
+use super::layout::{Entry, RECORDS_MAX};
 use super::segment::{Reason, Segments};
 use super::stats::{Counters, StoreStats};
 
@@ -58,7 +59,7 @@ impl RecordRef {
 pub struct Store {
     pub(super) device: Box<dyn Device>,
     pub(super) geometry: Geometry,
-    pub(super) key: Key,
+    pub(super) form: Form,
     pub(super) segments: Segments,
     pub(super) counters: Counters,
     /// Freed segments are discarded. Goes off for good when the device says that it cannot.
@@ -96,7 +97,17 @@ impl Store {
 
     /// The most records that one batch can take.
     pub fn records_max(&self) -> usize {
-        (self.geometry.segment_bytes / record_bytes(1)).min(RECORDS_MAX) as usize
+        (self.geometry.segment_bytes / self.record_bytes(1)).min(RECORDS_MAX) as usize
+    }
+
+    /// Bytes that an object takes among the records of a segment.
+    pub fn record_bytes(&self, object_bytes: u32) -> u32 {
+        self.form.record_bytes(object_bytes)
+    }
+
+    /// Is what it writes encrypted?
+    pub fn is_encrypted(&self) -> bool {
+        self.form.cipher.is_some()
     }
 
     /// Are so few segments free that cleaning should begin? A sixteenth of all, and four where
@@ -108,7 +119,7 @@ impl Store {
 
     /// A batch for this store: one buffer of a segment, to be used over and over.
     pub fn batch(&self) -> Batch {
-        Batch::new(&self.geometry, self.key)
+        Batch::new(&self.geometry, self.form.clone())
     }
 
     /// Reserves a free segment for a batch and empties it. StoreFull when there is none, or for
@@ -155,15 +166,19 @@ impl Store {
 
     /// The caller's table now points to this record of a committed batch.
     pub fn retain(&self, location: Location, object_bytes: u32) {
-        self.segments
-            .retain(self.geometry.segment(location), record_bytes(object_bytes));
+        self.segments.retain(
+            self.geometry.segment(location),
+            self.record_bytes(object_bytes),
+        );
     }
 
     /// The caller's table does not point to this record any more. The last release of a sealed
     /// segment frees it.
     pub fn release(&self, location: Location, object_bytes: u32) {
-        self.segments
-            .release(self.geometry.segment(location), record_bytes(object_bytes));
+        self.segments.release(
+            self.geometry.segment(location),
+            self.record_bytes(object_bytes),
+        );
     }
 
     /// Every record of the batch that will live was retained. The batch can begin again.

@@ -16,10 +16,13 @@
 mod adopt;
 mod batch;
 mod buffer;
+mod cipher;
 mod clean;
 mod device;
 mod file_device;
+mod form;
 mod geometry;
+mod key_file;
 mod layout;
 mod log;
 mod open;
@@ -32,10 +35,11 @@ mod tests;
 
 pub use batch::Batch;
 pub use buffer::AlignedBuffer;
+pub use cipher::{Encryption, KEY_BYTES, MasterKey};
 pub use device::{BLOCK_BYTES, Device};
 pub use file_device::{FileDevice, FileOptions};
 pub use geometry::{Location, SEGMENT_BYTES_DEFAULT, SegmentIndex, object_bytes_max};
-pub use layout::record_bytes;
+pub use key_file::{draw_key, read_key};
 pub use log::{RecordRef, Store};
 pub use open::StoreOptions;
 pub use read::ReadBuffer;

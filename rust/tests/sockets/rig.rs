@@ -134,6 +134,7 @@ fn options(device: Arc<SimDevice>) -> EngineOptions {
             segment_bytes: 32 << 10,
             punch: true,
             scrub_bytes_per_s: 0,
+            encryption: None,
         }),
         generation: 1,
     }

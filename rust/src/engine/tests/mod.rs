@@ -86,6 +86,7 @@ fn options(
             segment_bytes: SEGMENT,
             punch: true,
             scrub_bytes_per_s: 0,
+            encryption: None,
         }),
         generation: 1,
     }
@@ -562,7 +563,7 @@ fn segments_are_written_full() {
     }
     run.verify();
     let store = run.engine.snapshot().store.expect("this setup has one");
-    let segments = run.device.as_ref().unwrap().counts().writes - 1;
+    let segments = run.device.as_ref().unwrap().counts().writes - 2;
     let used = store.written_bytes as f64 / (segments * u64::from(SEGMENT)) as f64;
     assert!(
         segments > 20 && used > 0.9,

@@ -6,6 +6,7 @@ mod file;
 mod log;
 mod model;
 mod reading;
+mod sealed;
 
 use std::sync::Arc;
 
