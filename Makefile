@@ -88,6 +88,10 @@ bench: dev ## Run the benchmarks; BENCH_ARGS=...
 bench-pools: dev ## Measure the zpools on pages in files or the sample; BENCH_ARGS=...
 	$(BIN)/python bench/pools/measure.py $(BENCH_ARGS)
 
+.PHONY: bench-store
+bench-store: $(VENV)/.dependencies ## Measure what encryption costs the store; BENCH_ARGS=ROUNDS
+	cargo run --quiet --release --manifest-path rust/Cargo.toml --example seal_cost -- $(BENCH_ARGS)
+
 .PHONY: clean
 clean: ## Remove all that was built or fetched, .venv too
 	rm -rf $(VENV) rust/target bench/target nbdswap/*.so tests/guest/cache

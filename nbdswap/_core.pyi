@@ -18,6 +18,9 @@ __all__ = [
     "codecs",
     "compress_page",
     "decompress_page",
+    "inspect_store",
+    "repair_store",
+    "verify_store",
     "zpools",
 ]
 
@@ -217,6 +220,79 @@ class Core:
         Releases the GIL. Every other method raises RuntimeError afterwards; closing twice does
         no harm.
         """
+
+@type_check_only
+class StoreLabel(TypedDict):
+    """What a superblock says."""
+
+    instance: int
+    generation: int
+    segment_bytes: int
+    capacity_bytes: int
+    """Of the file when it was last opened."""
+    opens: int
+    """Times it was opened in this generation."""
+    encrypted: bool
+
+@type_check_only
+class StoreInspection(TypedDict):
+    """A store that no server has."""
+
+    bytes: int
+    superblock: StoreLabel | None
+    problem: str
+    """What is there instead of a superblock, or ""."""
+    copy: StoreLabel | None
+    copy_byte: int | None
+
+@type_check_only
+class StoreDamage(TypedDict):
+    """A record that does not verify."""
+
+    store_byte: int
+    page: int
+    """Counted over all exports."""
+    fault: str
+    """damaged or unreadable, as in an Incident."""
+
+@type_check_only
+class StoreVerdict(TypedDict):
+    """What reading every record came to, those included that no page points to any more."""
+
+    segments: int
+    segments_written: int
+    """Those with a head of the store's generation; only these are read."""
+    summaries_damaged: int
+    records: int
+    """Those that verify."""
+    object_bytes: int
+    records_damaged: int
+    records_missing: int
+    """Those that a head counts and that were not found, as the list of records is damaged too."""
+    damaged: list[StoreDamage]
+    """The first 1000 by their place."""
+
+def inspect_store(path: str) -> StoreInspection:
+    """Reads the superblock of a store and its copy, and nothing else. Releases the GIL.
+
+    Raises ForeignFileError for a file that is in use or no file, OSError.
+    """
+
+def verify_store(path: str, key_path: str | None) -> StoreVerdict:
+    """Reads and verifies every record. Releases the GIL.
+
+    key_path: for a store that is encrypted.
+
+    Raises ForeignFileError for a damaged superblock, a wrong key and a file in use, OSError,
+    ConfigError for sizes that no store has.
+    """
+
+def repair_store(path: str, *, dry_run: bool) -> str | None:
+    """Restores the superblock from its copy, or the copy from the superblock; says what it did.
+
+    dry_run: says what it would do, and only reads. None: there is nothing to do, or nothing to do
+    it from. Releases the GIL. Raises as `inspect_store`.
+    """
 
 def zpools() -> list[str]:
     """Names of the zpools, as `zpool` takes them."""

@@ -48,6 +48,8 @@ class ServerSettings:
     store: bool = True
     populate: bool = True
     arguments: tuple[str, ...] = ()
+    key: str | None = None
+    """`store.key` of a store that is encrypted."""
 
 
 @dataclass(slots=True)
@@ -119,10 +121,12 @@ class Server:
 
     def _write_config(self) -> Path:
         """A file with the settings that have no flag."""
-        config = {
+        config: dict[str, Any] = {
             "memory_dir": str(self.memory_directory),
             "pool": {"populate": "on" if self.settings.populate else "off"},
         }
+        if self.settings.key is not None:
+            config["store"] = {"encryption": "on", "key": self.settings.key}
         path = self.directory / "config.yaml"
         path.write_text(json.dumps(config))  # Every JSON is a YAML.
         return path

@@ -84,6 +84,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "lifecycle": SETTINGS
     | {"engine", "hardening", "listeners", "logs", "preflight", "service", "state", "stdio"}
     | {"store_key", "systemd", "takeover"},
+    "store_commands": SETTINGS
+    | {"_core", "config_file", "machine", "state", "store_key", "succession"},
     "cli": SETTINGS
     | {
         "__init__",
@@ -94,6 +96,7 @@ MAY_KNOW: dict[str, set[str]] = {
         "logs",
         "machine",
         "status_view",
+        "store_commands",
     },
 }
 

@@ -12,6 +12,7 @@ mod codecs;
 mod incidents;
 mod lab;
 mod lab_views;
+mod offline;
 mod options;
 mod snapshot;
 
@@ -257,6 +258,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<lab::LabPages>()?;
     module.add_class::<lab::LabObjects>()?;
     module.add_function(wrap_pyfunction!(lab::zpools, module)?)?;
+    module.add_function(wrap_pyfunction!(offline::inspect_store, module)?)?;
+    module.add_function(wrap_pyfunction!(offline::verify_store, module)?)?;
+    module.add_function(wrap_pyfunction!(offline::repair_store, module)?)?;
     module.add_function(wrap_pyfunction!(codecs::codecs, module)?)?;
     module.add_function(wrap_pyfunction!(codecs::compress_page, module)?)?;
     module.add_function(wrap_pyfunction!(codecs::decompress_page, module)?)?;

@@ -85,7 +85,7 @@ impl Store {
 
     /// The head of a segment; its copy at the end of the write if the head itself is damaged, so
     /// that one bad block does not cost a whole segment.
-    fn find_head(&self, segment: SegmentIndex, bytes: &mut [u8]) -> Result<Head> {
+    pub(super) fn find_head(&self, segment: SegmentIndex, bytes: &mut [u8]) -> Result<Head> {
         let start = self.geometry.start(segment);
         let block = Span::around(start.offset(), start.offset() + 1);
         let head = match self.read_span(bytes, block) {

@@ -18,6 +18,10 @@
 //! how often it was opened, and of each segment how many records it has and how long they are together.
 //! What it tells about a single record, its length to 8 bytes, can only be guessed from that sum.
 //!
+//! It keeps a disk silent that was taken away. It does not keep out who changes the disk and puts it back:
+//! damage is noticed, but an older superblock in place of the present one would let the number of
+//! openings, and with it sequences, come back.
+//!
 //! Locking: none, nothing changes after `new`. Nothing here allocates after it.
 
 use std::fmt;

@@ -5,6 +5,7 @@ mod damage;
 mod file;
 mod log;
 mod model;
+mod offline;
 mod reading;
 mod sealed;
 
