@@ -92,6 +92,10 @@ bench-pools: dev ## Measure the zpools on pages in files or the sample; BENCH_AR
 bench-store: dev ## Measure what write-back costs a real disk, against fio; BENCH_ARGS=...
 	$(BIN)/python bench/store/measure.py $(BENCH_ARGS)
 
+.PHONY: bench-encryption
+bench-encryption: $(VENV)/.dependencies ## Measure what encryption costs the store; BENCH_ARGS=ROUNDS
+	cargo run --quiet --release --manifest-path rust/Cargo.toml --example seal_cost -- $(BENCH_ARGS)
+
 .PHONY: clean
 clean: ## Remove all that was built or fetched, .venv too
 	rm -rf $(VENV) rust/target bench/target nbdswap/*.so tests/guest/cache

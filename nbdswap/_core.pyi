@@ -18,6 +18,9 @@ __all__ = [
     "codecs",
     "compress_page",
     "decompress_page",
+    "inspect_store",
+    "repair_store",
+    "verify_store",
     "zpools",
 ]
 
@@ -63,6 +66,33 @@ class StoreSpec(TypedDict):
     """Bytes that may be written to the file in a day, besides one burst; None: no limit."""
     write_burst_bytes: int
     """Bytes that may be written at once after a quiet time, and after opening."""
+    scrub_bytes_per_s: int
+    """What the scrub may read of the store while nothing else is to do; 0: no scrub."""
+    key_path: str | None
+    """File of the 32 bytes that the store is encrypted with, its owner's alone."""
+    make_key: bool
+    """Make that file if it is not there. Without a path: a key that only this process knows.
+
+    With neither, the store is in clear.
+    """
+
+@type_check_only
+class Incident(TypedDict):
+    """A page whose record in the store is not what was written."""
+
+    export: str
+    page: int
+    """Number of the page in its export."""
+    byte: int
+    """Where in the export the page begins."""
+    store_byte: int
+    """Where in the backing file the record begins."""
+    fault: str
+    """damaged: other bytes than were written. unreadable: the device gave an error."""
+    finder: str
+    """read: a client got an error. cleaning, scrub: a damaged page is lost from now on."""
+    times: int
+    """How often it was found since it was taken last."""
 
 @type_check_only
 class OpenReport(TypedDict):
@@ -213,6 +243,12 @@ class Core:
         the GIL. Raises ConfigError if there is no such codec or level.
         """
 
+    def take_incidents(self) -> tuple[list[Incident], int]:
+        """Takes the names of damaged and unreadable records, at most 32, the first one first.
+
+        The number is that of finds which were not named, because 32 were waiting.
+        """
+
     def snapshot(self) -> CoreSnapshot:
         """All counters at this moment, as plain values that are the caller's."""
 
@@ -222,6 +258,79 @@ class Core:
         Releases the GIL. Every other method raises RuntimeError afterwards; closing twice does
         no harm.
         """
+
+@type_check_only
+class StoreLabel(TypedDict):
+    """What a superblock says."""
+
+    instance: int
+    generation: int
+    segment_bytes: int
+    capacity_bytes: int
+    """Of the file when it was last opened."""
+    opens: int
+    """Times it was opened in this generation."""
+    encrypted: bool
+
+@type_check_only
+class StoreInspection(TypedDict):
+    """A store that no server has."""
+
+    bytes: int
+    superblock: StoreLabel | None
+    problem: str
+    """What is there instead of a superblock, or ""."""
+    copy: StoreLabel | None
+    copy_byte: int | None
+
+@type_check_only
+class StoreDamage(TypedDict):
+    """A record that does not verify."""
+
+    store_byte: int
+    page: int
+    """Counted over all exports."""
+    fault: str
+    """damaged or unreadable, as in an Incident."""
+
+@type_check_only
+class StoreVerdict(TypedDict):
+    """What reading every record came to, those included that no page points to any more."""
+
+    segments: int
+    segments_written: int
+    """Those with a head of the store's generation; only these are read."""
+    summaries_damaged: int
+    records: int
+    """Those that verify."""
+    object_bytes: int
+    records_damaged: int
+    records_missing: int
+    """Those that a head counts and that were not found, as the list of records is damaged too."""
+    damaged: list[StoreDamage]
+    """The first 1000 by their place."""
+
+def inspect_store(path: str) -> StoreInspection:
+    """Reads the superblock of a store and its copy, and nothing else. Releases the GIL.
+
+    Raises ForeignFileError for a file that is in use or no file, OSError.
+    """
+
+def verify_store(path: str, key_path: str | None) -> StoreVerdict:
+    """Reads and verifies every record. Releases the GIL.
+
+    key_path: for a store that is encrypted.
+
+    Raises ForeignFileError for a damaged superblock, a wrong key and a file in use, OSError,
+    ConfigError for sizes that no store has.
+    """
+
+def repair_store(path: str, *, dry_run: bool) -> str | None:
+    """Restores the superblock from its copy, or the copy from the superblock; says what it did.
+
+    dry_run: says what it would do, and only reads. None: there is nothing to do, or nothing to do
+    it from. Releases the GIL. Raises as `inspect_store`.
+    """
 
 def zpools() -> list[str]:
     """Names of the zpools, as `zpool` takes them."""

@@ -143,6 +143,20 @@ def polling_choice(value: Any) -> int | str:
     return value
 
 
+def store_key(value: Any) -> str:
+    """`memory`, `file:PATH` or `credential:NAME`."""
+    wanted = "memory, file:PATH or credential:NAME"
+    kind, colon, name = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if value == "memory":
+        return "memory"
+    if kind == "file" and colon and name:
+        return f"file:{_path(name)}"
+    # A name that systemd takes too, and no way out of its directory.
+    if kind == "credential" and name not in {"", ".", ".."} and "/" not in name:
+        return f"credential:{name}"
+    raise unwanted(wanted)
+
+
 def _path(value: Any) -> Path:
     if not isinstance(value, str) or not value or "\0" in value:
         raise unwanted("a path")

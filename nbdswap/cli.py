@@ -20,6 +20,7 @@ from nbdswap.errors import EXIT_CODE_MEANINGS, ConfigError, ExitCode, NbdswapErr
 from nbdswap.lab.commands import advise_command, grab_command, run_command
 from nbdswap.lifecycle import ServeOptions, check_upgrade, serve
 from nbdswap.machine import Machine
+from nbdswap.store_commands import inspect_command, repair_command, verify_command
 from nbdswap.successor import CHECK_FLAG
 
 EXIT_CODES = "Exit codes: " + "; ".join(
@@ -43,6 +44,13 @@ lab = typer.Typer(help="Measure codecs and zpools on your own pages.", no_args_i
 lab.command("run", epilog=EXIT_CODES)(run_command)
 lab.command("grab", epilog=EXIT_CODES)(grab_command)
 app.add_typer(lab, name="lab", epilog=EXIT_CODES)
+store = typer.Typer(
+    help="Look at the store of a server that does not run, and repair it.", no_args_is_help=True
+)
+store.command("inspect", epilog=EXIT_CODES)(inspect_command)
+store.command("verify", epilog=EXIT_CODES)(verify_command)
+store.command("repair", epilog=EXIT_CODES)(repair_command)
+app.add_typer(store, name="store", epilog=EXIT_CODES)
 app.command("advise", epilog=EXIT_CODES)(advise_command)
 
 

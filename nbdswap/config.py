@@ -29,6 +29,7 @@ from nbdswap.checks import (
     size,
     size_of,
     size_or_none,
+    store_key,
     unwanted,
     word,
 )
@@ -138,6 +139,9 @@ class StoreConfig(Section):
         int | None, BeforeValidator(size_or_none(MIB, 1024 * TIB)), PlainSerializer(or_none)
     ] = None
     write_burst_bytes: Annotated[int, BeforeValidator(size(MIB, 1024 * TIB))] = 4 * GIB
+    encryption: Annotated[Literal["off", "on"], BeforeValidator(word("off", "on"))] = "off"
+    key: Annotated[str, BeforeValidator(store_key)] = "memory"
+    scrub_bytes_per_s: Annotated[int, BeforeValidator(size(0, 16 * GIB))] = 4 * MIB
 
 
 class HardeningConfig(Section):

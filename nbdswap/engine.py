@@ -11,10 +11,11 @@ from nbdswap.config import Config
 from nbdswap.errors import ConfigError, RefusedError
 from nbdswap.exports import export_specs
 from nbdswap.snapshots import CoreSnapshot
+from nbdswap.store_key import key_path, makes_key
 from nbdswap.succession import Succession
 
 if TYPE_CHECKING:
-    from nbdswap._core import ExportSpec, HandedOver, OpenReport, StoreSpec
+    from nbdswap._core import ExportSpec, HandedOver, Incident, OpenReport, StoreSpec
 
 
 class Engine(Protocol):
@@ -49,6 +50,8 @@ class Engine(Protocol):
     def set_zpool(self, zpool: str) -> None: ...
 
     def set_codec(self, codec: str, level: int) -> None: ...
+
+    def take_incidents(self) -> "tuple[list[Incident], int]": ...
 
     def snapshot(self) -> CoreSnapshot: ...
 
@@ -120,7 +123,7 @@ def open_engine(
             high_mark_percent=pool.high_mark_percent,
             low_mark_percent=pool.low_mark_percent,
             populate=populate,
-            store=_store_spec(config, store_fd),
+            store=_store_spec(config, state.instance, store_fd),
             generation=state.generation,
             workers=config.workers,
             readers=config.readers,
@@ -133,12 +136,13 @@ def open_engine(
         raise RefusedError(f"the engine cannot be opened: {_words(error)}{_cure(error)}") from None
 
 
-def _store_spec(config: Config, held_fd: int | None) -> "StoreSpec | None":
+def _store_spec(config: Config, instance: int, held_fd: int | None) -> "StoreSpec | None":
     store = config.store
     if store.path is None:
         if held_fd is not None:
             os.close(held_fd)
         return None
+    key = key_path(config, instance)
     return {
         "path": str(store.path),
         "capacity_bytes": store.capacity_bytes,
@@ -149,14 +153,21 @@ def _store_spec(config: Config, held_fd: int | None) -> "StoreSpec | None":
         "held_fd": held_fd,
         "write_bytes_per_day_max": store.write_bytes_per_day_max,
         "write_burst_bytes": store.write_burst_bytes,
+        "scrub_bytes_per_s": store.scrub_bytes_per_s,
+        "key_path": None if key is None else str(key),
+        "make_key": makes_key(config),
     }
 
 
 def _cure(error: OSError) -> str:
     """What to do about a backing file of another state directory, or of a state that was lost."""
-    if "belongs to instance" not in str(error):
-        return ""
-    return "; if no other server uses that file, remove it, or name another store.path"
+    if "belongs to instance" in str(error):
+        return "; if no other server uses that file, remove it, or name another store.path"
+    if "another key" in str(error):
+        return "; name the key that it was written with, or start with --fresh and lose its pages"
+    if "no key was given" in str(error) or "is in clear, wanted" in str(error):
+        return "; set store.encryption back, or start with --fresh and lose its pages"
+    return ""
 
 
 def _words(error: OSError) -> str:

@@ -28,7 +28,7 @@ EXIT_CODE_MEANINGS = {
     ExitCode.USAGE: "wrong usage or configuration",
     ExitCode.REFUSED: "state or file refused: foreign, damaged, in use by another server, no room",
     ExitCode.CANNOT_LISTEN: "cannot listen: address in use or not ours",
-    ExitCode.NOT_PERMITTED: "not permitted: hardening set to `on`, or memory of another process",
+    ExitCode.NOT_PERMITTED: "not permitted: hardening `on`, memory of another process, a key file",
     ExitCode.UNREACHABLE: "status, set, upgrade: no server answers on the admin address",
     ExitCode.NOT_UPGRADED: "upgrade: not done; the running server goes on as it was",
 }
@@ -76,7 +76,7 @@ class HardeningError(NbdswapError):
 
 
 class NotPermittedError(NbdswapError):
-    """A process whose memory the kernel does not let us read."""
+    """A process whose memory, or a key whose file, the kernel does not let us read."""
 
     exit_code = ExitCode.NOT_PERMITTED
 

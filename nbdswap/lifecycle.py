@@ -36,6 +36,7 @@ from nbdswap.preflight import check_pidfile, check_room, check_succession
 from nbdswap.service import Process, Service, say_what_is_unprotected
 from nbdswap.state import State, StateDir
 from nbdswap.stdio import Stdio, open_stdio
+from nbdswap.store_key import check_key
 from nbdswap.takeover import Takeover
 
 log = EventLog("lifecycle")
@@ -95,6 +96,7 @@ def serve(
         undo.callback(close_all, admin)
         # What our command line said of the first start is done.
         fresh = options.fresh and handover is None
+        check_key(config)
         previous = _previous(state_dir, fresh=fresh)
         instance_before = previous.instance if previous else None
         for warning in check_room(config, instance_before, populate=populate):

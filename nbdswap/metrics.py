@@ -24,6 +24,7 @@ from nbdswap.snapshots import (
     ExportSnapshot,
     LatencySnapshot,
     PoolSnapshot,
+    ScrubSnapshot,
     ServerSnapshot,
     Snapshot,
     StoreSnapshot,
@@ -242,6 +243,7 @@ _STORE_GAUGES: list[tuple[str, str]] = [
     ("live_bytes", "Records that a page points to."),
     ("segments_free", "Segments that can be written."),
     ("over_budget", "1 if write-back waits because the bytes of the day are used up."),
+    ("encrypted", "1 if what is written is encrypted."),
     ("degraded", "1 if the last write failed: nothing is written back until one succeeds."),
 ]
 _STORE_COUNTERS: list[tuple[str, str]] = [
@@ -261,6 +263,7 @@ _STORE_COUNTERS: list[tuple[str, str]] = [
     ("read_errors", "Reads that the system refused."),
     ("fetch_races", "Reads that began again, since their page had changed meanwhile."),
     ("checksum_errors", "Records whose bytes were not those that were written."),
+    ("summary_errors", "Segments whose list of records was damaged."),
 ]
 
 
@@ -286,6 +289,31 @@ def _store(store: StoreSnapshot) -> Iterator[Metric]:
     for share, count in zip(LIVE_SHARES, store["segments_by_live_share"], strict=True):
         segments.add_metric([share], count)
     yield segments
+    yield from _scrub(store["scrub"])
+
+
+def _scrub(scrub: ScrubSnapshot) -> Iterator[Metric]:
+    yield _gauge(
+        "store_scrub_done_ratio",
+        "Share of the segments that the present pass of the scrub has behind it.",
+        scrub["segments_done"] / max(scrub["segments"], 1),
+    )
+    if scrub["passed_at"] is not None:
+        yield _gauge(
+            "store_scrub_passed_timestamp_seconds",
+            "When the scrub had last gone over all segments.",
+            scrub["passed_at"],
+        )
+    yield _counter("store_scrub_passes", "Times it went over all segments.", scrub["passes"])
+    yield _counter("store_scrub_bytes", "Bytes of objects that it read.", scrub["bytes"])
+    yield _counter(
+        "store_scrub_pages_lost", "Pages that it found to be damaged.", scrub["pages_lost"]
+    )
+    yield _counter(
+        "store_scrub_records_unreadable",
+        "Records that the device did not give it.",
+        scrub["records_unreadable"],
+    )
 
 
 def _memory(core: CoreSnapshot) -> Iterator[Metric]:

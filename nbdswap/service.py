@@ -23,6 +23,7 @@ from nbdswap.exports import default_name, export_infos
 from nbdswap.guide import guide
 from nbdswap.handover import Handover, predecessor_of
 from nbdswap.hardening import Kernel, Protection, is_orphan, verify
+from nbdswap.incidents import IncidentLog
 from nbdswap.listeners import Listener, close_all
 from nbdswap.logs import EventLog
 from nbdswap.nbd import ExportInfo
@@ -31,6 +32,7 @@ from nbdswap.snapshots import ServerSnapshot, Snapshot, UpgradeCounts
 from nbdswap.state import StateDir
 from nbdswap.stdio import Stdio, carry, say
 from nbdswap.stop_request import StopRequest
+from nbdswap.store_key import forget_key
 from nbdswap.succession import after_stop
 from nbdswap.successor import Program
 from nbdswap.takeover import TakenOver
@@ -73,6 +75,7 @@ class Service:
         self._state = taken.state
         self._lost = taken.lost
         self._engine = taken.engine
+        self._incidents = IncidentLog(taken.engine)
         self._process = process
         self._protections = list(process.protections)
         self._started_s = time.monotonic()
@@ -117,6 +120,7 @@ class Service:
                 upgrader.start_in(tasks)
                 loop.add_signal_handler(signal.SIGUSR2, upgrader.ask_by_signal)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+                naming = tasks.create_task(self._incidents.run(), name="incidents")
                 if stdio is not None and stdio.bridge is not None:
                     # It ends by itself when the engine closes its side.
                     tasks.create_task(carry(stdio.bridge))
@@ -125,6 +129,7 @@ class Service:
                 close_all(listeners)
                 await self._finish(stop)
                 watcher.cancel()
+                naming.cancel()
             self._stopped_in_order = True
         finally:
             await site.stop()
@@ -137,8 +142,11 @@ class Service:
             # Broken off. What was adopted, or could be written to, is the next server's.
             self._engine.close(forget=not self._adopted and not self._ready)
             return
+        self._incidents.close()
         state, forget = after_stop(self._state, self._config, self._engine.snapshot())
         self._engine.close(forget=forget)
+        if forget:
+            forget_key(self._config.memory_dir, state.instance)
         # After the memory is as it shall be: a crash before this line reads as a crash.
         self._state_dir.write(state)
         log.info("stopped", memory="forgotten" if forget else "kept")

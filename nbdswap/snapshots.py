@@ -120,6 +120,24 @@ class PoolSnapshot(TypedDict):
     classes: list[ClassSnapshot]
 
 
+class ScrubSnapshot(TypedDict):
+    """Reading the store before anybody asks, to find out early what rotted."""
+
+    segments: int
+    """All segments; a pass goes over them in their order."""
+    segments_done: int
+    """Those that the present pass, or the last one, has behind it."""
+    passes: int
+    """Passes that went over all of them."""
+    passed_at: float | None
+    """When the last of these ended, in seconds since 1970; None if there was none."""
+    bytes: int
+    """Of objects that were read."""
+    pages_lost: int
+    """Pages that were found to be damaged."""
+    records_unreadable: int
+
+
 class StoreSnapshot(TypedDict):
     """The backing file."""
 
@@ -160,6 +178,11 @@ class StoreSnapshot(TypedDict):
     """Reads that found, back from the store, that their page had changed, and began again."""
     degraded: bool
     """The last write failed: nothing is written back until one succeeds."""
+    encrypted: bool
+    """What is written is encrypted."""
+    summary_errors: int
+    """Segments whose list of records was damaged, so that they were searched for one by one."""
+    scrub: ScrubSnapshot
 
 
 def write_amplification(store: StoreSnapshot) -> float:

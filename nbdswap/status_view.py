@@ -3,6 +3,7 @@
 Not here: what the values mean (`snapshots`) and how a server is asked (`admin_client`).
 """
 
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Group
@@ -127,11 +128,21 @@ def _store(store: Status) -> Table:
         f"{store['write_amplification']:.2f}",
         f"{errors:,}",
     )
+    table.caption = _scrub(store["scrub"])
     left_bytes = store["write_budget_left_bytes"]
     if left_bytes is not None:
         waits = " (used up: nothing is written back)" if store["over_budget"] else ""
-        table.caption = f"may be written now: {human_size(left_bytes)}{waits}"
+        table.caption += f"\nmay be written now: {human_size(left_bytes)}{waits}"
     return _right(table, first=1)
+
+
+def _scrub(scrub: Status) -> str:
+    """How far the scrub is, and when it was last through."""
+    if scrub["passed_at"] is None:
+        share = 100 * scrub["segments_done"] / max(scrub["segments"], 1)
+        return f"scrub: first pass, {share:.0f} % done"
+    at = datetime.fromtimestamp(scrub["passed_at"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return f"scrub: last full pass {at}, {scrub['pages_lost']:,} pages found damaged"
 
 
 def _rates(status: Status, earlier: Status) -> Table:

@@ -14,6 +14,7 @@ from nbdswap.engine import Engine, OpenCore, open_engine
 from nbdswap.errors import NbdswapError
 from nbdswap.logs import EventLog
 from nbdswap.state import State, StateDir
+from nbdswap.store_key import forget_key
 from nbdswap.succession import Newcomer, Succession, decide, lose, memory_files
 
 log = EventLog("state")
@@ -125,6 +126,7 @@ def _remove_memory(state: State) -> None:
     if state.memory_dir is not None:
         for path in memory_files(Path(state.memory_dir), state.instance):
             path.unlink(missing_ok=True)
+        forget_key(Path(state.memory_dir), state.instance)
 
 
 def _say_what_is_lost(succession: Succession) -> None:

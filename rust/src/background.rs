@@ -1,5 +1,5 @@
-//! The threads that do background work: one steps while there is work and sleeps at the bell, the other
-//! writes to the store what the first one sends there.
+//! The threads that do background work: one steps while there is work, scrubs when there is none, and
+//! sleeps at the bell; the other writes to the store what the first one sends there.
 //!
 //! Not here: what a step does (`writeback`). Locking: none beyond the engine's and the bell's.
 
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Heard};
 use crate::worker::STACK_BYTES;
 use crate::writeback::Work;
 
@@ -23,6 +23,7 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Background {
     engine: Arc<Engine>,
     is_stopping: Arc<AtomicBool>,
+    started: Instant,
     stepper: Thread,
     writer: Thread,
 }
@@ -78,17 +79,24 @@ impl Background {
         });
         // Without a thread that serves, batches are written by the one that steps.
         let writer = writer.inspect_err(|_| engine.dispatch().close())?;
+        let started = Instant::now();
         let stepper = Thread::start("nbdswap-back", {
             let (engine, is_stopping) = (Arc::clone(&engine), Arc::clone(&is_stopping));
-            move || step_until(&engine, &is_stopping, &space_changed)
+            move || step_until(&engine, started, &is_stopping, &space_changed)
         });
         let stepper = stepper.inspect_err(|_| engine.dispatch().close())?;
         Ok(Background {
             engine,
             is_stopping,
+            started,
             stepper,
             writer,
         })
+    }
+
+    /// The time on the clock that the engine is given.
+    pub fn now_us(&self) -> u64 {
+        micros_since(self.started)
     }
 
     /// The kernel's numbers of the threads, 0 until they run.
@@ -97,11 +105,19 @@ impl Background {
     }
 }
 
-fn step_until(engine: &Engine, is_stopping: &AtomicBool, space_changed: &impl Fn()) {
-    let start = Instant::now();
+fn micros_since(started: Instant) -> u64 {
+    started.elapsed().as_micros() as u64
+}
+
+fn step_until(
+    engine: &Engine,
+    started: Instant,
+    is_stopping: &AtomicBool,
+    space_changed: &impl Fn(),
+) {
     while !is_stopping.load(Ordering::Acquire) {
         let is_asked = engine.bell().is_asked();
-        let work = engine.step(start.elapsed());
+        let work = engine.step(started.elapsed());
         // Nobody waits who has not asked, and waking workers is not free.
         if is_asked || matches!(work, Work::More | Work::Blocked) {
             space_changed();
@@ -109,9 +125,24 @@ fn step_until(engine: &Engine, is_stopping: &AtomicBool, space_changed: &impl Fn
         match work {
             Work::More => {}
             // What can wait is looked at a few times a second, whoever writes how much.
-            Work::Idle if engine.bell().wait() => {}
-            Work::Idle | Work::Later => engine.bell().pause(QUIET),
+            Work::Idle if scrub_until_heard(engine, started) == Heard::Ring => {}
+            Work::Idle => engine.bell().pause(QUIET),
+            Work::Later => {
+                engine.scrub(micros_since(started));
+                engine.bell().pause(QUIET);
+            }
             Work::Blocked => engine.bell().pause(RETRY),
+        }
+    }
+}
+
+/// Waits for work and scrubs meanwhile.
+fn scrub_until_heard(engine: &Engine, started: Instant) -> Heard {
+    loop {
+        let pause_us = engine.scrub(micros_since(started));
+        match engine.bell().wait(pause_us.map(Duration::from_micros)) {
+            Heard::Nothing => {}
+            heard => return heard,
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::age::Clock;
 use crate::page::PageId;
 use crate::stats::LaneStats;
 
-use crate::store::{Store, record_bytes};
+use crate::store::Store;
 use crate::table::{PageGuard, Place, Table, Word};
 use crate::zpool::{Pools, Zpool};
 
@@ -142,7 +142,7 @@ impl Tiers {
                 Place::Store(object) => {
                     let store = self.store_of_a_stored_page();
                     assert_ne!(store.sequence(object.at), 0, "{page} is in a free segment");
-                    live_bytes += u64::from(record_bytes(object.bytes as u32));
+                    live_bytes += u64::from(store.record_bytes(object.bytes as u32));
                 }
                 _ => {}
             }

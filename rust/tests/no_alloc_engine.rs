@@ -18,7 +18,7 @@ use nbdswap_core::engine::{
     Write,
 };
 use nbdswap_core::page::PageId;
-use nbdswap_core::store::Device;
+use nbdswap_core::store::{Device, Encryption, KEY_BYTES, MasterKey};
 use nbdswap_core::testing::pages::make_page;
 use nbdswap_core::testing::random::Random;
 use nbdswap_core::zpool::{CHAIN_FRAMES_MAX_DEFAULT, ZpoolKind};
@@ -93,7 +93,7 @@ impl Device for Memory {
 const PAGE: usize = 4096;
 const PAGES: u32 = 400;
 
-fn engine(codec: &str, zpool: ZpoolKind) -> Engine {
+fn engine(codec: &str, zpool: ZpoolKind, is_encrypted: bool) -> Engine {
     let options = EngineOptions {
         instance: 1,
         memory_dir: None,
@@ -118,6 +118,11 @@ fn engine(codec: &str, zpool: ZpoolKind) -> Engine {
             segment_bytes: 64 << 10,
             punch: true,
             budget: None,
+            scrub_bytes_per_s: 1 << 20,
+            encryption: is_encrypted.then(|| Encryption {
+                key: MasterKey::new([7; KEY_BYTES]),
+                salt: [1; 16],
+            }),
         }),
         generation: 1,
     };
@@ -133,6 +138,7 @@ struct Bench {
     content: Vec<[u8; PAGE]>,
     out: [u8; PAGE],
     fetches: u32,
+    now_us: u64,
 }
 
 impl Bench {
@@ -162,9 +168,16 @@ impl Bench {
             self.fetch_if_stored(page);
             let far = PageId((index + PAGES / 2) % PAGES);
             self.fetch_if_stored(far);
-            let patched = self.engine.patch(&mut self.lane, page, 100, &[7; 50]);
-            assert_ne!(patched.expect("room"), Write::Stall);
-            self.engine.step(Duration::from_micros(self.fetches.into()));
+            while self
+                .engine
+                .patch(&mut self.lane, page, 100, &[7; 50])
+                .expect("room")
+                == Write::Stall
+            {
+                self.engine.step(Duration::from_micros(self.now_us));
+            }
+            self.engine.step(Duration::from_micros(self.now_us));
+            self.now_us += self.engine.scrub(self.now_us).expect("it is on");
             match index % 10 {
                 8 => self
                     .engine
@@ -193,6 +206,9 @@ fn switch_and_go_on(bench: &mut Bench) {
                 0,
                 "allocations after {choice:?}"
             );
+            // Write-back may have left nothing in so small a pool.
+            let written = bench.engine.write(&mut bench.lane, PageId(0), &bench.content[0]);
+            assert_ne!(written.expect("room"), Write::Stall);
             let pages = bench.engine.snapshot().pool.codec_pages[codec.id as usize];
             assert!(pages > 0, "no page is of {choice:?}");
         }
@@ -210,7 +226,7 @@ fn page_operations_and_background_work_allocate_nothing_after_warm_up() {
     for (index, codec) in CODECS.iter().enumerate() {
         let codec = codec.name;
         let zpool = ZpoolKind::ALL[index % ZpoolKind::ALL.len()];
-        let engine = engine(codec, zpool);
+        let engine = engine(codec, zpool, index % 2 == 0);
         let mut random = Random::new(1);
         let mut content = vec![[0; PAGE]; PAGES as usize];
         content
@@ -224,6 +240,7 @@ fn page_operations_and_background_work_allocate_nothing_after_warm_up() {
             content,
             out: [0; PAGE],
             fetches: 0,
+            now_us: 0,
         };
         bench.round();
         let (before, fetches) = (ALLOCATIONS.get(), bench.fetches);
@@ -234,6 +251,8 @@ fn page_operations_and_background_work_allocate_nothing_after_warm_up() {
             "allocations with {codec}, {zpool:?}"
         );
         assert!(bench.fetches > fetches + 100, "{} fetches", bench.fetches);
+        let scrubbed = bench.engine.snapshot().writeback.scrub.bytes.get();
+        assert!(scrubbed > 0, "nothing was scrubbed");
         bench.engine.check();
         switch_and_go_on(&mut bench);
         // The count is not blind: a box is seen.

@@ -119,6 +119,8 @@ impl World {
                 segment_bytes: 32 << 10,
                 punch: true,
                 budget: None,
+                scrub_bytes_per_s: 0,
+                encryption: None,
             }),
             generation: 1,
         })

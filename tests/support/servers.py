@@ -51,6 +51,8 @@ class ServerSettings:
     arguments: tuple[str, ...] = ()
     program: Path | None = None
     """Another program than the installed command."""
+    key: str | None = None
+    """`store.key` of a store that is encrypted."""
 
 
 @dataclass(slots=True)
@@ -122,10 +124,12 @@ class Server:
 
     def _write_config(self) -> Path:
         """A file with the settings that have no flag."""
-        config = {
+        config: dict[str, Any] = {
             "memory_dir": str(self.memory_directory),
             "pool": {"populate": "on" if self.settings.populate else "off"},
         }
+        if self.settings.key is not None:
+            config["store"] = {"encryption": "on", "key": self.settings.key}
         path = self.directory / "config.yaml"
         path.write_text(json.dumps(config))  # Every JSON is a YAML.
         return path

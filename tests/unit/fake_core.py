@@ -19,7 +19,7 @@ from nbdswap.snapshots import CoreSnapshot, ExportSnapshot, PageCounts, StoreSna
 from nbdswap.succession import memory_files
 
 if TYPE_CHECKING:
-    from nbdswap._core import ExportSpec, HandedOver, OpenReport
+    from nbdswap._core import ExportSpec, HandedOver, Incident, OpenReport
 
 ZPOOLS = ("zfit", "zsmalloc")
 OPERATIONS = ("read", "write", "flush", "trim", "cache", "write_zeroes", "block_status")
@@ -45,6 +45,7 @@ class FakeCore:
         self.pages: dict[str, dict[str, int]] = {}
         self.write_budget_left_bytes: int | None = 1 << 30
         self.former_objects = {"zsmalloc": 8}
+        self.incidents: list[Incident] = []
         self._ended: list[tuple[int, str]] = []
         self._ended_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._next = 1
@@ -169,6 +170,11 @@ class FakeCore:
         """For the next snapshot."""
         self.opened_with |= {"codec": codec, "codec_level": level}
 
+    def take_incidents(self) -> "tuple[list[Incident], int]":
+        """What the test put into `incidents`."""
+        taken, self.incidents = self.incidents, []
+        return taken, 0
+
     def snapshot(self) -> CoreSnapshot:
         """Numbers that are all different from zero, so that a forgotten one shows."""
         opened = self.opened_with
@@ -281,6 +287,17 @@ class FakeCore:
             "discarded_bytes": 1 << 20,
             "fetch_races": 1,
             "degraded": False,
+            "encrypted": spec["key_path"] is not None or spec["make_key"],
+            "summary_errors": 4,
+            "scrub": {
+                "segments": 8,
+                "segments_done": 6,
+                "passes": 2,
+                "passed_at": 1_800_000_000.0,
+                "bytes": 54321,
+                "pages_lost": 2,
+                "records_unreadable": 1,
+            },
         }
 
     def close(self, *, forget: bool) -> None:

@@ -46,9 +46,11 @@ MAY_KNOW: dict[str, set[str]] = {
     "admin_client": VALUES,
     # What may change meanwhile.
     "changes": SETTINGS | {"engine", "logs"},
+    "incidents": {"_core", "engine", "logs"},
     # Clients.
     "exports": {"_core", "config", "nbd"},
-    "engine": {"_core", "config", "errors", "exports", "snapshots", "succession"},
+    "engine": {"_core", "config", "errors", "exports", "snapshots", "store_key", "succession"},
+    "store_key": {"config", "errors"},
     "negotiation": {"nbd"},
     "server": {"_core", "engine", "errors", "handover", "listeners", "logs", "nbd", "negotiation"},
     # From one server to the next.
@@ -58,7 +60,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "successor": {"errors", "handover"},
     "upgrade": {"__init__", "engine", "errors", "handover", "listeners", "logs", "server"}
     | {"snapshots", "state", "successor", "systemd"},
-    "takeover": {"config", "engine", "errors", "logs", "state", "succession"},
+    "takeover": {"config", "engine", "errors", "logs", "state", "store_key", "succession"},
     # The whole.
     "service": SETTINGS
     | {
@@ -69,16 +71,19 @@ MAY_KNOW: dict[str, set[str]] = {
         "guide",
         "handover",
         "hardening",
+        "incidents",
         "listeners",
         "logs",
         "nbd",
         "server",
     }
-    | {"snapshots", "state", "stdio", "stop_request", "succession", "successor", "systemd"}
-    | {"takeover", "upgrade", "watch"},
+    | {"snapshots", "state", "stdio", "stop_request", "store_key", "succession", "successor"}
+    | {"systemd", "takeover", "upgrade", "watch"},
     "lifecycle": SETTINGS
     | {"engine", "handover", "hardening", "listeners", "logs", "preflight", "service", "state"}
-    | {"stdio", "systemd", "takeover"},
+    | {"stdio", "store_key", "systemd", "takeover"},
+    "store_commands": SETTINGS
+    | {"_core", "config_file", "machine", "state", "store_key", "succession"},
     "cli": SETTINGS
     | {
         "__init__",
@@ -89,6 +94,7 @@ MAY_KNOW: dict[str, set[str]] = {
         "logs",
         "machine",
         "status_view",
+        "store_commands",
         "successor",
     },
 }

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import generate_latest
@@ -19,7 +20,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 @pytest.fixture
 def core() -> FakeCore:
     """An engine with a store."""
-    store = {"path": "/s", "capacity_bytes": 8 << 20}
+    store = {"path": "/s", "capacity_bytes": 8 << 20, "key_path": None, "make_key": True}
     exports = [{"name": "swap", "size_bytes": 1 << 20, "read_only": False, "lost": False}]
     pool = {"zpool": "zblock", "frame_bytes": 4096, "pool_bytes_max": 1 << 20}
     codec = {"codec": "lz4", "codec_level": 1}
@@ -110,6 +111,13 @@ def test_numbers_arrive_unchanged(core: FakeCore, server: ServerSnapshot) -> Non
         "nbdswap_store_live_bytes": 1 << 20,
         "nbdswap_store_degraded": 0,
         "nbdswap_store_pages_written_back_total": 100,
+        "nbdswap_store_summary_errors_total": 4,
+        "nbdswap_store_scrub_done_ratio": 0.75,
+        "nbdswap_store_scrub_passed_timestamp_seconds": 1_800_000_000.0,
+        "nbdswap_store_scrub_passes_total": 2,
+        "nbdswap_store_scrub_bytes_total": 54321,
+        "nbdswap_store_scrub_pages_lost_total": 2,
+        "nbdswap_store_scrub_records_unreadable_total": 1,
         "nbdswap_store_write_amplification_ratio": 1.5,
         "nbdswap_store_bytes_cleaned_total": 50000,
         "nbdswap_store_write_budget_left_bytes": 1 << 30,
@@ -140,7 +148,11 @@ def test_every_number_of_a_snapshot_is_exported(core: FakeCore, server: ServerSn
     """A counter that is added to the engine and forgotten here would be lost without a word."""
     snapshot = core.snapshot()
     assert snapshot["store"] is not None
-    sections = {"pool": {**snapshot["pool"]}, "store": {**snapshot["store"]}}
+    store: dict[str, Any] = {**snapshot["store"]}
+    scrub = store.pop("scrub")
+    # Exported as one ratio.
+    del scrub["segments"], scrub["segments_done"]
+    sections = {"pool": {**snapshot["pool"]}, "store": store, "store_scrub": scrub}
     names = {name.partition("{")[0] for name in scrape(core, server)}
     for section, values in sections.items():
         for key, value in values.items():

@@ -99,6 +99,34 @@ def test_an_export_may_hold_data_as_soon_as_a_client_can_write_to_it(serving: Se
     assert serving.core.detach_deadlines_s == [20.0]
 
 
+def test_a_record_that_was_found_damaged_is_named_even_by_a_server_that_leaves(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        service = asyncio.create_task(serving.service.run(serving.listeners, [], None))
+        await until(lambda: serving.service.snapshot().server.ready)
+        terminate()
+        await service
+
+    run(scenario())
+    serving.core.incidents.append(
+        {
+            "export": "other",
+            "page": 5,
+            "byte": 5 * 4096,
+            "store_byte": 1 << 20,
+            "fault": "damaged",
+            "finder": "read",
+            "times": 1,
+        }
+    )
+    serving.close()
+    (fields,) = [
+        record.__dict__["fields"] for record in caplog.records if "damaged" in record.getMessage()
+    ]
+    assert (fields["export"], fields["page"]) == ("other", 5)
+
+
 def test_a_second_signal_cuts_requests_in_flight_short(serving: Serving) -> None:
     serving.core.detach_may_end.clear()
 

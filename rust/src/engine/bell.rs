@@ -9,6 +9,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
+/// What ended a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Work that writers will soon wait for.
+    Ring,
+    /// Work that can wait until they are gone.
+    Nudge,
+    /// The time was over.
+    Nothing,
+}
+
 /// A bell with one listener.
 #[derive(Debug, Default)]
 pub struct Bell {
@@ -52,19 +63,25 @@ impl Bell {
         self.is_asked.swap(false, Ordering::AcqRel)
     }
 
-    /// Waits for a ring or a nudge. True if it was a ring.
-    pub fn wait(&self) -> bool {
-        let mut guard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let is_nudged = self.take(&self.is_nudged);
-            let is_rung = self.take(&self.is_rung);
-            if is_rung || is_nudged {
-                return is_rung;
+    /// Waits for a ring or a nudge, for `timeout` at most; None: for ever.
+    pub fn wait(&self, timeout: Option<Duration>) -> Heard {
+        let guard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_silent = |(): &mut ()| {
+            !self.is_rung.load(Ordering::Acquire) && !self.is_nudged.load(Ordering::Acquire)
+        };
+        match timeout {
+            Some(timeout) => {
+                drop(self.condition.wait_timeout_while(guard, timeout, is_silent));
             }
-            guard = self
-                .condition
-                .wait(guard)
-                .unwrap_or_else(PoisonError::into_inner);
+            None => drop(self.condition.wait_while(guard, is_silent)),
+        }
+        let is_nudged = self.take(&self.is_nudged);
+        if self.take(&self.is_rung) {
+            Heard::Ring
+        } else if is_nudged {
+            Heard::Nudge
+        } else {
+            Heard::Nothing
         }
     }
 
@@ -99,9 +116,10 @@ mod tests {
     fn a_ring_before_the_wait_is_heard() {
         let bell = Bell::default();
         bell.ring();
-        assert!(bell.wait());
+        assert_eq!(bell.wait(None), Heard::Ring);
         bell.nudge();
-        assert!(!bell.wait());
+        assert_eq!(bell.wait(None), Heard::Nudge);
+        assert_eq!(bell.wait(Some(Duration::ZERO)), Heard::Nothing);
     }
 
     #[test]
@@ -131,6 +149,6 @@ mod tests {
             .for_each(|ringer| ringer.join().unwrap());
         // At least the last ring is still there, or was heard: a wait now does not hang.
         bell.ring();
-        bell.wait();
+        bell.wait(None);
     }
 }

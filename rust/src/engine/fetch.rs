@@ -8,6 +8,7 @@
 use super::Engine;
 use crate::codec::{CodecId, Decompressor};
 use crate::error::{Error, Result};
+use crate::incident::{Fault, Finder};
 use crate::page::PageId;
 use crate::store::{ReadBuffer, RecordRef};
 use crate::table::{Place, Word};
@@ -108,6 +109,9 @@ impl Engine {
         let store = self.tiers.store_of_a_stored_page();
         store.read(buffer, records, &mut |index, object| {
             let fetch = &mut batch[index];
+            if let Err(error) = &object {
+                self.name(fetch.page, fetch.place, error);
+            }
             fetch.result = object.and_then(|object| {
                 let codec = fetch.place.codec();
                 if decompressor.decompress(codec, object, &mut fetch.buffer) {
@@ -123,6 +127,20 @@ impl Engine {
                 })
             });
         });
+    }
+
+    /// Leaves the name of a page that could not be fetched, unless it had only moved on: then there is
+    /// nothing wrong with the disk.
+    fn name(&self, page: PageId, place: StorePlace, error: &Error) {
+        if self.store_place(place.word) != Some(place) {
+            return;
+        }
+        let fault = match error {
+            Error::Corrupt { .. } => Fault::Damaged,
+            _ => Fault::Unreadable,
+        };
+        let offset = records_offset(&place);
+        self.incidents.add(page, offset, fault, Finder::Read);
     }
 
     /// Is the page still where it was fetched from? Then the fetched bytes are the page.

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-pub use bell::Bell;
+pub use bell::{Bell, Heard};
 pub use fetch::{FETCH_BATCH_MAX, Fetch, ReaderLane, StorePlace, Ticket};
 pub use lane::Lane;
 pub use open::{Backing, EngineOptions, ExportOptions, OpenReport, StoreSource};
@@ -32,6 +32,7 @@ use switch::CodecSwitch;
 
 use crate::codec::CodecId;
 use crate::error::{Error, Result};
+use crate::incident::{Incident, Incidents};
 use crate::page::{PageId, PageIndex, fill_word, pattern_of, repeated_word};
 pub use crate::stats::Tier;
 
@@ -121,6 +122,7 @@ pub struct Engine {
     dispatch: Arc<Dispatch>,
     writeback_stats: WritebackStats,
     writeback_lane: Arc<LaneStats>,
+    incidents: Incidents,
     lanes: Mutex<Vec<Arc<LaneStats>>>,
     bell: Bell,
 }
@@ -364,6 +366,7 @@ impl Engine {
             lane: &self.writeback_lane,
             stats: &self.writeback_stats,
             now,
+            incidents: &self.incidents,
         };
         writeback.step(&context, self.bell.take_asked())
     }
@@ -380,6 +383,41 @@ impl Engine {
         if let Some(store) = &self.tiers.store {
             self.dispatch.serve(store);
         }
+    }
+
+    /// Verifies a piece of the store if it is time for one; for the thread that steps, when it has
+    /// nothing else to do. `now_us`: microseconds on the clock of [`step`](Self::step). Gives the
+    /// microseconds until it wants to be called again, None if never.
+    pub fn scrub(&self, now_us: u64) -> Option<u64> {
+        let mut writeback = self
+            .writeback
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let context = Context {
+            tiers: &self.tiers,
+            lane: &self.writeback_lane,
+            stats: &self.writeback_stats,
+            now: Duration::from_micros(now_us),
+            incidents: &self.incidents,
+        };
+        writeback.scrub(&context, now_us)
+    }
+
+    /// Takes the names of pages whose records were found to be damaged, and the number of those that
+    /// found no place in the list.
+    pub fn take_incidents(&self) -> (Vec<Incident>, u64) {
+        self.incidents.take()
+    }
+
+    /// Is what is written back encrypted?
+    pub fn is_store_encrypted(&self) -> bool {
+        (self.tiers.store.as_ref()).is_some_and(crate::store::Store::is_encrypted)
+    }
+
+    /// The export of a page, and its number there.
+    pub fn whose(&self, page: PageId) -> (&ExportInfo, PageIndex) {
+        let export = &self.exports[self.tiers.export_of(page)];
+        (export, PageIndex(page.0 - export.first.0))
     }
 
     /// Walks everything and panics on a contradiction. For tests: nothing else may run meanwhile.

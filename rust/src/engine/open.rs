@@ -16,9 +16,10 @@ use super::{Bell, Engine, ExportInfo};
 use crate::age::Clock;
 use crate::codec::CodecChoice;
 use crate::error::{Error, Result};
+use crate::incident::Incidents;
 use crate::page::{PAGE_BYTES_ALLOWED, PageId};
 use crate::stats::LaneStats;
-use crate::store::{self, Device, FileOptions, ReadBuffer, Store, StoreOptions};
+use crate::store::{self, Device, Encryption, FileOptions, ReadBuffer, Store, StoreOptions};
 use crate::table::{ObjectAt, Place, Table, Word};
 use crate::tiers::{Marks, Tiers};
 use crate::writeback::{Dispatch, WriteBudget, Writeback, WritebackStats};
@@ -61,6 +62,10 @@ pub struct StoreSource {
     pub punch: bool,
     /// What may be written; None: no limit.
     pub budget: Option<WriteBudget>,
+    /// Bytes a second that the scrub may read; 0: no scrub.
+    pub scrub_bytes_per_s: u64,
+    /// Encrypt what is written.
+    pub encryption: Option<Encryption>,
 }
 
 /// All that an engine is made of.
@@ -123,6 +128,7 @@ impl Engine {
         let budget = options.store.as_ref().and_then(|store| store.budget);
         let mut report = OpenReport::default();
         let mut exports = lay_out(&options)?;
+        let scrub_bytes_per_s = (options.store.as_ref()).map_or(0, |store| store.scrub_bytes_per_s);
         let table = open_table(&options, &mut exports, &mut report)?;
         // Without stored pages there is nothing to take over, whatever the backing file holds; with
         // them a backing file that does not fit is refused: its pages would be lost for a typing error.
@@ -166,10 +172,16 @@ impl Engine {
         let engine = Engine {
             accept_bytes_max: AtomicUsize::new(tiers.pool.accept_bytes_max(options.page_bytes)),
             zpool_switch: Mutex::new(()),
-            writeback: Mutex::new(Writeback::new(&tiers, budget, Arc::clone(&dispatch))),
+            writeback: Mutex::new(Writeback::new(
+                &tiers,
+                budget,
+                Arc::clone(&dispatch),
+                scrub_bytes_per_s,
+            )),
             dispatch,
             writeback_stats: WritebackStats::default(),
             writeback_lane: Arc::clone(&lane),
+            incidents: Incidents::default(),
             lanes: Mutex::new(vec![lane]),
             bell: Bell::default(),
             codec: CodecSwitch::new(options.codec),
@@ -377,6 +389,7 @@ fn open_store(options: &mut EngineOptions, adopt: bool) -> Result<Option<Store>>
         segment_bytes: source.segment_bytes,
         adopt,
         punch: source.punch,
+        encryption: source.encryption,
         ..StoreOptions::default()
     };
     Ok(Some(match source.backing {

@@ -9,8 +9,10 @@
 #![allow(unsafe_code)]
 
 mod codecs;
+mod incidents;
 mod lab;
 mod lab_views;
+mod offline;
 mod options;
 mod snapshot;
 
@@ -30,6 +32,7 @@ use crate::error::Error;
 use crate::session::{Negotiated, Unfinished};
 use crate::worker::{HandedOver, Workers, WorkersOptions};
 use crate::zpool::ZpoolKind;
+use incidents::IncidentView;
 use options::OpenArguments;
 use snapshot::CoreView;
 
@@ -239,6 +242,10 @@ impl Core {
         Ok(())
     }
 
+    fn take_incidents(&self) -> PyResult<(Vec<IncidentView>, u64)> {
+        self.with(|running| Ok(incidents::take(&running.engine)))
+    }
+
     fn snapshot(&self, py: Python<'_>) -> PyResult<CoreView> {
         py.detach(|| self.with(|running| Ok(snapshot::view(running))))
     }
@@ -308,6 +315,9 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<lab::LabPages>()?;
     module.add_class::<lab::LabObjects>()?;
     module.add_function(wrap_pyfunction!(lab::zpools, module)?)?;
+    module.add_function(wrap_pyfunction!(offline::inspect_store, module)?)?;
+    module.add_function(wrap_pyfunction!(offline::verify_store, module)?)?;
+    module.add_function(wrap_pyfunction!(offline::repair_store, module)?)?;
     module.add_function(wrap_pyfunction!(codecs::codecs, module)?)?;
     module.add_function(wrap_pyfunction!(codecs::compress_page, module)?)?;
     module.add_function(wrap_pyfunction!(codecs::decompress_page, module)?)?;

@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use crate::codec::CodecChoice;
 use crate::engine::{Backing, EngineOptions, ExportOptions, StoreSource, WriteBudget};
 use crate::error::Result;
-use crate::store::FileOptions;
+use crate::store::{FileOptions, draw_key, read_key};
 use crate::worker::{Polling, WorkersOptions};
 use crate::zpool::ZpoolKind;
 
@@ -39,6 +39,9 @@ struct StoreSpec {
     held_fd: Option<RawFd>,
     write_bytes_per_day_max: Option<u64>,
     write_burst_bytes: u64,
+    scrub_bytes_per_s: u64,
+    key_path: Option<PathBuf>,
+    make_key: bool,
 }
 
 /// The keyword arguments of `Core.open`; `_core.pyi` documents them.
@@ -107,7 +110,7 @@ impl OpenArguments {
             high_mark_percent: self.high_mark_percent,
             low_mark_percent: self.low_mark_percent,
             populate: self.populate,
-            store: self.store.map(StoreSpec::into_source),
+            store: self.store.map(StoreSpec::into_source).transpose()?,
             generation: self.generation,
         })
     }
@@ -125,17 +128,22 @@ impl ExportSpec {
 }
 
 impl StoreSpec {
-    fn into_source(self) -> StoreSource {
+    fn into_source(self) -> Result<StoreSource> {
         let file = FileOptions {
             bytes: self.capacity_bytes,
             direct: self.direct,
             preallocate: self.preallocate,
         };
+        let encryption = match self.key_path.as_deref() {
+            Some(path) => Some(read_key(path, self.make_key)?),
+            None if self.make_key => Some(draw_key()?),
+            None => None,
+        };
         let backing = match self.held_fd {
             None => Backing::File(self.path, file),
             Some(fd) => Backing::HeldFile(self.path, file, super::owned(fd)),
         };
-        StoreSource {
+        Ok(StoreSource {
             backing,
             segment_bytes: self.segment_bytes,
             punch: self.punch,
@@ -145,6 +153,8 @@ impl StoreSpec {
                     bytes_per_day_max,
                     burst_bytes: self.write_burst_bytes,
                 }),
-        }
+            scrub_bytes_per_s: self.scrub_bytes_per_s,
+            encryption,
+        })
     }
 }

@@ -4,16 +4,19 @@
 //! Locking: none.
 
 use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pyo3::prelude::*;
 
 use super::Running;
+use crate::background::Background;
 use crate::codec::CodecId;
 use crate::engine::{Engine, ExportId, ExportSnapshot, PoolSnapshot, Snapshot};
 use crate::session::metrics::{Histogram, LatencySnapshot, Op, sum_latency, sum_op};
 use crate::stats::Tier;
 use crate::wire::Errno;
 use crate::worker::Workers;
+use crate::writeback::ScrubStats;
 
 type Names<T> = HashMap<&'static str, T>;
 
@@ -103,6 +106,20 @@ struct StoreView {
     discarded_bytes: u64,
     fetch_races: u64,
     degraded: bool,
+    encrypted: bool,
+    summary_errors: u64,
+    scrub: ScrubView,
+}
+
+#[derive(IntoPyObject)]
+struct ScrubView {
+    segments: u64,
+    segments_done: u64,
+    passes: u64,
+    passed_at: Option<f64>,
+    bytes: u64,
+    pages_lost: u64,
+    records_unreadable: u64,
 }
 
 #[derive(IntoPyObject)]
@@ -145,7 +162,7 @@ pub(super) fn view(running: &Running) -> CoreView {
             .map(|(id, export)| export_view(ExportId(id), export, workers))
             .collect(),
         pool: pool_view(&snapshot, &snapshot.pool),
-        store: store_view(&snapshot, running.store_path.as_deref()),
+        store: store_view(&snapshot, running),
         table: TableView {
             bytes_resident: snapshot.table_bytes,
         },
@@ -249,11 +266,11 @@ fn pool_view(snapshot: &Snapshot<'_>, pool: &PoolSnapshot) -> PoolView {
     }
 }
 
-fn store_view(snapshot: &Snapshot<'_>, path: Option<&str>) -> Option<StoreView> {
+fn store_view(snapshot: &Snapshot<'_>, running: &Running) -> Option<StoreView> {
     let store = snapshot.store.as_ref()?;
     let writeback = snapshot.writeback;
     Some(StoreView {
-        path: path.unwrap_or_default().into(),
+        path: running.store_path.clone().unwrap_or_default(),
         capacity_bytes: store.capacity_bytes,
         used_bytes: store.used_bytes,
         live_bytes: store.live_bytes,
@@ -279,7 +296,30 @@ fn store_view(snapshot: &Snapshot<'_>, path: Option<&str>) -> Option<StoreView> 
         discarded_bytes: store.discarded_bytes,
         fetch_races: snapshot.fetch_races,
         degraded: writeback.is_failing.get() != 0,
+        encrypted: running.engine.is_store_encrypted(),
+        summary_errors: store.summary_errors,
+        scrub: scrub_view(&writeback.scrub, store.segments, running),
     })
+}
+
+fn scrub_view(scrub: &ScrubStats, segments: u64, running: &Running) -> ScrubView {
+    // The engine was told microseconds of the background thread's clock; people want a date.
+    let passed_us = scrub.passed_us.get();
+    let now_us = running.background.as_ref().map_or(0, Background::now_us);
+    let since = Duration::from_micros(now_us.saturating_sub(passed_us));
+    let passed_at = SystemTime::now()
+        .checked_sub(since)
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
+        .filter(|_| passed_us > 0);
+    ScrubView {
+        segments,
+        segments_done: scrub.segments_done.get(),
+        passes: scrub.passes.get(),
+        passed_at: passed_at.map(|time| time.as_secs_f64()),
+        bytes: scrub.bytes.get(),
+        pages_lost: scrub.pages_lost.get(),
+        records_unreadable: scrub.records_unreadable.get(),
+    }
 }
 
 fn worker_views(workers: &Workers<Engine>) -> Vec<WorkerView> {

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 
 use super::device::BLOCK_BYTES;
 use super::geometry::{Location, SegmentIndex};
-use super::layout::{HEAD_BYTES, Head, OBJECT_BYTES_MAX, record_bytes};
+use super::layout::{HEAD_BYTES, Head, OBJECT_BYTES_MAX};
 use super::log::Store;
 use super::read::{READ_BYTES_MAX, ReadBuffer, Span};
 
@@ -65,7 +65,7 @@ impl Store {
                 (head.sequence, head.shape)
             }
         };
-        let bytes = record_bytes(object_bytes);
+        let bytes = self.record_bytes(object_bytes);
         let end = shape.summary_at() as u32;
         if byte < HEAD_BYTES as u32 || byte + bytes > end {
             return wrong("record end", end.into(), u64::from(byte) + u64::from(bytes));
@@ -85,13 +85,13 @@ impl Store {
 
     /// The head of a segment; its copy at the end of the write if the head itself is damaged, so
     /// that one bad block does not cost a whole segment.
-    fn find_head(&self, segment: SegmentIndex, bytes: &mut [u8]) -> Result<Head> {
+    pub(super) fn find_head(&self, segment: SegmentIndex, bytes: &mut [u8]) -> Result<Head> {
         let start = self.geometry.start(segment);
         let block = Span::around(start.offset(), start.offset() + 1);
         let head = match self.read_span(bytes, block) {
             Ok(()) => {
                 let raw = &bytes[..HEAD_BYTES];
-                Head::decode(raw, &self.key, start, self.geometry.segment_bytes)
+                Head::decode(raw, &self.form, start, self.geometry.segment_bytes)
             }
             Err(source) => {
                 self.counters.read_errors.add(1);
@@ -115,7 +115,7 @@ impl Store {
             for (number, block) in bytes[..window.len()].chunks_exact(BLOCK_BYTES).enumerate() {
                 let raw = &block[BLOCK_BYTES - HEAD_BYTES..];
                 let written = window.start - start.offset() + ((number + 1) * BLOCK_BYTES) as u64;
-                newest = Head::decode(raw, &self.key, start, segment_bytes)
+                newest = Head::decode(raw, &self.form, start, segment_bytes)
                     .ok()
                     .filter(|tail| tail.shape.written_bytes() as u64 == written)
                     .into_iter()

@@ -2,7 +2,7 @@
 //!
 //! Made once by [`Store::batch`](super::Store::batch) and used for one segment after the other:
 //! begin, push, commit, (retain), seal. Its records can be walked from the first push until the
-//! next begin, also after a failed commit.
+//! next begin, also after a failed commit; in a store that is encrypted their objects are sealed then.
 //!
 //! Several batches may be open at once. Each gets its sequence when it is committed, so sequences
 //! tell the order of the commits: of two records of one page the later committed one is the newer,
@@ -12,11 +12,9 @@
 //! Locking: none, the owner's.
 
 use super::buffer::AlignedBuffer;
+use super::form::Form;
 use super::geometry::{Geometry, Location, SegmentIndex};
-use super::layout::{
-    ENTRY_BYTES, Entry, HEAD_BYTES, Head, Key, OBJECT_BYTES_MAX, RECORD_HEADER_BYTES, RECORDS_MAX,
-    Shape, place_record, record_bytes, seal_record,
-};
+use super::layout::{ENTRY_BYTES, Entry, HEAD_BYTES, Head, OBJECT_BYTES_MAX, RECORDS_MAX, Shape};
 use super::log::RecordRef;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,19 +34,22 @@ pub struct Batch {
     pub(super) segment: SegmentIndex,
     /// 0 until the commit.
     pub(super) sequence: u64,
-    key: Key,
+    form: Form,
+    /// Records are as they go to the device.
+    is_sealed: bool,
     start: Location,
     shape: Shape,
 }
 
 impl Batch {
-    pub(super) fn new(geometry: &Geometry, key: Key) -> Self {
+    pub(super) fn new(geometry: &Geometry, form: Form) -> Self {
         Batch {
             buffer: AlignedBuffer::new(geometry.segment_bytes as usize),
             state: State::Idle,
             segment: SegmentIndex(0),
             sequence: 0,
-            key,
+            form,
+            is_sealed: false,
             start: Location(0),
             shape: Shape {
                 records: 0,
@@ -63,6 +64,7 @@ impl Batch {
         self.segment = segment;
         self.start = start;
         self.sequence = 0;
+        self.is_sealed = false;
         self.shape = Shape {
             records: 0,
             records_bytes: 0,
@@ -82,17 +84,14 @@ impl Batch {
             bytes: object.len() as u32,
             codec,
         };
-        let bytes = record_bytes(entry.bytes);
+        let bytes = self.form.record_bytes(entry.bytes);
         if !self.fits(1, bytes) {
             return None;
         }
         let from = self.shape.summary_at();
-        let location = Location::at_offset(self.start.offset() + from as u64);
-        place_record(
-            &mut self.buffer[from..from + bytes as usize],
-            &entry,
-            object,
-        );
+        let location = self.place(from);
+        let raw = &mut self.buffer[from..from + bytes as usize];
+        self.form.place_record(raw, &entry, object);
         self.shape = self.grown(1, bytes);
         Some(location)
     }
@@ -140,16 +139,27 @@ impl Batch {
         let mut at = HEAD_BYTES;
         (0..self.shape.records).map(move |_| {
             let (entry, object) = self.record(at);
-            let location = Location::at_offset(self.start.offset() + at as u64);
-            at += record_bytes(entry.bytes) as usize;
+            let location = self.place(at);
+            at += self.form.record_bytes(entry.bytes) as usize;
             (RecordRef::new(&entry, location, self.sequence), object)
         })
     }
 
     fn record(&self, at: usize) -> (Entry, &[u8]) {
-        let entry = Entry::decode(&self.buffer[at..at + ENTRY_BYTES]).expect("push wrote it");
-        let object = at + RECORD_HEADER_BYTES;
+        let raw = &self.buffer[at..at + ENTRY_BYTES];
+        let entry = if self.is_sealed {
+            self.form.entry(raw, self.sequence, self.place(at))
+        } else {
+            Entry::decode(raw)
+        };
+        let entry = entry.expect("push wrote it");
+        let object = at + self.form.header_bytes();
         (entry, &self.buffer[object..object + entry.bytes as usize])
+    }
+
+    /// The location of a byte of the segment.
+    fn place(&self, byte: usize) -> Location {
+        Location::at_offset(self.start.offset() + byte as u64)
     }
 
     pub(super) fn shape(&self) -> Shape {
@@ -168,9 +178,9 @@ impl Batch {
         let mut from = HEAD_BYTES;
         for to in (summary_at..summary_end).step_by(ENTRY_BYTES) {
             let (entry, _) = self.record(from);
-            let end = from + record_bytes(entry.bytes) as usize;
-            let at = Location::at_offset(self.start.offset() + from as u64);
-            seal_record(&mut self.buffer[from..end], &self.key, sequence, at, &entry);
+            let end = from + self.form.record_bytes(entry.bytes) as usize;
+            let (at, raw) = (self.place(from), &mut self.buffer[from..end]);
+            self.form.seal_record(raw, sequence, at, &entry);
             self.buffer.copy_within(from..from + ENTRY_BYTES, to);
             from = end;
         }
@@ -179,17 +189,16 @@ impl Batch {
             "the records do not end where the summary begins"
         );
 
-        let summary_place = Location::at_offset(self.start.offset() + summary_at as u64);
+        self.is_sealed = true;
+        let summary_place = self.place(summary_at);
         let summary = &self.buffer[summary_at..summary_end];
-        let summary_checksum = self
-            .key
-            .checksum(self.sequence, summary_place, [0; 8], summary);
+        let summary_checksum = self.form.checksum(self.sequence, summary_place, summary);
         let head = Head {
             sequence: self.sequence,
             shape,
             summary_checksum,
         };
-        let raw = head.encode(&self.key, self.start);
+        let raw = head.encode(&self.form, self.start);
         let written = shape.written_bytes();
         self.buffer[..HEAD_BYTES].copy_from_slice(&raw);
         self.buffer[summary_end..written - HEAD_BYTES].fill(0);

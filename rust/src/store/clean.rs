@@ -12,11 +12,9 @@ use std::sync::atomic::Ordering;
 use crate::error::{Error, Result};
 
 use super::device::BLOCK_BYTES;
+use super::form::RECORD_BYTES_MAX;
 use super::geometry::{Location, SegmentIndex};
-use super::layout::{
-    ENTRY_BYTES, Entry, HEAD_BYTES, Head, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RECORDS_MAX,
-    Shape, decode_record, record_bytes,
-};
+use super::layout::{ENTRY_BYTES, HEAD_BYTES, Head, RECORDS_MAX, Shape};
 use super::log::{RecordRef, Store};
 use super::read::{READ_BYTES_MAX, ReadBuffer, Span};
 use super::segment::{Candidates, Choice};
@@ -93,9 +91,14 @@ impl Store {
             Ok(entries) => {
                 let start = self.geometry.start(segment).offset();
                 let mut at = start + HEAD_BYTES as u64;
-                for entry in entries.chunks_exact(ENTRY_BYTES).filter_map(Entry::decode) {
-                    each(RecordRef::new(&entry, Location::at_offset(at), sequence));
-                    at += u64::from(record_bytes(entry.bytes));
+                for raw in entries.chunks_exact(ENTRY_BYTES) {
+                    let place = Location::at_offset(at);
+                    // The checksum was right, so that we wrote them.
+                    let Some(entry) = self.form.entry(raw, sequence, place) else {
+                        break;
+                    };
+                    each(RecordRef::new(&entry, place, sequence));
+                    at += u64::from(self.record_bytes(entry.bytes));
                 }
                 Ok(())
             }
@@ -103,7 +106,7 @@ impl Store {
             Err(_) if self.segments.sequence(segment) != sequence => Ok(()),
             Err(_) => {
                 self.counters.summary_errors.add(1);
-                self.search_records(segment, sequence, shape, &mut buffer.bytes, each)
+                self.search_records(segment, sequence, shape, buffer, each)
             }
         }
     }
@@ -124,7 +127,7 @@ impl Store {
             .map_err(|source| Error::io("read summary", summary_at.offset(), source))?;
 
         let tail = &bytes[span.len() - HEAD_BYTES..span.len()];
-        let head = Head::decode(tail, &self.key, start, self.geometry.segment_bytes)?;
+        let head = Head::decode(tail, &self.form, start, self.geometry.segment_bytes)?;
         let at = start.offset();
         if (head.sequence, head.shape) != (sequence, shape) {
             let (what, wanted, found) = ("segment sequence", sequence, head.sequence);
@@ -137,7 +140,7 @@ impl Store {
         }
         let from = (summary_at.offset() - span.start) as usize;
         let summary = &bytes[from..from + shape.records as usize * ENTRY_BYTES];
-        let found = self.key.checksum(sequence, summary_at, [0; 8], summary);
+        let found = self.form.checksum(sequence, summary_at, summary);
         if found != head.summary_checksum {
             let (what, wanted) = ("summary checksum", head.summary_checksum);
             return Err(Error::Corrupt {
@@ -157,9 +160,10 @@ impl Store {
         segment: SegmentIndex,
         sequence: u64,
         shape: Shape,
-        bytes: &mut [u8],
+        buffer: &mut ReadBuffer,
         each: &mut dyn FnMut(RecordRef),
     ) -> Result<()> {
+        let ReadBuffer { bytes, plain, .. } = buffer;
         let start = self.geometry.start(segment).offset();
         let end = start + shape.summary_at() as u64;
         let mut at = start + HEAD_BYTES as u64;
@@ -175,10 +179,10 @@ impl Store {
                 }
             }
             let raw = &bytes[(at - window.start) as usize..(whole - window.start) as usize];
-            match self.record_at(raw, sequence, Location::at_offset(at)) {
+            match self.record_at(raw, plain, sequence, Location::at_offset(at)) {
                 Some(record) => {
                     each(record);
-                    at += u64::from(record_bytes(record.bytes));
+                    at += u64::from(self.record_bytes(record.bytes));
                 }
                 None => at += 8,
             }
@@ -187,12 +191,20 @@ impl Store {
     }
 
     /// The record at the beginning of `raw`, if one verifies there.
-    fn record_at(&self, raw: &[u8], sequence: u64, at: Location) -> Option<RecordRef> {
-        let entry = Entry::decode(raw.get(..ENTRY_BYTES)?)?;
-        if raw.len() < RECORD_HEADER_BYTES + entry.bytes as usize {
+    fn record_at(
+        &self,
+        raw: &[u8],
+        plain: &mut [u8],
+        sequence: u64,
+        at: Location,
+    ) -> Option<RecordRef> {
+        let entry = self.form.entry(raw.get(..ENTRY_BYTES)?, sequence, at)?;
+        if raw.len() < self.form.header_bytes() + entry.bytes as usize {
             return None;
         }
-        decode_record(raw, &self.key, sequence, at, &entry).ok()?;
+        (self.form)
+            .decode_record(raw, sequence, at, &entry, plain)
+            .ok()?;
         Some(RecordRef::new(&entry, at, sequence))
     }
 

@@ -105,6 +105,41 @@ impl FileDevice {
         })
     }
 
+    /// Opens and locks a file or block device that is there, to read it only.
+    pub fn open_for_reading(path: &Path) -> Result<Self> {
+        Self::open_offline(path, OFlags::RDONLY)
+    }
+
+    /// Opens and locks a file or block device that is there; neither its size nor its blocks change.
+    pub fn open_existing(path: &Path) -> Result<Self> {
+        Self::open_offline(path, OFlags::RDWR)
+    }
+
+    fn open_offline(path: &Path, access: OFlags) -> Result<Self> {
+        let flags = access | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+        let file = match open(path, flags, Mode::empty()) {
+            Ok(descriptor) => File::from(descriptor),
+            Err(error) => return foreign(path, format!("cannot be opened: {error}")),
+        };
+        lock(&file, path)?;
+        let found = fstat(&file).map_err(|error| Error::io("stat", 0, error.into()))?;
+        let kind = FileType::from_raw_mode(found.st_mode);
+        let block_device = kind == FileType::BlockDevice;
+        if !block_device && kind != FileType::RegularFile {
+            let why = format!("is a {kind:?}, wanted a file or a block device");
+            return foreign(path, why);
+        }
+        let end = seek(&file, SeekFrom::End(0));
+        let bytes = end.map_err(|error| Error::io("measure the device", 0, error.into()))?;
+        Ok(FileDevice {
+            file,
+            path: path.to_path_buf(),
+            bytes,
+            block_device,
+            direct: false,
+        })
+    }
+
     /// Gives a plain file the size and the blocks that are wanted. Not for a file that is not ours.
     pub fn resize(&mut self, options: &FileOptions) -> Result<()> {
         if self.block_device || options.bytes == 0 {
@@ -177,8 +212,13 @@ fn open_locked(path: &Path, block_device: bool) -> Result<File> {
         Err(Errno::BUSY) => return foreign(path, "is a device that is in use".into()),
         Err(error) => return Err(Error::io("open the backing file", 0, error.into())),
     };
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+    lock(&file, path)?;
+    Ok(file)
+}
+
+fn lock(file: &File, path: &Path) -> Result<()> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
         Err(Errno::WOULDBLOCK) => foreign(path, "is in use by another server".into()),
         Err(error) => Err(Error::io("lock the backing file", 0, error.into())),
     }

@@ -10,9 +10,8 @@
 use crate::error::{Error, Result};
 
 use super::device::BLOCK_BYTES;
-use super::layout::{
-    ENTRY_BYTES, HEAD_BYTES, OBJECT_BYTES_MAX, RECORD_BYTES_MAX, RECORD_HEADER_BYTES,
-};
+use super::form::{RECORD_BYTES_MAX, SEALED_HEADER_BYTES};
+use super::layout::{ENTRY_BYTES, HEAD_BYTES, OBJECT_BYTES_MAX};
 
 /// Bits of a location: the place that the page table has for it.
 pub const LOCATION_BITS: u32 = 40;
@@ -130,7 +129,8 @@ impl Geometry {
 
 /// Largest object that a segment of `segment_bytes` can take, bytes.
 pub fn object_bytes_max(segment_bytes: u32) -> u32 {
-    let overhead = 2 * HEAD_BYTES + RECORD_HEADER_BYTES + ENTRY_BYTES;
+    // Of a sealed record, whether or not they are: what fits must not depend on a key.
+    let overhead = 2 * HEAD_BYTES + SEALED_HEADER_BYTES + ENTRY_BYTES;
     segment_bytes
         .saturating_sub(overhead as u32)
         .min(OBJECT_BYTES_MAX as u32)

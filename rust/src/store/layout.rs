@@ -5,6 +5,9 @@
 //! bytes of another store, of an earlier generation, of an earlier use of the segment, or that
 //! landed elsewhere never verify.
 //!
+//! A store that is encrypted has sealed records, masked entries and keyed checksums in the same places
+//! (`form`, `cipher`).
+//!
 //! Not here: the first block (`superblock`), which segment is where (`geometry`), I/O.
 //! Locking: none, plain values.
 //!
@@ -24,6 +27,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use crate::error::{Error, Result};
 
 use super::device::BLOCK_BYTES;
+use super::form::Form;
 use super::geometry::Location;
 
 // head and tail of a segment, 48 bytes
@@ -55,13 +59,11 @@ const _: () = assert!(RECORD_HEADER_BYTES == ENTRY_BYTES + 8);
 
 /// Largest object, bytes: what length-1 can say, and the largest page.
 pub const OBJECT_BYTES_MAX: usize = 1 << 16;
-/// Largest record, bytes.
-pub const RECORD_BYTES_MAX: usize = RECORD_HEADER_BYTES + OBJECT_BYTES_MAX;
 /// Records of one segment. With it a summary, wherever in a block it begins, and the tail are read
 /// at once.
 pub const RECORDS_MAX: u32 = 15 << 10;
 
-/// Bytes that an object takes among the records of a segment.
+/// Bytes that an object takes among the records of a segment in clear.
 pub fn record_bytes(object_bytes: u32) -> u32 {
     assert!(
         (1..=OBJECT_BYTES_MAX as u32).contains(&object_bytes),
@@ -82,13 +84,18 @@ pub struct Key {
 impl Key {
     /// Checksum of `bytes` at `at` in the segment of `sequence`; `entry` is zero but for records.
     pub fn checksum(&self, sequence: u64, at: Location, entry: [u8; 8], bytes: &[u8]) -> u64 {
+        xxh3_64_with_seed(bytes, xxh3_64(&self.place(sequence, at, entry)))
+    }
+
+    /// What every checksum depends on besides the bytes.
+    pub fn place(&self, sequence: u64, at: Location, entry: [u8; 8]) -> [u8; 40] {
         let mut place = [0; 40];
         place[..8].copy_from_slice(&self.id.to_le_bytes());
         place[8..16].copy_from_slice(&self.generation.to_le_bytes());
         place[16..24].copy_from_slice(&sequence.to_le_bytes());
         place[24..32].copy_from_slice(&at.0.to_le_bytes());
         place[32..].copy_from_slice(&entry);
-        xxh3_64_with_seed(bytes, xxh3_64(&place))
+        place
     }
 }
 
@@ -133,21 +140,21 @@ pub struct Head {
 
 impl Head {
     /// The bytes of a head of the segment that begins at `start`.
-    pub fn encode(&self, key: &Key, start: Location) -> [u8; HEAD_BYTES] {
+    pub fn encode(&self, form: &Form, start: Location) -> [u8; HEAD_BYTES] {
         let mut raw = [0; HEAD_BYTES];
         raw[..8].copy_from_slice(&HEAD_MAGIC);
         raw[8..16].copy_from_slice(&self.sequence.to_le_bytes());
-        raw[16..24].copy_from_slice(&key.generation.to_le_bytes());
+        raw[16..24].copy_from_slice(&form.key.generation.to_le_bytes());
         raw[24..28].copy_from_slice(&self.shape.records.to_le_bytes());
         raw[28..32].copy_from_slice(&self.shape.records_bytes.to_le_bytes());
         raw[32..40].copy_from_slice(&self.summary_checksum.to_le_bytes());
-        let checksum = key.checksum(self.sequence, start, [0; 8], &raw[..40]);
+        let checksum = form.checksum(self.sequence, start, &raw[..40]);
         raw[40..].copy_from_slice(&checksum.to_le_bytes());
         raw
     }
 
     /// Reads a head or tail of the segment that begins at `start`; every field is bounded here.
-    pub fn decode(raw: &[u8], key: &Key, start: Location, segment_bytes: u32) -> Result<Self> {
+    pub fn decode(raw: &[u8], form: &Form, start: Location, segment_bytes: u32) -> Result<Self> {
         assert_eq!(raw.len(), HEAD_BYTES);
         let corrupt = |what, wanted, found| {
             Err(Error::Corrupt {
@@ -162,11 +169,11 @@ impl Head {
             return corrupt("segment magic", magic, u64_at(raw, 0));
         }
         let generation = u64_at(raw, 16);
-        if generation != key.generation {
-            return corrupt("segment generation", key.generation, generation);
+        if generation != form.key.generation {
+            return corrupt("segment generation", form.key.generation, generation);
         }
         let sequence = u64_at(raw, 8);
-        let checksum = key.checksum(sequence, start, [0; 8], &raw[..40]);
+        let checksum = form.checksum(sequence, start, &raw[..40]);
         if u64_at(raw, 40) != checksum {
             return corrupt("segment checksum", checksum, u64_at(raw, 40));
         }
@@ -224,27 +231,22 @@ impl Entry {
     }
 }
 
-/// Writes a record into `raw`, which is exactly [`record_bytes`] long, all but its checksum.
-pub fn place_record(raw: &mut [u8], entry: &Entry, object: &[u8]) {
+/// Writes the header of a record in clear, whose object is at its place behind it.
+pub fn encode_record(
+    head: &mut [u8],
+    key: &Key,
+    sequence: u64,
+    at: Location,
+    entry: &Entry,
+    object: &[u8],
+) {
     assert_eq!(object.len(), entry.bytes as usize);
-    assert_eq!(raw.len(), record_bytes(entry.bytes) as usize);
-    let (head, body) = raw.split_at_mut(RECORD_HEADER_BYTES);
-    head[..ENTRY_BYTES].copy_from_slice(&entry.encode());
-    body[..object.len()].copy_from_slice(object);
-    // The buffer was used before: what it held must not reach the disk as padding.
-    body[object.len()..].fill(0);
+    let header = entry.encode();
+    head[..ENTRY_BYTES].copy_from_slice(&header);
+    head[ENTRY_BYTES..].copy_from_slice(&key.checksum(sequence, at, header, object).to_le_bytes());
 }
 
-/// Completes the record of `entry` in `raw` with its checksum: the sequence of a segment is known
-/// only when the segment is about to be written.
-pub fn seal_record(raw: &mut [u8], key: &Key, sequence: u64, at: Location, entry: &Entry) {
-    let (head, body) = raw.split_at_mut(RECORD_HEADER_BYTES);
-    let object = &body[..entry.bytes as usize];
-    let checksum = key.checksum(sequence, at, entry.encode(), object);
-    head[ENTRY_BYTES..].copy_from_slice(&checksum.to_le_bytes());
-}
-
-/// The object of the record at the beginning of `raw`, if it is the one that is wanted there.
+/// The object of the record in clear at the beginning of `raw`, if it is the one that is wanted there.
 pub fn decode_record<'a>(
     raw: &'a [u8],
     key: &Key,

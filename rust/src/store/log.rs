@@ -14,8 +14,9 @@ use crate::error::{Error, Result};
 
 use super::batch::{Batch, State};
 use super::device::Device;
+use super::form::Form;
 use super::geometry::{Geometry, Location};
-use super::layout::{Entry, Key, RECORDS_MAX, record_bytes};
+use super::layout::{Entry, RECORDS_MAX};
 use super::segment::{Reason, Segments};
 use super::stats::{Counters, StoreStats};
 
@@ -61,7 +62,7 @@ pub struct Store {
     /// Of the file behind the device, if it is one.
     pub(super) descriptor: Option<OwnedFd>,
     pub(super) geometry: Geometry,
-    pub(super) key: Key,
+    pub(super) form: Form,
     pub(super) segments: Segments,
     pub(super) counters: Counters,
     /// Freed segments are discarded. Goes off for good when the device says that it cannot.
@@ -82,6 +83,16 @@ impl Store {
         self.geometry.object_bytes_max()
     }
 
+    /// Segments in the backing file; their numbers are below it.
+    pub fn segments(&self) -> u32 {
+        self.geometry.segments
+    }
+
+    /// [`StoreStats::read_bytes`] without the walk.
+    pub fn read_bytes(&self) -> u64 {
+        self.counters.read_bytes.get()
+    }
+
     /// Bytes of a segment, the most that one batch writes.
     pub fn segment_bytes(&self) -> u32 {
         self.geometry.segment_bytes
@@ -89,7 +100,17 @@ impl Store {
 
     /// The most records that one batch can take.
     pub fn records_max(&self) -> usize {
-        (self.geometry.segment_bytes / record_bytes(1)).min(RECORDS_MAX) as usize
+        (self.geometry.segment_bytes / self.record_bytes(1)).min(RECORDS_MAX) as usize
+    }
+
+    /// Bytes that an object takes among the records of a segment.
+    pub fn record_bytes(&self, object_bytes: u32) -> u32 {
+        self.form.record_bytes(object_bytes)
+    }
+
+    /// Is what it writes encrypted?
+    pub fn is_encrypted(&self) -> bool {
+        self.form.cipher.is_some()
     }
 
     /// Segments that a batch could take, those in reserve for cleaning included.
@@ -102,14 +123,9 @@ impl Store {
         self.segments.reserve()
     }
 
-    /// Segments of the backing file.
-    pub fn segments(&self) -> u32 {
-        self.geometry.segments
-    }
-
     /// A batch for this store: one buffer of a segment, to be used over and over.
     pub fn batch(&self) -> Batch {
-        Batch::new(&self.geometry, self.key)
+        Batch::new(&self.geometry, self.form.clone())
     }
 
     /// Reserves a free segment for a batch and empties it. StoreFull when there is none, or for
@@ -156,15 +172,19 @@ impl Store {
 
     /// The caller's table now points to this record of a committed batch.
     pub fn retain(&self, location: Location, object_bytes: u32) {
-        self.segments
-            .retain(self.geometry.segment(location), record_bytes(object_bytes));
+        self.segments.retain(
+            self.geometry.segment(location),
+            self.record_bytes(object_bytes),
+        );
     }
 
     /// The caller's table does not point to this record any more. The last release of a sealed
     /// segment frees it.
     pub fn release(&self, location: Location, object_bytes: u32) {
-        self.segments
-            .release(self.geometry.segment(location), record_bytes(object_bytes));
+        self.segments.release(
+            self.geometry.segment(location),
+            self.record_bytes(object_bytes),
+        );
     }
 
     /// Every record of the batch that will live was retained. The batch can begin again.

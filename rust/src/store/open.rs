@@ -6,19 +6,22 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::error::{Error, Result};
 
 use super::buffer::AlignedBuffer;
+use super::cipher::{Cipher, Encryption};
 use super::device::{BLOCK_BYTES, Device};
 use super::file_device::{FileDevice, FileOptions};
+use super::form::Form;
 use super::geometry::{Geometry, SEGMENT_BYTES_DEFAULT};
 use super::layout::Key;
 use super::log::Store;
 use super::segment::{OPENS_MAX, Segments};
 use super::stats::Counters;
-use super::superblock::Superblock;
+use super::superblock::{Seal, Superblock};
 
 /// How much of both ends of a device must be zero before it counts as empty. Known file systems,
 /// volume managers and partition tables leave a mark in one of the two.
@@ -42,6 +45,8 @@ pub struct StoreOptions {
     pub punch: bool,
     /// Segments that only cleaning may use; at least 1, or a full store stays full.
     pub reserve_segments: u32,
+    /// None: records are in clear. What is adopted must be as it is wanted.
+    pub encryption: Option<Encryption>,
 }
 
 impl Default for StoreOptions {
@@ -54,6 +59,7 @@ impl Default for StoreOptions {
             adopt: false,
             punch: true,
             reserve_segments: 2,
+            encryption: None,
         }
     }
 }
@@ -129,6 +135,21 @@ impl Store {
             Content::Ours(superblock) if superblock.key == key => superblock.opens + 1,
             _ => 1,
         };
+        let (seal, cipher) = match &options.encryption {
+            None => (None, None),
+            Some(wanted) => {
+                // A new beginning has new keys, whatever its generation.
+                let salt = match &content {
+                    Content::Ours(Superblock {
+                        seal: Some(seal), ..
+                    }) if options.adopt => seal.salt,
+                    _ => wanted.salt,
+                };
+                let cipher = Cipher::new(&wanted.key, &salt, &key);
+                let check = cipher.check();
+                (Some(Seal { salt, check }), Some(Arc::new(cipher)))
+            }
+        };
         let capacity_bytes = device.len();
         write_superblock(
             &*device,
@@ -137,7 +158,9 @@ impl Store {
                 segment_bytes,
                 capacity_bytes,
                 opens,
+                seal,
             },
+            matches!(content, Content::Blank),
         )?;
         let segments = Segments::new(geometry.segments, reserve_segments, opens);
         if !options.adopt {
@@ -147,7 +170,7 @@ impl Store {
             device,
             descriptor: None,
             geometry,
-            key,
+            form: Form { key, cipher },
             segments,
             counters: Counters::default(),
             punch: AtomicBool::new(options.punch),
@@ -216,6 +239,17 @@ fn inspect(device: &dyn Device, options: &StoreOptions) -> Result<Content> {
             options.generation
         ));
     }
+    match (&superblock.seal, &options.encryption) {
+        (None, None) => {}
+        (None, Some(_)) => return foreign("is in clear, wanted it encrypted".into()),
+        (Some(_), None) => return foreign("is encrypted, and no key was given".into()),
+        (Some(seal), Some(wanted)) => {
+            let cipher = Cipher::new(&wanted.key, &seal.salt, &superblock.key);
+            if cipher.check() != seal.check {
+                return foreign("is encrypted with another key than the one that was given".into());
+            }
+        }
+    }
     if superblock.segment_bytes != options.segment_bytes {
         let (found, wanted) = (superblock.segment_bytes, options.segment_bytes);
         return foreign(format!("has segments of {found} bytes, wanted {wanted}"));
@@ -229,12 +263,26 @@ fn inspect(device: &dyn Device, options: &StoreOptions) -> Result<Content> {
     Ok(Content::Ours(superblock))
 }
 
+/// Byte of the file where the copy of the superblock is.
+pub(super) fn copy_at(segment_bytes: u32) -> u64 {
+    u64::from(segment_bytes) - BLOCK_BYTES as u64
+}
+
 /// Lasting before anything is written behind it, so that no sequence is ever used twice.
-fn write_superblock(device: &dyn Device, superblock: &Superblock) -> Result<()> {
+fn write_superblock(device: &dyn Device, superblock: &Superblock, is_blank: bool) -> Result<()> {
     let mut block = AlignedBuffer::new(BLOCK_BYTES);
     superblock.encode(&mut block);
-    device
-        .write_at(&block, 0)
-        .and_then(|()| device.sync())
-        .map_err(|source| Error::io("write superblock", 0, source))
+    // The copy first: whatever dies in between, it is at least as new as the superblock. But on an empty
+    // device, where a copy alone would look like somebody else's data.
+    let mut places = [copy_at(superblock.segment_bytes), 0];
+    if is_blank {
+        places.reverse();
+    }
+    for at in places {
+        device
+            .write_at(&block, at)
+            .and_then(|()| device.sync())
+            .map_err(|source| Error::io("write superblock", at, source))?;
+    }
+    Ok(())
 }

@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 
 use super::buffer::AlignedBuffer;
 use super::device::BLOCK_BYTES;
-use super::layout::{RECORD_BYTES_MAX, decode_record, record_bytes};
+use super::form::{Form, RECORD_BYTES_MAX};
+use super::layout::OBJECT_BYTES_MAX;
 use super::log::{RecordRef, Store};
 
 /// Largest read of the device, bytes.
@@ -28,15 +29,18 @@ const _: () = assert!(RECORD_BYTES_MAX + 2 * BLOCK_BYTES <= READ_BYTES_MAX);
 /// What a reader needs: made once, used for every read.
 pub struct ReadBuffer {
     pub(super) bytes: AlignedBuffer,
+    /// A sealed object, decrypted.
+    pub(super) plain: Box<[u8]>,
     /// Indexes of the caller's records in the order of their places.
     order: Vec<u32>,
 }
 
 impl ReadBuffer {
-    /// The only allocation of a reader.
+    /// The only allocations of a reader.
     pub fn new() -> Self {
         ReadBuffer {
             bytes: AlignedBuffer::new(READ_BYTES_MAX),
+            plain: vec![0; OBJECT_BYTES_MAX].into_boxed_slice(),
             order: Vec::with_capacity(RECORDS_PER_PASS),
         }
     }
@@ -65,9 +69,9 @@ impl Span {
         }
     }
 
-    fn of(record: &RecordRef) -> Self {
+    fn of(form: &Form, record: &RecordRef) -> Self {
         let start = record.location.offset();
-        Span::around(start, start + u64::from(record_bytes(record.bytes)))
+        Span::around(start, start + u64::from(form.record_bytes(record.bytes)))
     }
 
     pub fn len(&self) -> usize {
@@ -94,7 +98,11 @@ impl Store {
         records: &[RecordRef],
         each: &mut dyn FnMut(usize, Result<&[u8]>),
     ) {
-        let ReadBuffer { bytes, order } = buffer;
+        let ReadBuffer {
+            bytes,
+            plain,
+            order,
+        } = buffer;
         for (pass, records) in records.chunks(RECORDS_PER_PASS).enumerate() {
             let first = pass * RECORDS_PER_PASS;
             order.clear();
@@ -102,9 +110,9 @@ impl Store {
             order.sort_unstable_by_key(|index| records[*index as usize].location);
             let mut rest = &order[..];
             while !rest.is_empty() {
-                let (run, span) = next_run(records, rest);
+                let (run, span) = next_run(&self.form, records, rest);
                 let (now, later) = rest.split_at(run);
-                self.read_run(bytes, span, records, now, &mut |index, object| {
+                self.read_run((bytes, plain), span, records, now, &mut |index, object| {
                     each(first + index, object);
                 });
                 rest = later;
@@ -112,10 +120,10 @@ impl Store {
         }
     }
 
-    /// Reads the records `run` of `records`, which lie in `span`.
+    /// Reads the records `run` of `records`, which lie in `span`, with the two parts of a buffer.
     fn read_run(
         &self,
-        bytes: &mut [u8],
+        (bytes, plain): (&mut [u8], &mut [u8]),
         span: Span,
         records: &[RecordRef],
         run: &[u32],
@@ -125,13 +133,13 @@ impl Store {
         for index in run.iter().map(|index| *index as usize) {
             let record = &records[index];
             if whole {
-                each(index, self.verify(bytes, span, record));
+                each(index, self.verify(bytes, plain, span, record));
                 continue;
             }
             // One bad block must not cost its neighbours: each record gets a read of its own.
-            let own = Span::of(record);
+            let own = Span::of(&self.form, record);
             let object = match self.read_span(bytes, own) {
-                Ok(()) => self.verify(bytes, own, record),
+                Ok(()) => self.verify(bytes, plain, own, record),
                 Err(source) => {
                     self.counters.read_errors.add(1);
                     Err(Error::io("read record", record.location.offset(), source))
@@ -174,11 +182,18 @@ impl Store {
         outcome
     }
 
-    /// The object of `record` in `bytes`, which hold `span`.
-    fn verify<'a>(&self, bytes: &'a [u8], span: Span, record: &RecordRef) -> Result<&'a [u8]> {
+    /// The object of `record` in `bytes`, which hold `span`, or in `plain` if it was sealed.
+    fn verify<'a>(
+        &self,
+        bytes: &'a [u8],
+        plain: &'a mut [u8],
+        span: Span,
+        record: &RecordRef,
+    ) -> Result<&'a [u8]> {
         let raw = &bytes[(record.location.offset() - span.start) as usize..];
         let (at, sequence) = (record.location, record.sequence);
-        let object = decode_record(raw, &self.key, sequence, at, &record.entry());
+        let form = &self.form;
+        let object = form.decode_record(raw, sequence, at, &record.entry(), plain);
         if object.is_ok() {
             self.counters.records_read.add(1);
             return object;
@@ -201,10 +216,10 @@ impl Store {
 }
 
 /// How many of the sorted records one read covers, and the read.
-fn next_run(records: &[RecordRef], order: &[u32]) -> (usize, Span) {
+fn next_run(form: &Form, records: &[RecordRef], order: &[u32]) -> (usize, Span) {
     let mut spans = order
         .iter()
-        .map(|index| Span::of(&records[*index as usize]));
+        .map(|index| Span::of(form, &records[*index as usize]));
     let mut run = 1;
     let mut span = spans.next().expect("a run of no records");
     while let Some(joined) = spans.next().and_then(|next| span.join(next)) {

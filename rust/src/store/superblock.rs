@@ -4,10 +4,11 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::cipher::{CHECK_BYTES, SALT_BYTES};
 use super::device::BLOCK_BYTES;
 use super::layout::{Key, u32_at, u64_at};
 
-// superblock, 56 bytes of the first block, the others zero; it fits one sector, so it is never torn
+// superblock, 96 bytes of the first block, the others zero; it fits one sector, so it is never torn
 //   0  magic          8 bytes  SUPERBLOCK_MAGIC
 //   8  version        u32      VERSION
 //  12  segment_bytes  u32
@@ -15,11 +16,26 @@ use super::layout::{Key, u32_at, u64_at};
 //  24  generation     u64      of its state; records of another generation are not ours
 //  32  capacity       u64      bytes of the device when it was formatted
 //  40  opens          u64      how often opened; the upper bits of every sequence
-//  48  checksum       u64      xxh3-64 of bytes 0..48
-pub const SUPERBLOCK_BYTES: usize = 56;
+//  48  cipher         u64      0: none; 1: AES-256-GCM, see `cipher`; then
+//  56  salt           16 bytes drawn when the store began anew; every key depends on it
+//  72  check          16 bytes derived from the key: another one gives others
+//  88  checksum       u64      xxh3-64 of bytes 0..88
+//
+// A copy lies in the last block before the first segment. It is never older than the superblock.
+pub const SUPERBLOCK_BYTES: usize = 96;
 pub const SUPERBLOCK_MAGIC: [u8; 8] = *b"NBDSWAP\0";
-pub const VERSION: u32 = 1;
-const _: () = assert!(SUPERBLOCK_BYTES == 8 + 4 + 4 + 5 * 8 && SUPERBLOCK_BYTES <= 512);
+pub const VERSION: u32 = 2;
+const CHECKSUM_AT: usize = 88;
+const CIPHER_AES_256_GCM: u64 = 1;
+const _: () =
+    assert!(SUPERBLOCK_BYTES == 8 + 4 + 4 + 5 * 8 + 16 + 16 + 8 && SUPERBLOCK_BYTES <= 512);
+
+/// What the superblock of a store that is encrypted says of its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seal {
+    pub salt: [u8; SALT_BYTES],
+    pub check: [u8; CHECK_BYTES],
+}
 
 /// The first block of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +44,8 @@ pub struct Superblock {
     pub segment_bytes: u32,
     pub capacity_bytes: u64,
     pub opens: u64,
+    /// None: the store is in clear.
+    pub seal: Option<Seal>,
 }
 
 impl Superblock {
@@ -42,8 +60,13 @@ impl Superblock {
         block[24..32].copy_from_slice(&self.key.generation.to_le_bytes());
         block[32..40].copy_from_slice(&self.capacity_bytes.to_le_bytes());
         block[40..48].copy_from_slice(&self.opens.to_le_bytes());
-        let checksum = xxh3_64(&block[..48]);
-        block[48..56].copy_from_slice(&checksum.to_le_bytes());
+        if let Some(seal) = &self.seal {
+            block[48..56].copy_from_slice(&CIPHER_AES_256_GCM.to_le_bytes());
+            block[56..72].copy_from_slice(&seal.salt);
+            block[72..88].copy_from_slice(&seal.check);
+        }
+        let checksum = xxh3_64(&block[..CHECKSUM_AT]);
+        block[CHECKSUM_AT..SUPERBLOCK_BYTES].copy_from_slice(&checksum.to_le_bytes());
     }
 
     /// Reads the first block; the error says in words what it is instead of ours.
@@ -56,13 +79,23 @@ impl Superblock {
         if version != VERSION {
             return Err(format!("has format version {version}, wanted {VERSION}"));
         }
-        let (wanted, found) = (xxh3_64(&block[..48]), u64_at(block, 48));
+        let (wanted, found) = (xxh3_64(&block[..CHECKSUM_AT]), u64_at(block, CHECKSUM_AT));
         if wanted != found {
             return Err(format!(
                 "has a superblock with checksum {found:#x}, wanted {wanted:#x}"
             ));
         }
+        let array = |at: usize| block[at..at + 16].try_into().expect("16 bytes");
+        let seal = match u64_at(block, 48) {
+            0 => None,
+            CIPHER_AES_256_GCM => Some(Seal {
+                salt: array(56),
+                check: array(72),
+            }),
+            other => return Err(format!("is encrypted with cipher {other}, wanted 0 or 1")),
+        };
         Ok(Superblock {
+            seal,
             key: Key {
                 id: u64_at(block, 16),
                 generation: u64_at(block, 24),

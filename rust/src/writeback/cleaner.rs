@@ -24,9 +24,10 @@ use std::time::Duration;
 use super::Context;
 use super::streams::{Stream, Streams, is_current, lose};
 use crate::error::Error;
+use crate::incident::{Fault, Finder};
+use crate::page::PageId;
 use crate::store::{
     Candidates, Choice, Location, READ_BYTES_MAX, ReadBuffer, RecordRef, SegmentIndex, Store,
-    record_bytes,
 };
 
 /// A segment is worth cleaning when at most this share of it lives, in per cent. Cleaning at 75 % live
@@ -159,7 +160,7 @@ impl Cleaner {
         if !streams.open_survivors(store) {
             return false;
         }
-        self.take_piece(streams);
+        self.take_piece(store, streams);
         if self.piece.is_empty() {
             return self.write(context, store, streams);
         }
@@ -206,13 +207,13 @@ impl Cleaner {
     }
 
     /// Takes the next records that lie within one read and fit into the batch.
-    fn take_piece(&mut self, streams: &Streams) {
+    fn take_piece(&mut self, store: &Store, streams: &Streams) {
         let batch = streams.batch(Stream::Survivors);
         self.piece.clear();
         let (mut bytes, mut first) = (0, None::<Location>);
         while let Some(record) = self.records.last() {
             let first = *first.get_or_insert(record.location);
-            let record_bytes = record_bytes(record.bytes);
+            let record_bytes = store.record_bytes(record.bytes);
             let end = record.location.offset() + u64::from(record_bytes);
             let is_near = end - first.offset() <= READ_BYTES_MAX as u64 || self.piece.is_empty();
             if !is_near || !batch.fits(self.piece.len() as u32 + 1, bytes + record_bytes) {
@@ -234,8 +235,15 @@ impl Cleaner {
             let record = &piece[index];
             match object {
                 Ok(object) => streams.push_survivor(context, record, object),
-                Err(Error::Corrupt { .. }) => lose(context, record),
-                Err(_) => store.set_aside_at(record.location),
+                Err(Error::Corrupt { .. }) => {
+                    if lose(context, record) {
+                        name(context, record, Fault::Damaged);
+                    }
+                }
+                Err(_) => {
+                    store.set_aside_at(record.location);
+                    name(context, record, Fault::Unreadable);
+                }
             }
         });
     }
@@ -249,6 +257,12 @@ impl Cleaner {
             true
         }
     }
+}
+
+/// Leaves the name of a record that cleaning could not move.
+fn name(context: &Context<'_>, record: &RecordRef, fault: Fault) {
+    let (page, offset) = (PageId(record.page), record.location.offset());
+    context.incidents.add(page, offset, fault, Finder::Cleaning);
 }
 
 /// Segments to be kept free besides the reserve.

@@ -14,7 +14,8 @@
 //!
 //! Beside it, and in its measure, sparse segments are emptied (`cleaner`). All that is written comes out
 //! of a budget, if there is one (`budget`). In small shares, what lies in zpools that are not the
-//! current one moves there (`moving`).
+//! current one moves there (`moving`). When nothing of that is to do, [`Writeback::scrub`] verifies what
+//! lies in the store (`scrub`).
 //!
 //! Locking: one page at a time, never across a call to the store that does I/O.
 
@@ -22,6 +23,7 @@ mod budget;
 mod cleaner;
 mod dispatch;
 mod moving;
+mod scrub;
 mod streams;
 mod transfer;
 mod victims;
@@ -32,6 +34,7 @@ use std::time::Duration;
 pub use budget::WriteBudget;
 pub use dispatch::Dispatch;
 
+use crate::incident::Incidents;
 use crate::page::PageId;
 use crate::stats::{Counter, LaneStats};
 use crate::store::Store;
@@ -41,6 +44,8 @@ use crate::zpool::{Handle, Resident, Tag, Zpool};
 use budget::Budget;
 use cleaner::{Cleaner, Need};
 use moving::Moving;
+use scrub::Scrub;
+pub use scrub::ScrubStats;
 use streams::{Stream, Streams};
 use transfer::{FAILURES_MAX, Outcome, Transfer};
 use victims::{Victims, current};
@@ -97,6 +102,8 @@ pub struct WritebackStats {
     pub is_over_budget: Counter,
     /// Times that it began to wait.
     pub budget_waits: Counter,
+    /// What the scrub did.
+    pub scrub: ScrubStats,
 }
 
 /// What a step needs besides the tiers.
@@ -109,12 +116,16 @@ pub struct Context<'a> {
     pub stats: &'a WritebackStats,
     /// Time since the engine was opened.
     pub now: Duration,
+    /// Where damaged records are named.
+    pub incidents: &'a Incidents,
 }
 
 /// The state of write-back between steps.
 pub struct Writeback {
     /// None without a store.
     outflow: Option<Outflow>,
+    /// None without a store.
+    scrub: Option<Scrub>,
     moving: Moving,
     scratch: Box<[u8]>,
     is_active: bool,
@@ -132,8 +143,14 @@ struct Outflow {
 }
 
 impl Writeback {
-    /// Write-back for `tiers`; allocates all that it will ever need.
-    pub fn new(tiers: &Tiers, budget: Option<WriteBudget>, dispatch: Arc<Dispatch>) -> Writeback {
+    /// Write-back for `tiers`; allocates all that it will ever need. `scrub_bytes_per_s`: what the
+    /// scrub may read, 0 for none.
+    pub fn new(
+        tiers: &Tiers,
+        budget: Option<WriteBudget>,
+        dispatch: Arc<Dispatch>,
+        scrub_bytes_per_s: u64,
+    ) -> Writeback {
         let store = tiers.store.as_ref();
         Writeback {
             outflow: store.map(|store| Outflow {
@@ -143,6 +160,7 @@ impl Writeback {
                 cleaner: Cleaner::new(store),
                 budget: Budget::new(budget),
             }),
+            scrub: store.map(|store| Scrub::new(store, scrub_bytes_per_s)),
             moving: Moving::default(),
             scratch: vec![0; tiers.pool.object_bytes_max()].into_boxed_slice(),
             is_active: false,
@@ -211,6 +229,14 @@ impl Writeback {
             None if is_asked || context.stats.is_over_budget.get() != 0 => Work::Blocked,
             None => Work::Idle,
         }
+    }
+
+    /// Verifies a piece of the store if it is time for one; for when [`step`](Self::step) has nothing
+    /// to do. `now_us`: microseconds on any clock that never goes back. Gives the microseconds after
+    /// which it wants to be called again, None if never.
+    pub fn scrub(&mut self, context: &Context<'_>, now_us: u64) -> Option<u64> {
+        let store = context.tiers.store.as_ref()?;
+        self.scrub.as_mut()?.piece(context, store, now_us)
     }
 
     /// Gives freed segments back, and while nobody writes moves objects together and gives back the

@@ -389,13 +389,16 @@ pub(super) fn is_current(context: &Context<'_>, record: &RecordRef) -> bool {
         && tiers.store_of_a_stored_page().sequence(record.location) == record.sequence
 }
 
-/// The bytes of a record are not what was written: its page is lost, and known to be.
-pub(super) fn lose(context: &Context<'_>, record: &RecordRef) {
+/// The bytes of a record are not what was written: its page is lost, and known to be. False: the page
+/// is elsewhere by now.
+pub(super) fn lose(context: &Context<'_>, record: &RecordRef) -> bool {
     let guard = context.tiers.table.lock(PageId(record.page));
-    if is_current(context, record) {
+    let is_there = is_current(context, record);
+    if is_there {
         let lost = Word::of(Place::Lost);
         context.tiers.replace(&guard, lost, context.lane);
     }
+    is_there
 }
 
 #[cfg(test)]

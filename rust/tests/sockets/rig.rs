@@ -134,6 +134,8 @@ fn options(device: Arc<SimDevice>) -> EngineOptions {
             segment_bytes: 32 << 10,
             punch: true,
             budget: None,
+            scrub_bytes_per_s: 0,
+            encryption: None,
         }),
         generation: 1,
     }

@@ -38,7 +38,7 @@ impl Run {
         is_written
     }
 
-    fn sim(&self) -> &SimDevice {
+    pub(super) fn sim(&self) -> &SimDevice {
         self.device.as_ref().expect("this setup has a store")
     }
 

@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixListener;
 
 use super::*;
+use crate::store::{Encryption, KEY_BYTES, MasterKey};
 
 fn refusal(options: EngineOptions) -> Error {
     match Engine::open(options) {
@@ -43,7 +44,7 @@ fn a_segment_that_cannot_hold_a_raw_page_is_refused() {
             Ok(_) => assert!(is_accepted, "{segment_bytes}"),
             Err(error) => {
                 let words = error.to_string();
-                assert!(!is_accepted && words.contains("65416"), "{words}");
+                assert!(!is_accepted && words.contains("65408"), "{words}");
             }
         }
     }
@@ -110,4 +111,46 @@ fn a_refused_backing_file_does_not_cost_the_pool() {
     assert!(report.adopted && report.pages_lost == 0, "{report:?}");
     (run.lane, run.reader, run.engine) = (engine.lane(), engine.reader_lane(), engine);
     run.verify();
+}
+
+fn encryption(key: u8) -> Encryption {
+    Encryption {
+        key: MasterKey::new([key; KEY_BYTES]),
+        salt: [key; 16],
+    }
+}
+
+fn encrypted(options: EngineOptions, key: u8) -> EngineOptions {
+    let store = options.store.map(|store| StoreSource {
+        encryption: Some(encryption(key)),
+        ..store
+    });
+    EngineOptions { store, ..options }
+}
+
+#[test]
+fn an_encrypted_store_is_adopted_with_its_key_and_refused_with_another() {
+    for seed in seeds(3) {
+        let dir = Directory::new(&format!("encrypted-{seed}"));
+        let mut run = Run::open_with(SMALL, seed, Some(&dir), |options| {
+            options.store.as_mut().unwrap().encryption = Some(encryption(1));
+        });
+        for _ in 0..3 {
+            (0..500).for_each(|_| run.act());
+            assert!(run.stored_pages() > 0);
+            let image = run.sim().image();
+            for wrong in [adopting(&run, &dir), encrypted(adopting(&run, &dir), 2)] {
+                let words = refusal(wrong).to_string();
+                assert!(words.contains("is encrypted"), "{words}");
+                assert!(run.sim().image() == image, "it was touched");
+            }
+            let (engine, report) = Engine::open(encrypted(adopting(&run, &dir), 1)).unwrap();
+            assert!(report.adopted && report.pages_lost == 0, "{report:?}");
+            run.lane = engine.lane();
+            run.reader = engine.reader_lane();
+            run.engine = engine;
+            run.engine.check();
+            run.verify();
+        }
+    }
 }

@@ -67,11 +67,7 @@ fn victims_that_were_all_rewritten_do_not_look_like_an_empty_pool() {
     assert!(run.stored_pages() > 0);
     // What the first step collected and did not write yet is rewritten.
     (0..300).for_each(|index| write(&mut run, index));
-    assert_eq!(
-        run.step(),
-        Work::More,
-        "the pool is as full as before"
-    );
+    assert_eq!(run.step(), Work::More, "the pool is as full as before");
     run.verify();
     run.engine.check();
 }

@@ -8,6 +8,15 @@ const KEY: Key = Key {
     generation: 3,
 };
 
+fn form() -> Form {
+    Form::from(KEY)
+}
+
+fn write_record(raw: &mut [u8], sequence: u64, at: Location, entry: &Entry, object: &[u8]) {
+    form().place_record(raw, entry, object);
+    form().seal_record(raw, sequence, at, entry);
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -24,7 +33,7 @@ fn the_bytes_of_version_1_are_these() {
         summary_checksum: 0x0102_0304_0506_0708,
     };
     assert_eq!(
-        hex(&head.encode(&KEY, Location(512))),
+        hex(&head.encode(&form(), Location(512))),
         "6e62647377534547050000000002000003000000000000000200000038000000\
          080706050403020151a1f4f63f06336f"
     );
@@ -35,8 +44,7 @@ fn the_bytes_of_version_1_are_these() {
         codec: 2,
     };
     let mut raw = [0xee; 24];
-    place_record(&mut raw, &entry, b"nbdsw");
-    seal_record(&mut raw, &KEY, head.sequence, Location(518), &entry);
+    write_record(&mut raw, head.sequence, Location(518), &entry, b"nbdsw");
     assert_eq!(
         hex(&raw),
         "0d0c0b0a04000200b386901697847ed46e62647377000000"
@@ -54,21 +62,21 @@ fn no_byte_of_a_head_can_change_unnoticed() {
         shape,
         summary_checksum: 77,
     };
-    let mut raw = head.encode(&KEY, Location(1024));
+    let mut raw = head.encode(&form(), Location(1024));
     assert_eq!(
-        Head::decode(&raw, &KEY, Location(1024), 8192).unwrap(),
+        Head::decode(&raw, &form(), Location(1024), 8192).unwrap(),
         head
     );
     for at in 0..HEAD_BYTES {
         raw[at] ^= 1;
         assert!(
-            Head::decode(&raw, &KEY, Location(1024), 8192).is_err(),
+            Head::decode(&raw, &form(), Location(1024), 8192).is_err(),
             "byte {at}"
         );
         raw[at] ^= 1;
     }
     assert!(
-        Head::decode(&raw, &KEY, Location(2048), 8192).is_err(),
+        Head::decode(&raw, &form(), Location(2048), 8192).is_err(),
         "another segment"
     );
     let other = Key {
@@ -76,7 +84,7 @@ fn no_byte_of_a_head_can_change_unnoticed() {
         ..KEY
     };
     assert!(
-        Head::decode(&raw, &other, Location(1024), 8192).is_err(),
+        Head::decode(&raw, &Form::from(other), Location(1024), 8192).is_err(),
         "another store"
     );
 }
@@ -110,9 +118,9 @@ fn a_head_that_verifies_is_still_bounded() {
             shape,
             summary_checksum: 0,
         }
-        .encode(&KEY, Location(1024));
+        .encode(&form(), Location(1024));
         assert!(
-            Head::decode(&raw, &KEY, Location(1024), 8192).is_err(),
+            Head::decode(&raw, &form(), Location(1024), 8192).is_err(),
             "{shape:?}"
         );
     }
@@ -139,7 +147,7 @@ proptest! {
         summary_checksum: u64, generation: u64, start in 0..1u64 << 40,
     ) {
         let head = Head { sequence, shape: Shape { records, records_bytes }, summary_checksum };
-        let key = Key { generation, ..KEY };
+        let key = Form::from(Key { generation, ..KEY });
         let raw = head.encode(&key, Location(start));
         let back = Head::decode(&raw, &key, Location(start), SEGMENT_BYTES_MAX).unwrap();
         prop_assert_eq!(back, head);
@@ -153,8 +161,7 @@ proptest! {
         let entry = Entry { page, bytes: object.len() as u32, codec };
         let mut raw = vec![0xee; record_bytes(entry.bytes) as usize];
         let at = Location(at);
-        place_record(&mut raw, &entry, &object);
-        seal_record(&mut raw, &KEY, sequence, at, &entry);
+        write_record(&mut raw, sequence, at, &entry, &object);
         let decode = |key: Key, sequence, at, entry: Entry| {
             decode_record(&raw, &key, sequence, at, &entry).ok().map(<[u8]>::to_vec)
         };

@@ -7,13 +7,14 @@ const KEY: Key = Key {
 
 /// The format on disk. If this changes, `VERSION` has to.
 #[test]
-fn the_bytes_of_version_1_are_these() {
+fn the_bytes_of_version_2_are_these() {
     let mut block = [0xee; BLOCK_BYTES];
     let superblock = Superblock {
         key: KEY,
         segment_bytes: 1 << 20,
         capacity_bytes: 1 << 30,
         opens: 2,
+        seal: None,
     };
     superblock.encode(&mut block);
     assert_eq!(
@@ -21,8 +22,9 @@ fn the_bytes_of_version_1_are_these() {
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect::<String>(),
-        "4e42445357415000010000000000100088776655443322110300000000000000\
-         00000040000000000200000000000000dfc8eb592b8abf20"
+        "4e42445357415000020000000000100088776655443322110300000000000000\
+         0000004000000000020000000000000000000000000000000000000000000000\
+         0000000000000000000000000000000000000000000000002e64832aca2dfa84"
     );
     assert!(block[SUPERBLOCK_BYTES..].iter().all(|byte| *byte == 0));
 }
@@ -40,6 +42,10 @@ fn a_superblock_that_is_not_ours_is_refused_in_words() {
         segment_bytes: 8192,
         capacity_bytes: 0,
         opens: 1,
+        seal: Some(Seal {
+            salt: [7; SALT_BYTES],
+            check: [9; CHECK_BYTES],
+        }),
     };
     superblock.encode(&mut block);
     assert_eq!(Superblock::decode(&block), Ok(superblock));
@@ -48,7 +54,7 @@ fn a_superblock_that_is_not_ours_is_refused_in_words() {
         let why = Superblock::decode(&block).unwrap_err();
         let word = match at {
             0..8 => "begins with bytes",
-            8..12 => "wanted 1",
+            8..12 => "wanted 2",
             _ => "checksum",
         };
         assert!(why.contains(word), "byte {at}: {why}");

@@ -202,7 +202,7 @@ fn a_device_that_is_not_ours_is_refused_and_not_touched() {
         device.image()
     };
     let mut newer = ours(|_| ());
-    newer[8] = 2;
+    newer[8] = 3;
     let mut rotten = ours(|_| ());
     rotten[30] ^= 1;
     for (image, word) in [
@@ -214,7 +214,7 @@ fn a_device_that_is_not_ours_is_refused_and_not_touched() {
             ours(|options| options.id = 5),
             "belongs to instance 0x5, wanted 0xabcd",
         ),
-        (newer, "version 2, wanted 1"),
+        (newer, "version 3, wanted 2"),
         (rotten, "checksum"),
     ] {
         for adopt in [false, true] {

@@ -5,7 +5,9 @@ mod damage;
 mod file;
 mod log;
 mod model;
+mod offline;
 mod reading;
+mod sealed;
 
 use std::sync::Arc;
 

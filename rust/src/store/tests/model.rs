@@ -272,7 +272,7 @@ impl Run {
         let records = self.table.values().map(|held| &held.record);
         let live: u64 = records
             .clone()
-            .map(|record| u64::from(layout::record_bytes(record.bytes)))
+            .map(|record| u64::from(self.store.record_bytes(record.bytes)))
             .sum();
         let stats = self.store.stats();
         assert_eq!(stats.live_bytes, live, "{}", self.place());

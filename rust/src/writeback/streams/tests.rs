@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::age::Clock;
+use crate::incident::Incidents;
 use crate::stats::LaneStats;
 use crate::store::{Device, ReadBuffer, StoreOptions};
 use crate::table::Table;
@@ -21,6 +22,7 @@ struct Scene {
     tiers: Tiers,
     lane: LaneStats,
     stats: WritebackStats,
+    incidents: Incidents,
     streams: Streams,
 }
 
@@ -61,6 +63,7 @@ impl Scene {
             tiers,
             lane: LaneStats::new(1),
             stats: WritebackStats::default(),
+            incidents: Incidents::default(),
             streams,
         }
     }
@@ -97,6 +100,7 @@ impl Scene {
             tiers: &self.tiers,
             lane: &self.lane,
             stats: &self.stats,
+            incidents: &self.incidents,
             now: Duration::ZERO,
         };
         call(

@@ -1,0 +1,185 @@
+//! Where a master key comes from: a file of 32 bytes that is its owner's alone.
+//!
+//! Chance comes in here, at start, and not in the store. Not here: what the key does (`cipher`).
+//! Locking: none.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use ring::rand::{SecureRandom, SystemRandom};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+
+use super::cipher::{Encryption, KEY_BYTES, MasterKey, SALT_BYTES};
+
+/// The key in a file, with a new salt. `make`: a file that is not there is made, with a new key.
+///
+/// # Errors
+/// [`Error::Foreign`] for a file that is no key or that others may read, [`Error::Io`].
+pub fn read_key(path: &Path, make: bool) -> Result<Encryption> {
+    let random = SystemRandom::new();
+    let mut salt = [0; SALT_BYTES];
+    fill(&random, &mut salt)?;
+    let key = match read(path) {
+        Err(Error::Io { source, .. }) if make && source.kind() == io::ErrorKind::NotFound => {
+            make_key(path, &random)?
+        }
+        read => read?,
+    };
+    Ok(Encryption {
+        key: MasterKey::new(key),
+        salt,
+    })
+}
+
+/// A new key that is nowhere but in the memory of this process, with a new salt.
+///
+/// # Errors
+/// [`Error::Io`] if the system gives no random bytes.
+pub fn draw_key() -> Result<Encryption> {
+    let random = SystemRandom::new();
+    let (mut key, mut salt) = ([0; KEY_BYTES], [0; SALT_BYTES]);
+    fill(&random, &mut key)?;
+    fill(&random, &mut salt)?;
+    Ok(Encryption {
+        key: MasterKey::new(key),
+        salt,
+    })
+}
+
+fn read(path: &Path) -> Result<[u8; KEY_BYTES]> {
+    let foreign = |why: String| {
+        Err(Error::Foreign {
+            path: path.display().to_string(),
+            why,
+        })
+    };
+    let failed = |error: io::Error| Error::io("read the key of the store", 0, error);
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+    let mut file = match open(path, flags, Mode::empty()) {
+        Ok(descriptor) => File::from(descriptor),
+        Err(Errno::NOENT) => {
+            return Err(Error::io(
+                "open the key of the store",
+                0,
+                io::Error::new(
+                    io::ErrorKind::NotFound,
+                    format!("{} does not exist", path.display()),
+                ),
+            ));
+        }
+        Err(errno) => return foreign(format!("cannot be opened as a key: {errno}")),
+    };
+    let found = file.metadata().map_err(failed)?;
+    if !found.is_file() {
+        return foreign("is no plain file, wanted a key of 32 bytes".into());
+    }
+    if found.mode() & 0o077 != 0 {
+        let mode = found.mode() & 0o777;
+        return foreign(format!(
+            "has mode {mode:o}, wanted 600 or 400: others could read the key of the store"
+        ));
+    }
+    let bytes = found.len();
+    if bytes != KEY_BYTES as u64 {
+        return foreign(format!(
+            "is {bytes} bytes long, wanted a key of {KEY_BYTES} random bytes"
+        ));
+    }
+    let mut key = [0; KEY_BYTES];
+    file.read_exact(&mut key).map_err(failed)?;
+    if key == [0; KEY_BYTES] {
+        return foreign("holds zeros, wanted a key of random bytes".into());
+    }
+    Ok(key)
+}
+
+fn make_key(path: &Path, random: &SystemRandom) -> Result<[u8; KEY_BYTES]> {
+    let mut key = [0; KEY_BYTES];
+    fill(random, &mut key)?;
+    let failed = |error| Error::io("make a key for the store", 0, error);
+    // Whole under its name or not there: a predecessor that died in between leaves no half key.
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".new");
+    match std::fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+        _ => {}
+    }
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&unfinished)
+        .map_err(failed)?;
+    file.write_all(&key).map_err(failed)?;
+    std::fs::rename(&unfinished, path).map_err(failed)?;
+    Ok(key)
+}
+
+fn fill(random: &SystemRandom, bytes: &mut [u8]) -> Result<()> {
+    let unknown = |_| io::Error::other("the system gives no random bytes");
+    let filled = random.fill(bytes).map_err(unknown);
+    filled.map_err(|error| Error::io("draw random bytes", 0, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    struct Dir(PathBuf);
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn dir(name: &str) -> Dir {
+        let path = std::env::temp_dir().join(format!("nbdswap-key-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Dir(path)
+    }
+
+    #[test]
+    fn a_key_that_was_made_is_read_by_the_next_and_is_its_owners_alone() {
+        let dir = dir("made");
+        let path = dir.0.join("key");
+        assert!(matches!(read_key(&path, false), Err(Error::Io { .. })));
+        let first = read_key(&path, true).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let second = read_key(&path, true).unwrap();
+        assert_eq!(first.key.bytes(), second.key.bytes());
+        assert_ne!(first.salt, second.salt, "a salt was used twice");
+        assert!(!format!("{first:?}").contains(&format!("{:?}", first.key.bytes()[0..3].to_vec())));
+        assert_eq!(std::fs::read_dir(&dir.0).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused_with_what_was_found_and_wanted() {
+        let dir = dir("refused");
+        let path = dir.0.join("key");
+        let refuse = |bytes: &[u8], mode: u32| {
+            std::fs::write(&path, bytes).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+            let words = read_key(&path, true).unwrap_err().to_string();
+            assert!(words.starts_with(path.to_str().unwrap()), "{words}");
+            assert_eq!(std::fs::read(&path).unwrap(), bytes, "it was touched");
+            words
+        };
+        assert!(refuse(&[1; 31], 0o600).contains("is 31 bytes long"));
+        assert!(refuse(&[1; 33], 0o600).contains("is 33 bytes long"));
+        assert!(refuse(&[1; 32], 0o640).contains("has mode 640"));
+        assert!(refuse(&[1; 32], 0o604).contains("has mode 604"));
+        assert!(refuse(&[0; 32], 0o600).contains("holds zeros"));
+        let words = read_key(&dir.0, false).unwrap_err().to_string();
+        assert!(words.contains("no plain file"), "{words}");
+    }
+}

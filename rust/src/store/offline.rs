@@ -1,0 +1,291 @@
+//! Looking at a store that no server has: nothing is taken over, and nothing is written unless a damaged
+//! superblock is to be restored from its copy.
+//!
+//! Everything that the heads and summaries name is read and verified, dead records too: which of them a
+//! page still points to, only the page table knows.
+//! Locking: the file is locked as a server would, so that none can come up meanwhile.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::error::{Error, Result};
+
+use super::buffer::AlignedBuffer;
+use super::cipher::{Cipher, MasterKey};
+use super::device::{BLOCK_BYTES, Device};
+use super::file_device::FileDevice;
+use super::form::Form;
+use super::geometry::{Geometry, SEGMENT_BYTES_MAX, SegmentIndex};
+use super::log::{RecordRef, Store};
+use super::open::copy_at;
+use super::read::{ReadBuffer, Span};
+use super::segment::Segments;
+use super::stats::Counters;
+use super::superblock::Superblock;
+
+/// Damaged records that a report names; the others are counted.
+pub const DAMAGE_MAX: usize = 1000;
+
+/// What the superblock and its copy say.
+#[derive(Clone, Debug)]
+pub struct Labels {
+    /// Bytes of the file or device.
+    pub bytes: u64,
+    /// The superblock, or what is there instead.
+    pub superblock: std::result::Result<Label, String>,
+    /// Its copy, and where it is; None if none was found.
+    pub copy: Option<(u64, Label)>,
+}
+
+/// A superblock in plain values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// The server instance.
+    pub id: u64,
+    /// Of the data.
+    pub generation: u64,
+    /// Bytes of a segment.
+    pub segment_bytes: u32,
+    /// Bytes of the device when it was last opened.
+    pub capacity_bytes: u64,
+    /// How often it was opened in this generation.
+    pub opens: u64,
+    /// Its records are sealed.
+    pub is_encrypted: bool,
+}
+
+impl From<&Superblock> for Label {
+    fn from(superblock: &Superblock) -> Label {
+        Label {
+            id: superblock.key.id,
+            generation: superblock.key.generation,
+            segment_bytes: superblock.segment_bytes,
+            capacity_bytes: superblock.capacity_bytes,
+            opens: superblock.opens,
+            is_encrypted: superblock.seal.is_some(),
+        }
+    }
+}
+
+/// A record that does not verify.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Byte of the file where it begins.
+    pub offset: u64,
+    /// Whose it is, counted over all exports.
+    pub page: u32,
+    /// The device gave an error, not other bytes.
+    pub is_unreadable: bool,
+}
+
+/// What reading everything came to.
+#[derive(Clone, Debug, Default)]
+pub struct Verdict {
+    /// Segments that there is room for.
+    pub segments: u32,
+    /// Of these, the ones with a head of this generation.
+    pub segments_written: u32,
+    /// Of these, the ones whose list of records is damaged: they were searched one by one.
+    pub summaries_damaged: u64,
+    /// Records that verify, and the bytes of their objects.
+    pub records: u64,
+    /// See `records`.
+    pub object_bytes: u64,
+    /// Records that do not verify.
+    pub records_damaged: u64,
+    /// The first of these.
+    pub damaged: Vec<Damage>,
+    /// Records that a head counts and that were not found, as their summary is damaged too.
+    pub records_missing: u64,
+}
+
+/// Reads the superblock and its copy.
+///
+/// # Errors
+/// [`Error::Foreign`] for a file that another server has or that is no store's, [`Error::Io`].
+pub fn inspect_store(path: &Path) -> Result<Labels> {
+    Ok(look(&FileDevice::open_for_reading(path)?)?.0)
+}
+
+/// Reads and verifies every record. `key`: for a store that is encrypted.
+///
+/// # Errors
+/// [`Error::Foreign`] for a file that cannot be read as a store (damaged superblock, wrong or missing
+/// key, in use), [`Error::Io`].
+pub fn verify_store(path: &Path, key: Option<&MasterKey>) -> Result<Verdict> {
+    let device = FileDevice::open_for_reading(path)?;
+    let superblock = look(&device)?.1;
+    let superblock = superblock.map_err(|why| foreign(path, why))?;
+    Ok(verify(open_offline(
+        Box::new(device),
+        path,
+        &superblock,
+        key,
+    )?))
+}
+
+/// Restores the superblock from its copy, or the copy from the superblock. `dry_run`: says what it would
+/// do. None: both are whole and the same, or neither is.
+///
+/// # Errors
+/// As [`inspect_store`].
+pub fn repair_store(path: &Path, dry_run: bool) -> Result<Option<&'static str>> {
+    let device = FileDevice::open_for_reading(path)?;
+    let (labels, superblock) = look(&device)?;
+    let (block_at, from, what) = match (&superblock, &labels.copy) {
+        (Ok(whole), Some((_, copy))) if *copy == Label::from(whole) => return Ok(None),
+        // A copy of a newer opening is no damage: the next opening writes both.
+        (Ok(whole), Some((_, copy))) if copy.generation >= whole.key.generation => return Ok(None),
+        (Ok(whole), _) => (copy_at(whole.segment_bytes), 0, "write the copy anew"),
+        (Err(_), Some((at, _))) => (0, *at, "restore the superblock from its copy"),
+        (Err(_), None) => return Ok(None),
+    };
+    let mut block = AlignedBuffer::new(BLOCK_BYTES);
+    read(&device, &mut block, from)?;
+    drop(device);
+    if !dry_run {
+        let device = FileDevice::open_existing(path)?;
+        device
+            .write_at(&block, block_at)
+            .and_then(|()| device.sync())
+            .map_err(|source| Error::io("write superblock", block_at, source))?;
+    }
+    Ok(Some(what))
+}
+
+fn foreign(path: &Path, why: String) -> Error {
+    Error::Foreign {
+        path: path.display().to_string(),
+        why,
+    }
+}
+
+fn read(device: &dyn Device, bytes: &mut [u8], at: u64) -> Result<()> {
+    let read = device.read_at(bytes, at);
+    read.map_err(|source| Error::io("read superblock", at, source))
+}
+
+type Found = std::result::Result<Superblock, String>;
+
+/// The superblock and its copy. Without the one, the other is looked for wherever it can be.
+fn look(device: &dyn Device) -> Result<(Labels, Found)> {
+    let bytes = device.len();
+    let mut block = AlignedBuffer::new(BLOCK_BYTES);
+    let superblock = match bytes >= BLOCK_BYTES as u64 {
+        true => match read(device, &mut block, 0) {
+            Ok(()) => Superblock::decode(&block),
+            Err(error) => Err(format!("cannot be read: {error}")),
+        },
+        false => Err(format!("is {bytes} bytes long, too short for a store")),
+    };
+    let places = match &superblock {
+        Ok(found) => copy_at(found.segment_bytes)..=copy_at(found.segment_bytes),
+        Err(_) => BLOCK_BYTES as u64..=copy_at(SEGMENT_BYTES_MAX),
+    };
+    let mut copy = None;
+    for at in places
+        .step_by(BLOCK_BYTES)
+        .take_while(|at| at + BLOCK_BYTES as u64 <= bytes)
+    {
+        if read(device, &mut block, at).is_ok()
+            && let Ok(found) = Superblock::decode(&block)
+            && copy_at(found.segment_bytes) == at
+        {
+            copy = Some((at, Label::from(&found)));
+            break;
+        }
+    }
+    let label = superblock.as_ref().map(Label::from).map_err(String::clone);
+    let labels = Labels {
+        bytes,
+        superblock: label,
+        copy,
+    };
+    Ok((labels, superblock))
+}
+
+/// A store that reads only: every segment with a head of its generation can be listed and read.
+fn open_offline(
+    device: Box<dyn Device>,
+    path: &Path,
+    superblock: &Superblock,
+    key: Option<&MasterKey>,
+) -> Result<Store> {
+    let cipher = match (&superblock.seal, key) {
+        (None, _) => None,
+        (Some(_), None) => return Err(foreign(path, "is encrypted, and no key was given".into())),
+        (Some(seal), Some(key)) => {
+            let cipher = Cipher::new(key, &seal.salt, &superblock.key);
+            if cipher.check() != seal.check {
+                let why = "is encrypted with another key than the one that was given";
+                return Err(foreign(path, why.into()));
+            }
+            Some(Arc::new(cipher))
+        }
+    };
+    let geometry = Geometry::new(device.len(), superblock.segment_bytes, 1)?;
+    Ok(Store {
+        device,
+        geometry,
+        form: Form {
+            key: superblock.key,
+            cipher,
+        },
+        segments: Segments::new(geometry.segments, 1, superblock.opens),
+        counters: Counters::default(),
+        punch: AtomicBool::new(false),
+        adopting: AtomicBool::new(true),
+        descriptor: None,
+    })
+}
+
+/// Was the segment never written, or given back to the file system? A file is mostly holes, and to search
+/// each of them for a tail would take minutes.
+fn is_blank(store: &Store, segment: SegmentIndex, bytes: &mut [u8]) -> bool {
+    let start = store.geometry.start(segment).offset();
+    let head = Span::around(start, start + 1);
+    store.read_span(bytes, head).is_ok() && bytes[..head.len()].iter().all(|byte| *byte == 0)
+}
+
+fn verify(store: Store) -> Verdict {
+    let mut buffer = ReadBuffer::new();
+    let mut records: Vec<RecordRef> = Vec::with_capacity(store.records_max());
+    let mut verdict = Verdict {
+        segments: store.segments(),
+        ..Verdict::default()
+    };
+    for segment in (0..store.segments()).map(SegmentIndex) {
+        if is_blank(&store, segment, &mut buffer.bytes) {
+            continue;
+        }
+        let Ok(head) = store.find_head(segment, &mut buffer.bytes) else {
+            continue;
+        };
+        store.segments.found(segment, head.sequence, head.shape);
+        verdict.segments_written += 1;
+        records.clear();
+        // Blocks that cannot be read hide records, which are missing then.
+        let _ = store.segment_records(segment, &mut buffer, &mut |record| records.push(record));
+        verdict.records_missing += u64::from(head.shape.records) - records.len() as u64;
+        store.read(&mut buffer, &records, &mut |index, object| match object {
+            Ok(object) => {
+                verdict.records += 1;
+                verdict.object_bytes += object.len() as u64;
+            }
+            Err(error) => {
+                verdict.records_damaged += 1;
+                if verdict.damaged.len() < DAMAGE_MAX {
+                    verdict.damaged.push(Damage {
+                        offset: records[index].location.offset(),
+                        page: records[index].page,
+                        is_unreadable: !matches!(error, Error::Corrupt { .. }),
+                    });
+                }
+            }
+        });
+    }
+    verdict.damaged.sort_by_key(|damage| damage.offset);
+    verdict.summaries_damaged = store.stats().summary_errors;
+    verdict
+}
