@@ -47,6 +47,9 @@ class StoreFacts:
     path: str
     segment_bytes: int
     capacity_bytes: int
+    encryption: str
+    key: str
+    """Where the key is, `store.key`; the key itself is never told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,6 +161,8 @@ def predecessor_of(config: Config, listeners: Iterable[Listener]) -> Predecessor
         else StoreFacts(
             path=str(store.path),
             segment_bytes=store.segment_bytes,
+            encryption=store.encryption,
+            key=store.key,
             capacity_bytes=store.capacity_bytes,
         ),
         listening=tuple(address for address in asked if address is not None),

@@ -138,6 +138,7 @@ def check_upgrade(config: Config, options: ServeOptions, text: str) -> None:
         check_pidfile(options.pidfile)
     previous = StateDir.read_from(config.state_dir)
     check_succession(config, predecessor, previous)
+    check_key(config)
     instance = previous.instance if previous else None
     populate = _populates(config, local=predecessor.sockets_passed_in)
     check_room(config, instance, populate=populate)

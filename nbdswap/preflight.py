@@ -46,7 +46,10 @@ def check_succession(config: Config, predecessor: Predecessor, previous: State |
         kept += [
             ("store.path", predecessor.store.path, str(store.path or "none")),
             ("store.segment_bytes", predecessor.store.segment_bytes, store.segment_bytes),
+            ("store.encryption", predecessor.store.encryption, store.encryption),
         ]
+        if store.encryption == "on":
+            kept.append(("store.key", predecessor.store.key, store.key))
     for key, was, now in kept:
         if was != now:
             raise UpgradeError(f"{key} was changed from {was} to {now}, which {NO_UPGRADE}")

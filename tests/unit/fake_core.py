@@ -287,7 +287,7 @@ class FakeCore:
             "discarded_bytes": 1 << 20,
             "fetch_races": 1,
             "degraded": False,
-            "encrypted": spec["key_path"] is not None or spec["make_key"],
+            "encrypted": spec.get("key_path") is not None or spec.get("make_key", False),
             "summary_errors": 4,
             "scrub": {
                 "segments": 8,

@@ -85,6 +85,7 @@ def test_a_program_that_is_not_there_is_refused(make_config: MakeConfig) -> None
         ({"pool.frame_bytes": "16K"}, "pool.frame_bytes was changed from 4096 to 16384, which"),
         ({"store.path": "none"}, "store.path was changed from .* to none, which needs a stop"),
         ({"store.segment_bytes": "2M"}, "store.segment_bytes was changed from 1048576 to 2097152"),
+        ({"store.encryption": "on"}, "store.encryption was changed from off to on"),
         ({"store.capacity_bytes": "1G"}, "store.capacity_bytes was cut from 8589934592 to 1073"),
         ({"state_dir": "/elsewhere"}, "state_dir was changed from .* to /elsewhere, which needs"),
     ],
