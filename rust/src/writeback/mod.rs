@@ -319,13 +319,15 @@ impl Outflow {
             context.stats.budget_waits.add(1);
         }
         context.stats.is_over_budget.set(is_over_budget.into());
+        // What has landed may have been all that there was, and is room: nobody is stuck.
+        let mut is_landed = false;
         if self.streams.is_written() || is_over_budget {
-            let is_landed = self.streams.land(context, store);
+            is_landed = self.streams.land(context, store);
             if is_over_budget {
                 return is_landed;
             }
         }
-        let did = self.write_or_clean(context, store, excess_bytes);
+        let did = self.write_or_clean(context, store, excess_bytes) || is_landed;
         // What is under way may be the room that is wanted.
         did || self.streams.is_under_way()
             && (self.streams.land(context, store) || self.streams.failures() < FAILURES_MAX)
