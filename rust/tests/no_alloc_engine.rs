@@ -207,7 +207,9 @@ fn switch_and_go_on(bench: &mut Bench) {
                 "allocations after {choice:?}"
             );
             // Write-back may have left nothing in so small a pool.
-            let written = bench.engine.write(&mut bench.lane, PageId(0), &bench.content[0]);
+            let written = bench
+                .engine
+                .write(&mut bench.lane, PageId(0), &bench.content[0]);
             assert_ne!(written.expect("room"), Write::Stall);
             let pages = bench.engine.snapshot().pool.codec_pages[codec.id as usize];
             assert!(pages > 0, "no page is of {choice:?}");
