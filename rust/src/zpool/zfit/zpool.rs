@@ -155,7 +155,7 @@ impl Zpool for Zfit {
         }
         self.each_region(0..self.arena.side_frames(), |region| {
             let fullness = region.fullness(&self.arena, self.grain);
-            let group = (fullness * 10 >> 16) as usize + usize::from(fullness > 0);
+            let group = ((fullness * 10) >> 16) as usize + usize::from(fullness > 0);
             regions.fullness[group] += 1;
         });
         regions.freeable_frames = free / u64::from(self.grain.per_frame);
