@@ -77,6 +77,8 @@ impl Driver {
                 segment_bytes: SEGMENT_BYTES,
                 punch: false,
                 budget: None,
+                scrub_bytes_per_s: 0,
+                encryption: None,
             }),
             generation: 1,
         };
