@@ -24,6 +24,7 @@ from nbdswap.snapshots import (
     ExportSnapshot,
     LatencySnapshot,
     PoolSnapshot,
+    RoomSnapshot,
     ScrubSnapshot,
     ServerSnapshot,
     Snapshot,
@@ -53,6 +54,7 @@ class SnapshotCollector(Collector):
         yield from _pool(core["pool"])
         yield from _pool_classes(core["pool"])
         yield from _store(core["store"]) if core["store"] is not None else ()
+        yield from _room(snapshot.server.room) if snapshot.server.room is not None else ()
         yield from _memory(core)
         yield from _connections(core)
         yield from _workers(core["workers"])
@@ -88,6 +90,14 @@ def _server(server: ServerSnapshot) -> Iterator[Metric]:
     for what, in_force in server.hardening.items():
         hardening.add_metric([what], in_force)
     yield hardening
+    trouble = GaugeMetricFamily(
+        "nbdswap_trouble",
+        "1 while something goes on that an operator should act on.",
+        labels=["what"],
+    )
+    for what, goes_on in server.troubles.items():
+        trouble.add_metric([what], goes_on)
+    yield trouble
     yield _gauge("handshakes_open", "Clients that are negotiating.", server.handshakes_open)
     yield _counter("handshakes_failed", "Negotiations broken off.", server.handshakes_failed_total)
     yield _counter(
@@ -290,6 +300,14 @@ def _store(store: StoreSnapshot) -> Iterator[Metric]:
         segments.add_metric([share], count)
     yield segments
     yield from _scrub(store["scrub"])
+
+
+def _room(room: RoomSnapshot) -> Iterator[Metric]:
+    free = "What the file system of the backing file has left."
+    yield _gauge("store_file_system_free_bytes", free, room.free_bytes)
+    yield _gauge(
+        "store_growth_bytes", "What the backing file may still take of it.", room.growth_bytes
+    )
 
 
 def _scrub(scrub: ScrubSnapshot) -> Iterator[Metric]:

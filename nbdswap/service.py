@@ -37,7 +37,7 @@ from nbdswap.succession import after_stop
 from nbdswap.successor import Program
 from nbdswap.takeover import TakenOver
 from nbdswap.upgrade import SIGNALS, Upgradable, Upgrader
-from nbdswap.watch import watch
+from nbdswap.watch import Watch
 
 log = EventLog("service")
 
@@ -76,6 +76,7 @@ class Service:
         self._lost = taken.lost
         self._engine = taken.engine
         self._incidents = IncidentLog(taken.engine)
+        self._watch = Watch(taken.engine.snapshot, config.store.path)
         self._process = process
         self._protections = list(process.protections)
         self._started_s = time.monotonic()
@@ -124,7 +125,7 @@ class Service:
                 if stdio is not None and stdio.bridge is not None:
                     # It ends by itself when the engine closes its side.
                     tasks.create_task(carry(stdio.bridge))
-                watcher = tasks.create_task(watch(self._engine.snapshot))
+                watcher = tasks.create_task(self._watch.run(), name="watch")
                 await self._server.run(listeners, stdio.client if stdio else None)
                 close_all(listeners)
                 await self._finish(stop)
@@ -164,6 +165,8 @@ class Service:
             connections_refused_total=self._server.counts.connections_refused_total,
             hardening={kept.what: kept.in_force for kept in self._protections},
             upgrades=self._upgrader.counts if self._upgrader else self._upgrades,
+            room=self._watch.room,
+            troubles=self._watch.troubles,
         )
         return Snapshot(self._engine.snapshot(), server)
 

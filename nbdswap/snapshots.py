@@ -4,7 +4,7 @@ Plain values, taken at one moment, owned by whoever asked. Counters count since 
 opened; their names here are the engine's, `metrics` gives them the names that Prometheus sees.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self, TypedDict
 
 
@@ -268,6 +268,16 @@ class UpgradeCounts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoomSnapshot:
+    """What the file system has for a backing file that may still grow."""
+
+    free_bytes: int
+    """For us: what is kept for root is not counted unless we are."""
+    growth_bytes: int
+    """What the backing file lacks of its full size; 0 if it was preallocated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSnapshot:
     """What the Python side knows of itself."""
 
@@ -282,6 +292,10 @@ class ServerSnapshot:
     hardening: dict[str, bool]
     """By protection: whether it is in force. One that the configuration switches off is absent."""
     upgrades: UpgradeCounts = UpgradeCounts()
+    room: RoomSnapshot | None = None
+    """None: no backing file, a block device, or the system does not say."""
+    troubles: dict[str, bool] = field(default_factory=dict)
+    """By name, what an operator should act on: whether it goes on."""
 
 
 @dataclass(frozen=True, slots=True)

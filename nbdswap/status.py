@@ -6,13 +6,44 @@ A stable subset of the snapshot under stable names. Not here: how it looks (`sta
 from dataclasses import asdict
 from typing import Any
 
-from nbdswap.snapshots import CoreSnapshot, Snapshot, StoreSnapshot, write_amplification
+from nbdswap.snapshots import (
+    CoreSnapshot,
+    RoomSnapshot,
+    Snapshot,
+    StoreSnapshot,
+    write_amplification,
+)
+from nbdswap.units import human_size
 
 FORMAT = 1
 
 
-def hints_of(core: CoreSnapshot) -> list[str]:
+def hints_of(snapshot: Snapshot) -> list[str]:
     """What an operator should act on, a sentence each."""
+    return _hints_of_core(snapshot.core) + _hints_of_troubles(snapshot)
+
+
+def _hints_of_troubles(snapshot: Snapshot) -> list[str]:
+    """What has a threshold."""
+    server, store = snapshot.server, snapshot.core["store"]
+    troubles, room = server.troubles, server.room
+    hints = []
+    if store is not None and troubles.get("store_nearly_full"):
+        hints.append(
+            f"{human_size(store['live_bytes'])} of the {human_size(store['capacity_bytes'])} of "
+            f"{store['path']} are in use by pages: raise store.capacity_bytes, or let clients "
+            "swap less"
+        )
+    if store is not None and room is not None and troubles.get("file_system_nearly_full"):
+        hints.append(
+            f"the file system of {store['path']} has {human_size(room.free_bytes)} left, and the "
+            f"file may still grow by {human_size(room.growth_bytes)}: make room, or set "
+            "store.preallocate"
+        )
+    return hints
+
+
+def _hints_of_core(core: CoreSnapshot) -> list[str]:
     hints = []
     pool, store = core["pool"], core["store"]
     if store is not None and store["degraded"]:
@@ -40,10 +71,14 @@ def hints_of(core: CoreSnapshot) -> list[str]:
     return hints
 
 
-def _store(store: StoreSnapshot | None) -> dict[str, Any] | None:
+def _store(store: StoreSnapshot | None, room: RoomSnapshot | None) -> dict[str, Any] | None:
     if store is None:
         return None
-    return {**store, "write_amplification": round(write_amplification(store), 3)}
+    return {
+        **store,
+        "write_amplification": round(write_amplification(store), 3),
+        "room": None if room is None else asdict(room),
+    }
 
 
 def status_of(snapshot: Snapshot) -> dict[str, Any]:
@@ -64,10 +99,11 @@ def status_of(snapshot: Snapshot) -> dict[str, Any]:
             "refused_total": server.connections_refused_total,
         },
         "upgrades": asdict(server.upgrades),
-        "hints": hints_of(core),
+        "hints": hints_of(snapshot),
+        "troubles": server.troubles,
         "exports": core["exports"],
         "pool": core["pool"],
-        "store": _store(core["store"]),
+        "store": _store(core["store"], server.room),
         "memory": {
             "pool_used_bytes": core["pool"]["used_bytes"],
             "table_resident_bytes": core["table"]["bytes_resident"],

@@ -129,6 +129,9 @@ def _store(store: Status) -> Table:
         f"{errors:,}",
     )
     table.caption = _scrub(store["scrub"])
+    if store["room"] is not None and store["room"]["growth_bytes"]:
+        free, growth = (human_size(store["room"][f"{key}_bytes"]) for key in ("free", "growth"))
+        table.caption += f"\nmay still grow by {growth}; its file system has {free} left"
     left_bytes = store["write_budget_left_bytes"]
     if left_bytes is not None:
         waits = " (used up: nothing is written back)" if store["over_budget"] else ""

@@ -5,6 +5,7 @@ import io
 import json
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
@@ -17,7 +18,7 @@ from nbdswap.admin_client import CHANGE_HEADER
 from nbdswap.changes import Changer
 from nbdswap.errors import UpgradeError
 from nbdswap.listeners import bind_all, close_all
-from nbdswap.snapshots import CoreSnapshot, ServerSnapshot, Snapshot
+from nbdswap.snapshots import CoreSnapshot, RoomSnapshot, ServerSnapshot, Snapshot
 from nbdswap.status import hints_of, status_of
 from nbdswap.status_view import view
 from tests.unit.fake_core import FakeCore, fake_exports
@@ -139,21 +140,46 @@ def test_status_shows_the_classes_that_have_blocks_when_asked() -> None:
 
 
 def test_a_healthy_server_gives_no_hints() -> None:
-    assert hints_of(Source().core.snapshot()) == []
+    assert hints_of(Source().take()) == []
 
 
 def test_hints_say_what_an_operator_should_act_on() -> None:
     source = Source()
     source.core.opened_with["store"] = {"path": "/s", "capacity_bytes": 1 << 30}
-    core: CoreSnapshot = source.core.snapshot()
+    snapshot = source.take()
+    core: CoreSnapshot = snapshot.core
     assert core["store"] is not None
     core["store"]["degraded"] = core["store"]["over_budget"] = core["pool"]["is_stuck"] = True
     core["exports"][0]["pages"]["lost"] = 7
-    failing, spent, stuck, lost = hints_of(core)
+    failing, spent, stuck, lost = hints_of(snapshot)
     assert failing.startswith("the last write to /s failed")
     assert "store.write_bytes_per_day_max" in spent
     assert "refused with ENOSPC" in stuck
     assert lost.startswith("export swap has lost 7 pages")
+
+
+def test_hints_say_what_nears_its_end() -> None:
+    source = Source()
+    source.core.opened_with["store"] = {"path": "/s", "capacity_bytes": 1 << 30}
+    snapshot = source.take()
+    assert status_of(snapshot)["store"]["room"] is None
+    server = replace(
+        snapshot.server,
+        room=RoomSnapshot(free_bytes=1 << 20, growth_bytes=2 << 20),
+        troubles={"store_nearly_full": True, "file_system_nearly_full": True},
+    )
+    snapshot = replace(snapshot, server=server)
+    store, file_system = hints_of(snapshot)
+    assert store.startswith("1.00 MiB of the 1.00 GiB of /s are in use")
+    assert "has 1.00 MiB left, and the file may still grow by 2.00 MiB" in file_system
+    status = status_of(snapshot)
+    assert status["store"]["room"] == {"free_bytes": 1 << 20, "growth_bytes": 2 << 20}
+    assert status["troubles"]["store_nearly_full"] is True
+    console = Console(width=120, file=io.StringIO())
+    console.print(view(status, None))
+    assert (
+        "may still grow by 2.00 MiB; its file system has 1.00 MiB left" in console.file.getvalue()
+    )
 
 
 GOOD = {CHANGE_HEADER: "yes", "Content-Type": "application/json"}

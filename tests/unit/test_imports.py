@@ -39,8 +39,9 @@ MAY_KNOW: dict[str, set[str]] = {
     "stop_request": {"logs"},
     # Numbers for people and machines: snapshots only.
     "metrics": {"snapshots"},
-    "status": {"snapshots"},
-    "watch": {"logs", "snapshots"},
+    "status": {"snapshots", "units"},
+    "room": {"snapshots"},
+    "watch": {"logs", "room", "snapshots"},
     "admin": VALUES | {"admin_client", "changes", "logs", "metrics", "snapshots", "status"},
     "status_view": VALUES | {"admin_client", "snapshots"},
     "admin_client": VALUES,

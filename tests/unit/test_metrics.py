@@ -1,6 +1,7 @@
 """Every number reaches Prometheus under its name, and every name in README.md exists."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,14 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from nbdswap.metrics import registry_of
-from nbdswap.snapshots import ServerSnapshot, Snapshot, UpgradeCounts, write_amplification
+from nbdswap.snapshots import (
+    RoomSnapshot,
+    ServerSnapshot,
+    Snapshot,
+    UpgradeCounts,
+    write_amplification,
+)
+from nbdswap.watch import TROUBLES
 from tests.unit.fake_core import FakeCore
 
 README = Path(__file__).parents[2] / "README.md"
@@ -49,6 +57,8 @@ def server() -> ServerSnapshot:
             connections_dropped_total=7,
             last_pause_seconds=0.5,
         ),
+        room=RoomSnapshot(free_bytes=5 << 20, growth_bytes=6 << 20),
+        troubles={"pool_stuck": True, "store_fails": False},
     )
 
 
@@ -80,6 +90,13 @@ def test_every_metric_in_the_readme_exists(core: FakeCore, server: ServerSnapsho
 def test_every_metric_in_the_alerts_exists(core: FakeCore, server: ServerSnapshot) -> None:
     named = names_in((DEPLOY / "prometheus.yaml").read_text())
     assert named <= {name.partition("{")[0] for name in scrape(core, server)}
+
+
+def test_the_alerts_know_no_trouble_that_does_not_exist() -> None:
+    text = (DEPLOY / "prometheus.yaml").read_text()
+    named = set(re.findall(r'nbdswap_trouble\{what="(\w+)"\}', text))
+    assert named <= set(TROUBLES)
+    assert {"file_system_nearly_full", "store_nearly_full"} <= named
 
 
 def test_numbers_arrive_unchanged(core: FakeCore, server: ServerSnapshot) -> None:
@@ -125,6 +142,10 @@ def test_numbers_arrive_unchanged(core: FakeCore, server: ServerSnapshot) -> Non
         "nbdswap_store_over_budget": 0,
         'nbdswap_store_segments{live="0-10"}': 1,
         'nbdswap_store_segments{live="90-100"}': 10,
+        "nbdswap_store_file_system_free_bytes": 5 << 20,
+        "nbdswap_store_growth_bytes": 6 << 20,
+        'nbdswap_trouble{what="pool_stuck"}': 1,
+        'nbdswap_trouble{what="store_fails"}': 0,
         "nbdswap_table_resident_bytes": 8192,
         "nbdswap_connections_accepted_total": 9,
         'nbdswap_worker_sleeps_total{worker="0"}': 40,
@@ -164,6 +185,7 @@ def test_every_number_of_a_snapshot_is_exported(core: FakeCore, server: ServerSn
 
 def test_without_a_store_its_metrics_are_absent(core: FakeCore, server: ServerSnapshot) -> None:
     core.opened_with["store"] = None
+    server = replace(server, room=None)
     assert not [name for name in scrape(core, server) if name.startswith("nbdswap_store")]
 
 
