@@ -23,6 +23,8 @@ ARGS ?=
 BENCH_ARGS ?=
 PYTEST_ARGS ?=
 SECONDS ?= 60
+KILLS ?= 50
+SEED ?=
 
 .PHONY: help
 help: ## Show this list
@@ -53,6 +55,10 @@ fuzz: $(VENV)/.dependencies ## Send random requests to sessions for SECONDS=60
 churn: $(VENV)/.dependencies ## Run a million steps over every zpool at every frame size
 	CHURN_STEPS=1000000 cargo test --quiet --manifest-path rust/Cargo.toml --lib long_churn
 
+.PHONY: kills
+kills: dev ## Kill servers KILLS=50 times under load and compare every page; SEED=...
+	$(BIN)/python -m tests.kills --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+
 .PHONY: guest
 guest: dev ## Run the long forms of the guest test (12 minutes)
 	$(BIN)/pytest tests/guest --long $(PYTEST_ARGS)
@@ -66,7 +72,7 @@ lint: dev ## Check style, types and the extension's stub
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy -p tests.support -p tests.interop -p tests.guest -m tests.conftest
+	$(BIN)/mypy -p tests.support -p tests.interop -p tests.guest -p tests.kills -m tests.conftest
 	$(BIN)/python -m mypy.stubtest nbdswap._core
 	for manifest in $(RUST_MANIFESTS); do \
 		cargo fmt --check --manifest-path "$$manifest"; \

@@ -23,10 +23,10 @@ from nbdswap import admin_client
 from nbdswap.addresses import UnixAddress
 from nbdswap.errors import UsageError
 from nbdswap.nbd.client import Client
-from nbdswap.nbd.errors import ConnectionLostError
 from nbdswap.nbd.negotiator import connect
 from tests.conftest import ServerFactory
-from tests.support.model import ZEROES, Pages
+from tests.support.load import READ_PAGES, Load, check_all
+from tests.support.model import Pages
 from tests.support.pages import MIB, PAGE_BYTES
 from tests.support.servers import EXPORT, Server, nbdswap_command
 
@@ -35,8 +35,6 @@ PAGES = 4096
 # Of 64 MiB under load, moving takes the better part of a second: time to kill it in.
 KILLS = 6
 PAGES_TO_KILL = 16384
-RUN_PAGES_MAX = 8
-READ_PAGES = 64
 # Requests between two changes: some hundred pages of the new codec in the new zpool.
 REQUESTS_PER_CHANGE = 80
 TIMEOUT_S = 60.0
@@ -45,61 +43,6 @@ MOVED_TIMEOUT_S = 20.0
 Json = dict[str, Any]
 
 pytestmark = pytest.mark.only_nbdswap
-
-
-class Load:
-    """Tasks on one connection, each in a stripe of its own, until `stop` or the server's end."""
-
-    def __init__(self, client: Client, pages: Pages, rng: random.Random) -> None:
-        self._client = client
-        self._pages = pages
-        self._rng = rng
-        self._stripe_pages = pages.count // TASKS
-        self._stopping = False
-        self._requests = 0
-        self._passed = asyncio.Condition()
-        self.is_killed = False
-
-    async def run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for stripe in range(TASKS):
-                rng = random.Random(self._rng.getrandbits(64))
-                tasks.create_task(self._work(stripe * self._stripe_pages, rng))
-
-    def stop(self) -> None:
-        self._stopping = True
-
-    async def pass_requests(self, count: int) -> None:
-        """Returns when so many more requests were answered."""
-        wanted = self._requests + count
-        async with self._passed:
-            await self._passed.wait_for(lambda: self._requests >= wanted)
-
-    async def _work(self, first: int, rng: random.Random) -> None:
-        try:
-            while not self._stopping:
-                start = first + rng.randrange(self._stripe_pages - RUN_PAGES_MAX)
-                await self._one(start, rng.randint(1, RUN_PAGES_MAX), rng)
-                self._requests += 1
-                async with self._passed:
-                    self._passed.notify_all()
-        except ConnectionLostError:
-            assert self.is_killed, "the connection ended before the kill"
-
-    async def _one(self, first: int, count: int, rng: random.Random) -> None:
-        offset, length = first * PAGE_BYTES, count * PAGE_BYTES
-        kind = rng.random()
-        if kind < 0.5:
-            self._pages.check(first, await self._client.read(offset, length))
-            return
-        discard = kind < 0.55
-        contents = [ZEROES if discard else self._pages.new_page(rng) for _ in range(count)]
-        self._pages.begin(first, contents)
-        if discard:
-            await self._client.trim(offset, length)
-        else:
-            await self._client.write(offset, b"".join(contents))
-        self._pages.acknowledge(first, contents)
 
 
 async def change(server: Server, **asked: object) -> Json:
@@ -139,11 +82,6 @@ async def fill(client: Client, pages: Pages, rng: random.Random) -> None:
         pages.acknowledge(first, contents)
 
 
-async def check_all(client: Client, pages: Pages) -> None:
-    for first in range(0, pages.count, READ_PAGES):
-        pages.check(first, await client.read(first * PAGE_BYTES, READ_PAGES * PAGE_BYTES))
-
-
 async def pool_of(server: Server) -> Json:
     status = await asyncio.to_thread(admin_client.ask, UnixAddress(server.admin_path))
     pool: Json = status["pool"]
@@ -160,7 +98,7 @@ async def pool_when_moved(server: Server) -> Json:
 
 async def switch_under_load(server: Server, client: Client, pages: Pages) -> set[str]:
     """Every pair of zpools and of codecs, while requests go on; codecs that were seen at work."""
-    load = Load(client, pages, random.Random(0))
+    load = Load([client], pages, random.Random(0), tasks=TASKS)
     seen = set()
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(load.run())
@@ -224,7 +162,7 @@ def test_a_kill_in_the_middle_of_moving_loses_nothing(
         try:
             await fill(client, pages, rng)
             zpools = await names_of(running, "zpool")
-            load = Load(client, pages, random.Random(1))
+            load = Load([client], pages, random.Random(1), tasks=TASKS)
             async with asyncio.timeout(TIMEOUT_S), asyncio.TaskGroup() as tasks:
                 tasks.create_task(load.run())
                 await load.pass_requests(REQUESTS_PER_CHANGE)
@@ -232,7 +170,7 @@ def test_a_kill_in_the_middle_of_moving_loses_nothing(
                 await change(running, zpool=rng.choice([z for z in zpools if z != current]))
                 while (await pool_of(running))["pages_moved"] == 0:
                     pass
-                load.is_killed = True
+                load.is_ending = True
                 os.kill(running.pid, signal.SIGKILL)
         finally:
             await client.close()

@@ -7,7 +7,6 @@ what keeps a new program from taking over leaves the old one as it was.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import os
 import random
@@ -23,10 +22,10 @@ import pytest
 from nbdswap import admin_client
 from nbdswap.addresses import UnixAddress
 from nbdswap.errors import UnreachableError, UpgradeError
-from nbdswap.nbd.client import Client
 from nbdswap.nbd.negotiator import connect
 from tests.conftest import ServerFactory
-from tests.support.model import ZEROES, Pages
+from tests.support.load import Load, check_all
+from tests.support.model import Pages
 from tests.support.pages import MIB, PAGE_BYTES, make_data, make_distinct_page
 from tests.support.rawnbd import Command, RawClient, encode_request
 from tests.support.servers import EXPORT, Server
@@ -36,9 +35,6 @@ UPGRADES = 10
 CONNECTIONS = 3
 TASKS = 16
 PAGES = 6144
-STRIPE_PAGES = PAGES // (CONNECTIONS * TASKS)
-RUN_PAGES_MAX = 8
-READ_PAGES = 64
 # Of all connections, between two upgrades.
 REQUESTS = 600
 TIMEOUT_S = 150.0
@@ -48,66 +44,6 @@ SEED = 5
 Json = dict[str, Any]
 
 pytestmark = [pytest.mark.only_nbdswap, pytest.mark.timeout(240)]
-
-
-class Load:
-    """Tasks on several connections, each in a stripe of its own, until `stop`."""
-
-    def __init__(self, clients: list[Client], pages: Pages, rng: random.Random) -> None:
-        self._clients = clients
-        self._pages = pages
-        self._rng = rng
-        self._stopping = False
-        self._requests = 0
-        self._passed = asyncio.Condition()
-
-    async def run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for client, number in itertools.product(self._clients, range(TASKS)):
-                stripe = self._clients.index(client) * TASKS + number
-                rng = random.Random(self._rng.getrandbits(64))
-                tasks.create_task(self._work(client, stripe * STRIPE_PAGES, rng))
-
-    def stop(self) -> None:
-        self._stopping = True
-
-    async def pass_requests(self, count: int) -> None:
-        """Returns when so many more requests were answered."""
-        wanted = self._requests + count
-        async with self._passed:
-            await self._passed.wait_for(lambda: self._requests >= wanted)
-
-    async def _work(self, client: Client, first: int, rng: random.Random) -> None:
-        while not self._stopping:
-            start = first + rng.randrange(STRIPE_PAGES - RUN_PAGES_MAX)
-            await self._one(client, start, rng.randint(1, RUN_PAGES_MAX), rng)
-            self._requests += 1
-            async with self._passed:
-                self._passed.notify_all()
-
-    async def _one(self, client: Client, first: int, count: int, rng: random.Random) -> None:
-        offset, length = first * PAGE_BYTES, count * PAGE_BYTES
-        kind = rng.random()
-        if kind < 0.5:
-            self._pages.check(first, await client.read(offset, length))
-            return
-        discard = kind < 0.55
-        contents = [ZEROES if discard else self._pages.new_page(rng) for _ in range(count)]
-        self._pages.begin(first, contents)
-        if discard:
-            await client.trim(offset, length)
-        else:
-            await client.write(offset, b"".join(contents))
-        self._pages.acknowledge(first, contents)
-
-
-async def check_all(client: Client, pages: Pages) -> int:
-    """Compares every page; how many are not zeroes."""
-    used = 0
-    for first in range(0, PAGES, READ_PAGES):
-        data = await client.read(first * PAGE_BYTES, READ_PAGES * PAGE_BYTES)
-        used += pages.check(first, data)
-    return used
 
 
 def status_of(server: Server) -> Json:
@@ -135,7 +71,7 @@ async def upgrade_by_command(server: Server) -> None:
 
 async def upgrade_under_load(server: Server, pages: Pages, rng: random.Random) -> None:
     clients = [await connect(str(server.unix_path), EXPORT) for _ in range(CONNECTIONS)]
-    load = Load(clients, pages, rng)
+    load = Load(clients, pages, rng, tasks=TASKS)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(load.run())
         for done in range(UPGRADES):

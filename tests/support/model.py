@@ -23,9 +23,13 @@ class Pages:
 
     def new_page(self, rng: random.Random) -> bytes:
         """A page that no other one is like, as easy or hard to compress as real ones."""
-        self._stamp += 1
-        stamp = b"page %12d " % self._stamp
+        stamp = self.new_stamp()
         return stamp + rng.choice(self._bodies)[len(stamp) :]
+
+    def new_stamp(self) -> bytes:
+        """A few bytes that were never written before."""
+        self._stamp += 1
+        return b"page %12d " % self._stamp
 
     def begin(self, first: int, contents: list[bytes]) -> None:
         for index, content in enumerate(contents, first):
@@ -34,6 +38,17 @@ class Pages:
     def acknowledge(self, first: int, contents: list[bytes]) -> None:
         for index, content in enumerate(contents, first):
             self._allowed[index] = [content]
+
+    def current(self, first: int, count: int) -> bytes:
+        """The bytes of pages none of which is in doubt."""
+        contents = self._allowed[first : first + count]
+        assert all(len(allowed) == 1 for allowed in contents), f"page {first} and on are in doubt"
+        return b"".join(allowed[0] for allowed in contents)
+
+    @property
+    def in_doubt(self) -> int:
+        """Pages that may be old or new, since nothing was heard of the request."""
+        return sum(len(allowed) > 1 for allowed in self._allowed)
 
     def check(self, first: int, data: bytes) -> int:
         """Compares pages that were read, and takes them as they are; how many are not zeroes."""

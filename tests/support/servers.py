@@ -13,7 +13,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ class ServerSettings:
     """Another program than the installed command."""
     key: str | None = None
     """`store.key` of a store that is encrypted."""
+    store_config: Mapping[str, int | str | bool] = field(default_factory=dict)
+    """More keys of `store`."""
 
 
 @dataclass(slots=True)
@@ -128,8 +131,10 @@ class Server:
             "memory_dir": str(self.memory_directory),
             "pool": {"populate": "on" if self.settings.populate else "off"},
         }
+        store = dict(self.settings.store_config)
         if self.settings.key is not None:
-            config["store"] = {"encryption": "on", "key": self.settings.key}
+            store |= {"encryption": "on", "key": self.settings.key}
+        config["store"] = store
         path = self.directory / "config.yaml"
         path.write_text(json.dumps(config))  # Every JSON is a YAML.
         return path

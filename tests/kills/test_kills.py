@@ -1,0 +1,65 @@
+"""The short form of `make kills`: what was acknowledged before a kill is there after it."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.kills.life import Lives
+from tests.kills.plan import PAGES, Machine, Moment, Store, plan
+from tests.support.servers import Server
+
+SEEDS = [int(os.environ["SEED"])] if "SEED" in os.environ else [1]
+
+pytestmark = pytest.mark.only_nbdswap
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("number", range(3))
+def test_kills_at_random_moments_lose_nothing_that_was_acknowledged(seed: int, number: int) -> None:
+    machine = plan(seed, 15)[number]
+    kills = list(Lives(machine, random.Random(seed + number)).kills())
+    assert [kill.moment for kill in kills] == machine.moments
+    last = kills[-1]
+    assert last.pages_used > PAGES // 4, "too few pages were written"
+    in_pool = last.pages["pool"] + last.pages["raw"]
+    if machine.store is Store.NONE:
+        assert last.pages["store"] == 0
+    else:
+        assert last.pages["store"] > in_pool > 0, f"both were meant to be used: {last.pages}"
+
+
+def test_a_plan_has_everything_in_it() -> None:
+    machines = plan(3, 50)
+    assert sum(len(machine.moments) for machine in machines) == 50
+    assert {moment for machine in machines for moment in machine.moments} == set(Moment)
+    assert {machine.store for machine in machines} == set(Store)
+    assert len({machine.zpool for machine in machines}) == 5
+    assert len({machine.codec for machine in machines}) == 6
+    assert {machine.connections for machine in machines} == {1, 2}
+    assert plan(3, 50) == machines
+    assert all(machine.moments[0] is not Moment.ADOPTION for machine in machines)
+
+
+class Amnesia:
+    """Puts the first dead server's memory back in place of the second one's: a planted bug."""
+
+    def __init__(self) -> None:
+        self._first: dict[Path, bytes] = {}
+
+    def __call__(self, server: Server) -> None:
+        for path in server.memory_files():
+            if path in self._first:
+                path.write_bytes(self._first[path])
+            self._first[path] = path.read_bytes()
+
+
+def test_a_server_that_forgets_acknowledged_writes_is_found_out() -> None:
+    machine = Machine(
+        zpool="zfit", codec="lz4", store=Store.NONE, connections=1, moments=[Moment.LOAD] * 2
+    )
+    with pytest.raises(AssertionError, match=r"page \d+ begins .*, allowed: "):
+        list(Lives(machine, random.Random(4), Amnesia()).kills())
