@@ -60,7 +60,7 @@ kills: dev ## Kill servers KILLS=50 times under load and compare every page; SEE
 	$(BIN)/python -m tests.kills --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: guest
-guest: dev ## Run the long forms of the guest test (12 minutes)
+guest: dev ## Run the long forms of the guest test (20 minutes)
 	$(BIN)/pytest tests/guest --long $(PYTEST_ARGS)
 
 .PHONY: dev

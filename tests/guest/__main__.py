@@ -19,6 +19,7 @@ def parse_arguments() -> argparse.Namespace:
     add("--port", type=int, required=True, help="the server's TCP port on 127.0.0.1")
     add("--export", default="")
     add("--connections", type=int, default=1)
+    add("--client", choices=("nbd-client", "nbdkeep"), default="nbd-client")
     add("--ram-mib", type=int, default=128)
     add("--program", choices=("memhog", "workset"), default="memhog")
     add("--touch-mib", type=int, default=288)

@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.guest.cpio import Archive
 
 SOURCES = Path(__file__).parent / "guest"
-PROGRAMS = ("memhog", "workset")
+PROGRAMS = ("memhog", "workset", "nbdkeep")
 KERNELS = {
     "6.1-cloud": "linux-image-cloud-amd64",
     "6.1": "linux-image-amd64",

@@ -39,6 +39,8 @@ class GuestSettings:
     port: int
     export: str = ""
     connections: int = 1
+    client: str = "nbd-client"
+    """nbdkeep goes on with a server that was away."""
     ram_mib: int = 128
     program: str = "memhog"
     touch_mib: int = 288
@@ -66,6 +68,7 @@ class GuestSettings:
             "GS_PORT": self.port,
             "GS_EXPORT": self.export,
             "GS_CONNECTIONS": self.connections,
+            "GS_CLIENT": self.client,
             "GS_DISCARD": int(self.discard),
             "GS_MIN_FREE_KB": self.min_free_kb,
             "GS_PROGRAM": self.program,

@@ -5,9 +5,11 @@ The first test is part of every run; the others take minutes and need `--long` (
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +33,12 @@ EXPORT_BYTES = 512 * MIB
 MOST_OF_RUN_S = 420
 # Per cent of a phase; in the middle of it, each while the guest goes on.
 UPGRADES_AT = (30, 45, 60, 75, 90)
+# And how long the server is away, beside the time that it takes to start.
+KILLS_AT = [
+    *(("touch", percent, away_s) for percent, away_s in ((40, 0), (60, 5), (80, 0))),
+    *(("verify1", percent, away_s) for percent, away_s in ((15, 0), (50, 5), (80, 0))),
+    *(("verify2", percent, away_s) for percent, away_s in ((20, 0), (70, 0))),
+]
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -125,6 +133,42 @@ def test_the_server_is_upgraded_under_a_guest_that_swaps(
     assert all((one.handed_over, one.dropped) == (connections, 0) for one in done)
     assert report.pages_verified == settings.touch_mib * MIB // PAGE_BYTES
     assert swap_server.pages()["lost"] == 0
+
+
+@pytest.mark.long
+@pytest.mark.only_nbdswap
+@pytest.mark.parametrize("connections", [1, 2])
+def test_the_server_is_killed_under_a_guest_that_swaps(
+    swap_server: Server, image: Image, connections: int
+) -> None:
+    """During touch and verify; nbdkeep attaches the guest to each server that follows."""
+    settings = GuestSettings(
+        port=swap_server.port,
+        export=EXPORT,
+        connections=connections,
+        client="nbdkeep",
+        touch_mib=192,
+        rounds=2,
+        free=False,
+        timeout_s=MOST_OF_RUN_S,
+    )
+
+    def kill(away_s: int) -> None:
+        swap_server.kill()
+        time.sleep(away_s)
+        swap_server.start()
+
+    hooks = [
+        Hook(phase, percent, functools.partial(kill, away_s)) for phase, percent, away_s in KILLS_AT
+    ]
+    report = run_guest(settings, image, hooks)
+    check_report(report)
+    assert report.pages_verified == settings.rounds * settings.touch_mib * MIB // PAGE_BYTES
+    assert report.events["swapoff"] == {"rc": 0}
+    returns = report.console.count(" is back after ")
+    assert returns >= len(KILLS_AT) * connections, f"{returns} connections came back"
+    status = swap_server.status()
+    assert (status["upgrades"]["done_total"], swap_server.pages()["lost"]) == (0, 0)
 
 
 @pytest.mark.long
