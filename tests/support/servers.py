@@ -56,6 +56,8 @@ class ServerSettings:
     """`store.key` of a store that is encrypted."""
     store_config: Mapping[str, int | str | bool] = field(default_factory=dict)
     """More keys of `store`."""
+    store_path: Path | None = None
+    """The backing file, if not one beside the sockets."""
 
 
 @dataclass(slots=True)
@@ -80,6 +82,10 @@ class Server:
     @property
     def state_directory(self) -> Path:
         return self.directory / "state"
+
+    @property
+    def store_path(self) -> Path:
+        return self.settings.store_path or self.directory / "store"
 
     @property
     def unix_uri(self) -> str:
@@ -118,7 +124,7 @@ class Server:
             f"--listen=127.0.0.1:{self.port}",
             f"--export={EXPORT}={settings.size_bytes}",
             f"--pool-size={settings.pool_bytes}",
-            f"--store={self.directory / 'store' if settings.store else 'none'}",
+            f"--store={self.store_path if settings.store else 'none'}",
             f"--state-dir={self.state_directory}",
             f"--admin=unix:{self.admin_path}",
             *settings.arguments,
@@ -127,14 +133,14 @@ class Server:
 
     def _write_config(self) -> Path:
         """A file with the settings that have no flag."""
-        config: dict[str, Any] = {
-            "memory_dir": str(self.memory_directory),
-            "pool": {"populate": "on" if self.settings.populate else "off"},
-        }
         store = dict(self.settings.store_config)
         if self.settings.key is not None:
             store |= {"encryption": "on", "key": self.settings.key}
-        config["store"] = store
+        config: dict[str, Any] = {
+            "memory_dir": str(self.memory_directory),
+            "pool": {"populate": "on" if self.settings.populate else "off"},
+            "store": store,
+        }
         path = self.directory / "config.yaml"
         path.write_text(json.dumps(config))  # Every JSON is a YAML.
         return path

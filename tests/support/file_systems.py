@@ -1,0 +1,55 @@
+"""Small file systems of a test's own, to be filled up. They need the right to mount."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+
+@contextmanager
+def mounted(kind: str, size_bytes: int, directory: Path) -> Iterator[Path]:
+    """An empty file system, `tmpfs` or `ext4` in a file; skips the test where none is permitted."""
+    place = directory / kind
+    place.mkdir()
+    if kind == "tmpfs":
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "nbdswap-test", str(place)]
+    else:
+        image = directory / "image"
+        with image.open("wb") as file:
+            file.truncate(size_bytes)
+        # Nothing is kept for root, whom these tests run as.
+        _run(["mkfs.ext4", "-q", "-m", "0", str(image)])
+        command = ["mount", "-t", kind, "-o", "loop", str(image), str(place)]
+    _run(command)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def _run(command: list[str]) -> None:
+    try:
+        result = subprocess.run(command, check=False, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip(f"there is no {command[0]}")
+    if result.returncode != 0:
+        pytest.skip(f"{command[0]} is not permitted here: {result.stderr.strip()}")
+
+
+def fill(path: Path) -> int:
+    """Writes a file until its file system is full, to the last block; the bytes that fitted."""
+    written = 0
+    with path.open("wb", buffering=0) as file:
+        for piece_bytes in (1 << 20, 4096):
+            piece = bytes(piece_bytes)
+            while True:
+                try:
+                    count = file.write(piece)
+                except OSError:
+                    break
+                written += count
+    return written
