@@ -21,7 +21,8 @@
 //! 1.008 bytes a byte when it is filled, 1.02 after random overwrites.
 //!
 //! Locking: one lock a shard (two from 256 MiB on, one more for each GiB), over its holes, regions
-//! and the words in front of its slots. Order: shard -> arena; never two shards, but in `check`.
+//! and the words in front of its slots. Order: shard -> arena; never two shards, but in `check`. Who finds
+//! a lock taken goes on in another shard, or leaves what is freed in an inbox (`shared`).
 
 mod adopt;
 mod bins;
@@ -29,6 +30,7 @@ mod check;
 mod quick;
 mod region;
 mod shard;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -44,6 +46,7 @@ use super::{Arena, Handle, SIDE_BYTES, Tag, ZpoolKind};
 use adopt::Claims;
 use region::{Grain, Region};
 use shard::Shard;
+use shared::SharedShard;
 
 /// A pool of this size has two shards, and so two locks. In more shards fewer holes fit well: two for
 /// 360 MiB of objects cost 0.002 bytes a byte, three cost 0.004, twelve 0.009.
@@ -62,7 +65,7 @@ const OWNERS_TOGETHER: u32 = 64;
 pub struct Zfit {
     arena: Arc<Arena>,
     grain: Grain,
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[SharedShard]>,
     /// Raw pages: each has a frame of its own, so no shard is needed.
     whole: Whole,
     /// The frame from which the next region to be emptied is looked for.
@@ -100,7 +103,7 @@ impl Zfit {
         let grain = Grain::of(arena.frame_bytes());
         Self {
             shards: (0..shards)
-                .map(|index| Mutex::new(Shard::new(grain, index as u8)))
+                .map(|index| SharedShard::new(Shard::new(grain, index as u8)))
                 .collect(),
             arena,
             grain,
@@ -112,22 +115,41 @@ impl Zfit {
 
     #[inline]
     fn lock(&self, shard: usize) -> MutexGuard<'_, Shard> {
-        self.shards[shard]
-            .lock()
-            .expect("a thread died while it changed a shard")
+        self.shards[shard].lock(&self.arena)
     }
 
     /// A slot of `granules`: from a hole of the owner's shard, or of another, or from a region that is
     /// made for it in one of them.
     fn alloc_slot(&self, granules: u32, bytes: usize, tag: Tag) -> Option<Handle> {
-        let own = self.own_shard(tag.owner);
-        let found = self.lock(own).cut(&self.arena, granules, bytes, tag);
+        let (own, mut shard) = self.lock_for(tag.owner);
+        let found = shard.cut(&self.arena, granules, bytes, tag);
+        drop(shard);
         found
             .or_else(|| self.alloc_in_others(own, granules, bytes, tag))
             .or_else(|| self.alloc_in_new(own, granules, bytes, tag))
     }
 
-    /// The shard that an owner's objects go to.
+    /// The shard that a new object of an owner goes to: its own, or another one while that is busy.
+    #[inline]
+    fn lock_for(&self, owner: u32) -> (usize, MutexGuard<'_, Shard>) {
+        let own = self.own_shard(owner);
+        match self.shards[own].try_lock(&self.arena) {
+            Some(shard) => (own, shard),
+            None => self.lock_another(own),
+        }
+    }
+
+    #[cold]
+    fn lock_another(&self, own: usize) -> (usize, MutexGuard<'_, Shard>) {
+        let mut others = (0..self.shards.len()).filter(|&index| index != own);
+        let free = others.find_map(|index| {
+            let shard = self.shards[index].try_lock(&self.arena)?;
+            Some((index, shard))
+        });
+        free.unwrap_or_else(|| (own, self.lock(own)))
+    }
+
+    /// The shard that an owner's objects belong to.
     fn own_shard(&self, owner: u32) -> usize {
         match self.shards.len() {
             1 => 0,

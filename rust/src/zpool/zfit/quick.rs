@@ -13,6 +13,9 @@ use super::bins::Spot;
 /// Slots of one length that can wait: with their number they fill a cache line.
 const PER_LENGTH: usize = 7;
 
+/// Most granules that a slot may be longer than is wanted: lengths are looked at 64 at a time.
+pub const SLACK_MAX: u32 = 63;
+
 /// The freed slots of a shard.
 pub struct Quick {
     lengths: Box<[Length]>,
@@ -61,13 +64,13 @@ impl Quick {
         self.slots
     }
 
-    /// The shortest slot of at least `granules` and at most `slack` (less than 64) more; of its length,
+    /// The shortest slot of at least `granules` and at most `slack` more; of its length,
     /// the one that was freed last.
     #[inline]
     pub fn take(&mut self, granules: u32, slack: u32) -> Option<Spot> {
         let (word, bit) = (granules as usize / 64, granules % 64);
         let here = u128::from(self.filled[word]) | u128::from(self.filled[word + 1]) << 64;
-        let near = (here >> bit) as u64 & (u64::MAX >> (63 - slack));
+        let near = (here >> bit) as u64 & (u64::MAX >> (SLACK_MAX - slack));
         if near == 0 {
             return None;
         }

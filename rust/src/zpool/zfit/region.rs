@@ -35,6 +35,12 @@ impl Grain {
         }
     }
 
+    /// Whether frames are larger than a small page.
+    #[inline]
+    pub fn is_large(self) -> bool {
+        self.bytes(self.per_frame) > 4096
+    }
+
     /// Bytes of so many granules.
     #[inline]
     pub fn bytes(self, granules: u32) -> usize {

@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::bins::{Bins, Memory, Spot};
-use super::quick::Quick;
+use super::quick::{Quick, SLACK_MAX};
 use super::region::{Grain, Region};
 use super::waiting::Waiting;
 use super::word::{self, Word};
@@ -25,8 +25,13 @@ const HOLE_BYTES_MIN: usize = 16;
 /// it is what they cost; a quarter to a third of all slots are then taken as they were freed.
 const QUICK_SHARE: u64 = 512;
 
-/// A freed slot is taken by an object that is shorter by this share of a frame at most.
-const SLACK_SHARE: u32 = 512;
+/// The same in frames of more than 4 KiB. They hold fewer objects, of more lengths, and with 1/512 few of
+/// those were ever found waiting.
+const QUICK_SHARE_LARGE: u64 = 128;
+
+/// There, a freed slot is taken by an object that is shorter by this share at most; otherwise by one that
+/// is shorter by a granule.
+const SLACK_SHARE: u32 = 64;
 
 /// Freed slots that become holes before it is looked again for one that is long enough.
 const JOINED_TOGETHER: usize = 16;
@@ -99,7 +104,10 @@ impl Shard {
 
     /// Takes a freed slot of about `granules`, or cuts one out of the shortest hole that is long enough.
     pub fn cut(&mut self, arena: &Arena, granules: u32, bytes: usize, tag: Tag) -> Option<Handle> {
-        let slack = self.grain.per_frame / SLACK_SHARE;
+        let slack = match self.grain.is_large() {
+            true => (granules / SLACK_SHARE).min(SLACK_MAX),
+            false => 1,
+        };
         if let Some(spot) = self.quick.take(granules, slack) {
             return Some(self.reuse(arena, spot, bytes, tag));
         }
@@ -197,7 +205,11 @@ impl Shard {
         if let Some(displaced) = self.quick.put(length, spot) {
             self.join_soon(arena, displaced, length);
         }
-        while self.quick.slots() > self.objects / QUICK_SHARE
+        let share = match self.grain.is_large() {
+            true => QUICK_SHARE_LARGE,
+            false => QUICK_SHARE,
+        };
+        while self.quick.slots() > self.objects / share
             && let Some((length, spot)) = self.quick.give_up()
         {
             self.join_soon(arena, spot, length);

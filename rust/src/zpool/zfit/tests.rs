@@ -105,6 +105,33 @@ fn a_page_finds_the_frame_of_a_slot_that_was_freed_just_now() {
 }
 
 #[test]
+fn what_is_freed_while_its_shard_is_busy_is_freed_by_who_has_it_next() {
+    let arena = Arena::create(options(4096, 16)).expect("memory for a test");
+    let pool = Zfit::with_shards(Arc::new(arena), 1);
+    let handles: Vec<_> = (0..20).map(|_| pool.alloc(1000, TAG).unwrap()).collect();
+    let busy = pool.lock(0);
+    // None of these waits for the lock: this thread has it.
+    handles[..16].iter().for_each(|&slot| pool.free(slot, 1000));
+    drop(busy);
+    assert_eq!(pool.stats().objects, 4);
+    pool.check();
+    handles[16..].iter().for_each(|&slot| pool.free(slot, 1000));
+    assert_eq!(pool.stats().objects, 0);
+}
+
+#[test]
+#[should_panic(expected = "freed twice")]
+fn a_slot_that_is_freed_twice_while_its_shard_is_busy_is_noticed() {
+    let arena = Arena::create(options(4096, 16)).expect("memory for a test");
+    let pool = Zfit::with_shards(Arc::new(arena), 1);
+    let slot = pool.alloc(1000, TAG).unwrap();
+    let busy = pool.lock(0);
+    (0..2).for_each(|_| pool.free(slot, 1000));
+    drop(busy);
+    pool.stats();
+}
+
+#[test]
 fn a_region_that_could_not_be_emptied_is_not_tried_again() {
     let pool = pools(4096, 16, 1);
     let mut model = Model::new(&pool, Random::new(1));

@@ -58,8 +58,7 @@ impl Zpool for Zfit {
             Place::Whole(frame) => self.free_whole(frame, bytes),
             Place::Slot(region, _) => {
                 self.prefetch_word(handle);
-                self.lock(region.shard.into())
-                    .free_soon(&self.arena, handle.0, bytes);
+                self.shards[usize::from(region.shard)].free(&self.arena, handle.0, bytes);
             }
         }
     }
