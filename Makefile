@@ -24,6 +24,7 @@ BENCH_ARGS ?=
 PYTEST_ARGS ?=
 SECONDS ?= 60
 KILLS ?= 50
+HEIRS ?= 16
 SEED ?=
 
 .PHONY: help
@@ -54,6 +55,11 @@ fuzz: $(VENV)/.dependencies ## Send random requests to sessions for SECONDS=60
 .PHONY: churn
 churn: $(VENV)/.dependencies ## Run a million steps over every zpool at every frame size
 	CHURN_STEPS=1000000 cargo test --quiet --manifest-path rust/Cargo.toml --lib long_churn
+
+.PHONY: crashes
+crashes: $(VENV)/.dependencies ## Let a process die after each of its stores, and every HEIRS=16th heir too
+	CRASH_EVERYWHERE=$(HEIRS) cargo test --quiet --manifest-path rust/Cargo.toml --features testing \
+		--lib engine::tests::crash -- --nocapture
 
 .PHONY: kills
 kills: dev ## Kill servers KILLS=50 times under load and compare every page; SEED=...

@@ -13,7 +13,8 @@
 //! * reads take as long as the test wants: [`SimDevice::close_gate`].
 //!
 //! Not here: loss of power; a write that was acknowledged stays.
-//! Locking: one mutex around everything; a read that waits at the gate does not hold it.
+//! Locking: one mutex around everything; a read that waits at the gate does not hold it, nor does a
+//! write between two of its blocks.
 
 use std::io;
 use std::ops::Range;
@@ -72,6 +73,9 @@ struct State {
     error_rate_permille: u64,
     random: u64,
     writes: Vec<(u64, usize)>,
+    /// Blocks that were stored.
+    changes: u64,
+    before_block: fn(),
     gate_closed: bool,
     waiting: usize,
 }
@@ -99,6 +103,8 @@ impl SimDevice {
             error_rate_permille: 0,
             random: seed,
             writes: Vec::new(),
+            changes: 0,
+            before_block: || {},
             gate_closed: false,
             waiting: 0,
         };
@@ -126,7 +132,9 @@ impl SimDevice {
 
     /// Changes the bits of `mask` in one byte.
     pub fn flip(&self, at: usize, mask: u8) {
-        self.state().bytes[at] ^= mask;
+        let mut state = self.state();
+        state.changes += 1;
+        state.bytes[at] ^= mask;
     }
 
     /// Lets reads that touch this range fail, until [`heal`](Self::heal).
@@ -174,6 +182,31 @@ impl SimDevice {
     /// Operations so far.
     pub fn counts(&self) -> Counts {
         self.state().counts
+    }
+
+    /// Calls `watcher` before each block of a write is stored, on the writing thread.
+    pub fn watch_blocks(&self, watcher: fn()) {
+        self.state().before_block = watcher;
+    }
+
+    /// Blocks stored so far: as long as it stays the same, so does what lies on the device.
+    pub fn changes(&self) -> u64 {
+        self.state().changes
+    }
+
+    /// Stores blocks one after the other, every second time from the last to the first: the process may
+    /// die in between.
+    fn land(&self, bytes: &[u8], at: usize) {
+        let is_backwards = self.state().counts.writes.is_multiple_of(2);
+        let last = bytes.len() / BLOCK_BYTES - 1;
+        for number in 0..=last {
+            let from = if is_backwards { last - number } else { number } * BLOCK_BYTES;
+            let before_block = self.state().before_block;
+            before_block();
+            let mut state = self.state();
+            state.changes += 1;
+            state.bytes[at + from..][..BLOCK_BYTES].copy_from_slice(&bytes[from..][..BLOCK_BYTES]);
+        }
     }
 
     /// Offset and length of every write so far, in order.
@@ -225,17 +258,19 @@ impl State {
         now.or(unlucky.then_some(Fault::Fail))
     }
 
-    fn write(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+    /// Where the write lands; None: nowhere.
+    fn write(&mut self, bytes: &[u8], offset: u64) -> io::Result<Option<usize>> {
         self.counts.writes += 1;
         self.writes.push((offset, bytes.len()));
         let range = self.range(offset, bytes.len())?;
         let landing = match self.fault(Op::Write) {
             None => range,
-            Some(Fault::Lose) => return Ok(()),
+            Some(Fault::Lose) => return Ok(None),
             Some(Fault::Misdirect(elsewhere)) => self.range(elsewhere, bytes.len())?,
             Some(Fault::Short(part)) => {
                 let part = part.min(bytes.len());
                 self.bytes[range.start..range.start + part].copy_from_slice(&bytes[..part]);
+                self.changes += 1;
                 return Err(eio());
             }
             Some(Fault::Unsupported) => return Err(io::ErrorKind::Unsupported.into()),
@@ -247,8 +282,7 @@ impl State {
                 None => return Err(io::ErrorKind::StorageFull.into()),
             }
         }
-        self.bytes[landing].copy_from_slice(bytes);
-        Ok(())
+        Ok(Some(landing.start))
     }
 }
 
@@ -298,7 +332,11 @@ impl Device for SimDevice {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         assert_aligned(bytes.as_ptr());
-        self.state().write(bytes, offset)
+        let landing = self.state().write(bytes, offset)?;
+        if let Some(at) = landing {
+            self.land(bytes, at);
+        }
+        Ok(())
     }
 
     fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {
@@ -310,6 +348,7 @@ impl Device for SimDevice {
             Some(_) => return Err(eio()),
             None => {}
         }
+        state.changes += 1;
         state.bytes[range].fill(0);
         Ok(())
     }

@@ -165,9 +165,20 @@ impl Mapping {
     /// Copies `source` to `at`. The caller has sole use of the bytes there.
     pub fn store_bytes(&self, at: usize, source: &[u8]) {
         let target = self.at(at, source.len());
+        #[cfg(test)]
+        let (target, source) = self.store_half(at, target, source);
         // SAFETY: `at` asserts the bounds. Nobody else reads or writes these bytes meanwhile, and
         // `source` is not among them: both are the promise at the head of this file.
         unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), target, source.len()) }
+    }
+
+    /// Stores the first half, so that a test can see the process die in the middle; gives the rest.
+    #[cfg(test)]
+    fn store_half<'a>(&self, at: usize, target: *mut u8, source: &'a [u8]) -> (*mut u8, &'a [u8]) {
+        let (half, rest) = source.split_at(source.len() / 2);
+        // SAFETY: as for `store_bytes`, of which this is a part.
+        unsafe { std::ptr::copy_nonoverlapping(half.as_ptr(), target, half.len()) }
+        (self.at(at + half.len(), rest.len()), rest)
     }
 
     /// The 16-bit word at `at`, which is a multiple of 2.
@@ -323,7 +334,8 @@ pub mod watch {
         result
     }
 
-    pub(super) fn access() {
+    /// Something is about to be read or stored. Tests call it for a device's blocks, too.
+    pub fn access() {
         if let Some(mut watcher) = WATCHER.take() {
             watcher();
             WATCHER.set(Some(watcher));

@@ -49,7 +49,10 @@ struct Directory(PathBuf);
 
 impl Directory {
     fn new(name: &str) -> Directory {
-        let path = std::env::temp_dir().join(format!("nbdswap-{}-{name}", std::process::id()));
+        // A tmpfs, as in production, where there is one.
+        let parent = Some(PathBuf::from("/dev/shm")).filter(|path| path.is_dir());
+        let parent = parent.unwrap_or_else(std::env::temp_dir);
+        let path = parent.join(format!("nbdswap-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Directory(path)
     }
