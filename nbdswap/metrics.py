@@ -254,7 +254,10 @@ _STORE_GAUGES: list[tuple[str, str]] = [
     ("segments_free", "Segments that can be written."),
     ("over_budget", "1 if write-back waits because the bytes of the day are used up."),
     ("encrypted", "1 if what is written is encrypted."),
-    ("degraded", "1 if the last write failed: nothing is written back until one succeeds."),
+    ("degraded", "1 while writes fail: nothing is written back until one succeeds."),
+    ("out_of_space", "1 while they fail for want of space on the file system."),
+    ("segments_suspect", "Segments that could not be written; the last to be tried again."),
+    ("segments_broken", "Segments that could not be written twice: out of use."),
 ]
 _STORE_COUNTERS: list[tuple[str, str]] = [
     ("written_bytes", "Bytes written to the backing file."),

@@ -150,6 +150,10 @@ class StoreSnapshot(TypedDict):
     written_bytes: int
     read_bytes: int
     segments_free: int
+    segments_suspect: int
+    """Could not be written; tried once more when no other is free."""
+    segments_broken: int
+    """Could not be written then either: out of use until the server starts again."""
     segments_cleaned: int
     records_written: int
     records_read: int
@@ -177,7 +181,9 @@ class StoreSnapshot(TypedDict):
     fetch_races: int
     """Reads that found, back from the store, that their page had changed, and began again."""
     degraded: bool
-    """The last write failed: nothing is written back until one succeeds."""
+    """Writes fail: nothing is written back until one, tried now and then, succeeds."""
+    out_of_space: bool
+    """It is degraded for want of space on the file system, or of quota."""
     encrypted: bool
     """What is written is encrypted."""
     summary_errors: int

@@ -47,9 +47,14 @@ def _hints_of_core(core: CoreSnapshot) -> list[str]:
     hints = []
     pool, store = core["pool"], core["store"]
     if store is not None and store["degraded"]:
+        cure = (
+            "its file system is full; make room"
+            if store["out_of_space"]
+            else "look at the disk and at the kernel's log"
+        )
         hints.append(
-            f"the last write to {store['path']} failed: nothing is written back until one "
-            "succeeds; look at the disk and at the log"
+            f"{store['path']} cannot be written, so that nothing is written back: {cure}. It is "
+            "tried again by itself"
         )
     if store is not None and store["over_budget"]:
         hints.append(

@@ -20,7 +20,10 @@ PERIOD_S = 5.0
 TROUBLES = {
     "budget_used_up": "the bytes that may be written to the store are used up: "
     "nothing is written back until time allows more",
-    "store_fails": "the store cannot be written: nothing is written back until a write succeeds",
+    "store_fails": "the store cannot be written: nothing is written back until a write succeeds, "
+    "which is tried after a second and then ever less often, once a minute at last",
+    "store_out_of_space": "the file system of the backing file is full: nothing is written back "
+    "until there is room, which is tried every second",
     "pool_stuck": "the pool is full and nothing can be written back: writes are refused",
     "store_nearly_full": "the store is nearly full: when it is full, pages stay in the pool, "
     "and when that is full, writes are refused",
@@ -76,10 +79,11 @@ def troubles_of(core: CoreSnapshot, room: RoomSnapshot | None, before: Set[str])
     store = core["store"]
     found = {
         "budget_used_up": store is not None and store["over_budget"],
-        "store_fails": store is not None and store["degraded"],
         "pool_stuck": core["pool"]["is_stuck"],
     }
     if store is not None:
+        found["store_out_of_space"] = store["degraded"] and store["out_of_space"]
+        found["store_fails"] = store["degraded"] and not store["out_of_space"]
         was_so = "store_nearly_full" in before
         share = LIVE_ENDS if was_so else LIVE_BEGINS
         found["store_nearly_full"] = store["live_bytes"] > share * store["capacity_bytes"]

@@ -52,6 +52,12 @@ impl Error {
     pub fn io(what: &'static str, at: u64, source: io::Error) -> Self {
         Error::Io { what, at, source }
     }
+
+    /// Did the system refuse it for want of space on the device, or of quota?
+    pub fn is_out_of_space(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, Error::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
 }
 
 impl fmt::Display for Error {

@@ -26,7 +26,7 @@ EARLY_PAGES = 3072
 # And these find the disk full.
 LATE_PAGES = 3072
 NOTICED_WITHIN_S = 30.0
-OVER = "over trouble=store_fails"
+OVER = "over trouble=store_out_of_space"
 
 pytestmark = pytest.mark.only_nbdswap
 
@@ -124,7 +124,7 @@ def fill_and_free(running: Server, client: Client, ballast: Path) -> None:
     assert status["store"]["degraded"] is True
     assert status["pool"]["is_stuck"] is True
     assert errors_of(status) == {"write": {"ENOSPC": refused}}
-    for trouble in ("file_system_nearly_full", "store_fails", "pool_stuck"):
+    for trouble in ("file_system_nearly_full", "store_out_of_space", "pool_stuck"):
         begun = partial(events, running, "warning", f"trouble={trouble}")
         wait_until(begun, f"{trouble} is not told")
     assert any("may still grow" in hint for hint in running.status()["hints"])
@@ -143,6 +143,6 @@ def fill_and_free(running: Server, client: Client, ballast: Path) -> None:
     assert status["store"]["degraded"] is False
     assert {*errors_of(status)["write"]} == {"ENOSPC"}
     assert running.pages()["lost"] == 0
-    for trouble in ("store_fails", "pool_stuck"):
+    for trouble in ("store_out_of_space", "pool_stuck"):
         assert len(events(running, "warning", f"trouble={trouble}")) == 1
     assert len(events(running, OVER)) == 1

@@ -269,6 +269,8 @@ class FakeCore:
             "written_bytes": 3 << 20,
             "read_bytes": 12345,
             "segments_free": 6,
+            "segments_suspect": 3,
+            "segments_broken": 2,
             "segments_cleaned": 1,
             "records_written": 150,
             "records_read": 11,
@@ -287,6 +289,7 @@ class FakeCore:
             "discarded_bytes": 1 << 20,
             "fetch_races": 1,
             "degraded": False,
+            "out_of_space": False,
             "encrypted": spec.get("key_path") is not None or spec.get("make_key", False),
             "summary_errors": 4,
             "scrub": {

@@ -152,7 +152,7 @@ def test_hints_say_what_an_operator_should_act_on() -> None:
     core["store"]["degraded"] = core["store"]["over_budget"] = core["pool"]["is_stuck"] = True
     core["exports"][0]["pages"]["lost"] = 7
     failing, spent, stuck, lost = hints_of(snapshot)
-    assert failing.startswith("the last write to /s failed")
+    assert failing.startswith("/s cannot be written")
     assert "store.write_bytes_per_day_max" in spent
     assert "refused with ENOSPC" in stuck
     assert lost.startswith("export swap has lost 7 pages")

@@ -37,7 +37,11 @@ def test_each_trouble_is_found() -> None:
     assert troubles_of(snapshot, None, NONE) == {"budget_used_up"}
     snapshot["store"]["degraded"] = snapshot["pool"]["is_stuck"] = True
     snapshot["store"]["live_bytes"] = CAPACITY
-    assert troubles_of(snapshot, room(0.01, 0.5), NONE) == set(watch.TROUBLES)
+    all_but_one = set(watch.TROUBLES) - {"store_out_of_space"}
+    assert troubles_of(snapshot, room(0.01, 0.5), NONE) == all_but_one
+    snapshot["store"]["out_of_space"] = True
+    all_but_one = set(watch.TROUBLES) - {"store_fails"}
+    assert troubles_of(snapshot, room(0.01, 0.5), NONE) == all_but_one
     snapshot["store"] = None
     assert troubles_of(snapshot, None, NONE) == {"pool_stuck"}
 

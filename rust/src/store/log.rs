@@ -113,7 +113,13 @@ impl Store {
         self.form.cipher.is_some()
     }
 
-    /// Segments that a batch could take, those in reserve for cleaning included.
+    /// The device as a whole is in doubt, or not any more: while it is, a write that fails says
+    /// nothing against its segment.
+    pub fn set_device_in_doubt(&self, is_in_doubt: bool) {
+        self.segments.set_device_in_doubt(is_in_doubt);
+    }
+
+    /// Segments that a batch could take, those in reserve for cleaning included, suspect ones not.
     pub fn segments_free(&self) -> u32 {
         self.segments.free_count() as u32
     }
@@ -151,16 +157,21 @@ impl Store {
     /// Writes the batch as one segment. After it the records can be read and retained.
     ///
     /// On an error nothing of it counts as written, the records stay in the batch for the caller,
-    /// and the segment is not used again while there is another.
+    /// and the segment is not trusted any more (see `segment`), unless only space was missing.
     pub fn commit(&self, batch: &mut Batch) -> Result<()> {
         let at = self.geometry.start(batch.segment).offset();
         let bytes = batch.finish(self.segments.next_sequence());
         let written_bytes = bytes.len() as u64;
         if let Err(source) = self.device.write_at(bytes, at) {
             self.counters.write_errors.add(1);
-            self.segments.suspect(batch.segment);
+            let error = Error::io("write segment", at, source);
+            if error.is_out_of_space() {
+                self.segments.give_back(batch.segment);
+            } else {
+                self.segments.suspect(batch.segment);
+            }
             batch.state = State::Idle;
-            return Err(Error::io("write segment", at, source));
+            return Err(error);
         }
         self.segments
             .written(batch.segment, batch.sequence, batch.shape());
@@ -206,8 +217,9 @@ impl Store {
             live_bytes: census.live_bytes,
             segments_by_live_share: census.by_live_share,
             segments,
-            segments_free: census.free,
+            segments_free: census.free - census.broken,
             segments_suspect: census.suspect,
+            segments_broken: census.broken,
             segments_cleaned: self.segments.cleaned.get(),
             records_written: counters.records_written.get(),
             records_read: counters.records_read.get(),

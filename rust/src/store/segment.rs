@@ -5,6 +5,10 @@
 //! zero, be it the last release or the seal, is the one that frees it. So a segment whose records
 //! die while they are still being published is not freed under the publisher's feet.
 //!
+//! A segment that could not be written is suspect: it is taken again when there is no other, and if that
+//! write fails too it is broken and stays out of use. The next process that opens the file trusts all of
+//! them anew.
+//!
 //! Not here: what is in a segment (`layout`), I/O (`log`, `read`, `clean`).
 //! Locking: per-segment atomics for what every page operation touches, one mutex for the lists of
 //! free segments. It is a leaf: nothing is called while it is held.
@@ -56,6 +60,8 @@ struct Segment {
     cleaning: AtomicBool,
     /// Cleaning could not empty it; not named again while it holds what it holds.
     set_aside: AtomicBool,
+    /// Its last write failed.
+    failed: AtomicBool,
     /// While adopting: neither head nor tail verifies. Spares the next claim the search.
     unreadable: AtomicBool,
 }
@@ -68,6 +74,10 @@ struct Lists {
     freed: VecDeque<u32>,
     /// Their last write failed.
     suspect: VecDeque<u32>,
+    /// Their last two writes failed.
+    broken: Vec<u32>,
+    /// Writes fail everywhere: that one failed says nothing against its segment.
+    is_device_in_doubt: bool,
     /// Taken out of `freed` by [`Segments::take_freed`].
     discarding: u32,
     sequence_next: u64,
@@ -91,6 +101,8 @@ impl Segments {
             ready: room(),
             freed: room(),
             suspect: room(),
+            broken: Vec::with_capacity(count as usize),
+            is_device_in_doubt: false,
             discarding: 0,
             sequence_next: opens << SEQUENCE_BITS,
         };
@@ -144,21 +156,21 @@ impl Segments {
     /// Takes a free segment.
     pub fn take(&self, reason: Reason) -> Result<SegmentIndex> {
         let mut lists = self.lists();
-        let free = lists.ready.len() + lists.freed.len() + lists.suspect.len();
+        let free = lists.ready.len() + lists.freed.len();
         let spared = if reason == Reason::WriteBack {
             self.reserve as usize
         } else {
             0
         };
-        if free <= spared {
-            return Err(Error::StoreFull);
-        }
-        // One that was freed last spares the device a discard; a suspect is the last resort.
-        let number = (lists.freed.pop_back())
-            .or_else(|| lists.ready.pop_front())
-            .or_else(|| lists.suspect.pop_front());
-        let index = SegmentIndex(number.expect("the lists were counted"));
+        // One that was freed last spares the device a discard; a suspect is the last resort. It does
+        // not count for the reserve: cleaning must not depend on it.
+        let number = if free > spared {
+            lists.freed.pop_back().or_else(|| lists.ready.pop_front())
+        } else {
+            lists.suspect.pop_front()
+        };
         drop(lists);
+        let index = SegmentIndex(number.ok_or(Error::StoreFull)?);
 
         let segment = self.at(index);
         assert_eq!(
@@ -181,6 +193,7 @@ impl Segments {
             CREDIT,
             "{index:?} was not taken"
         );
+        segment.failed.store(false, Ordering::Relaxed);
         self.install(segment, sequence, shape);
     }
 
@@ -195,7 +208,18 @@ impl Segments {
     pub fn suspect(&self, index: SegmentIndex) {
         let live = self.at(index).live.swap(0, Ordering::AcqRel);
         assert_eq!(live, CREDIT, "{index:?} was not taken");
-        self.lists().suspect.push_back(index.0);
+        let has_failed = self.at(index).failed.swap(true, Ordering::Relaxed);
+        let mut lists = self.lists();
+        if has_failed && !lists.is_device_in_doubt {
+            lists.broken.push(index.0);
+        } else {
+            lists.suspect.push_back(index.0);
+        }
+    }
+
+    /// Do writes fail everywhere?
+    pub fn set_device_in_doubt(&self, is_in_doubt: bool) {
+        self.lists().is_device_in_doubt = is_in_doubt;
     }
 
     /// The segment was taken but not needed.
@@ -249,10 +273,10 @@ impl Segments {
         self.lists().freed.push_back(index.0);
     }
 
-    /// Segments that a batch could take, suspect ones included.
+    /// Segments that a batch could take, suspect ones not included.
     pub fn free_count(&self) -> usize {
         let lists = self.lists();
-        lists.ready.len() + lists.freed.len() + lists.suspect.len()
+        lists.ready.len() + lists.freed.len()
     }
 
     /// Sequence of the segment's present use, 0 when free.

@@ -17,10 +17,12 @@ pub struct StoreStats {
     pub segments_by_live_share: [u64; 10],
     /// Segments in the backing file.
     pub segments: u64,
-    /// Segments that can be written, the suspect ones and those in reserve for cleaning included.
+    /// Segments that may be written, the suspect ones and those in reserve for cleaning included.
     pub segments_free: u64,
-    /// Free segments whose last write failed; they are tried when nothing else is left.
+    /// Free segments whose last write failed; they are tried once more when nothing else is left.
     pub segments_suspect: u64,
+    /// Those that failed again: not used any more by this process.
+    pub segments_broken: u64,
     /// Segments that became free after [`victim`](super::Store::victim) named them.
     pub segments_cleaned: u64,
     /// Records in the segments that were written.

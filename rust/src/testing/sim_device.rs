@@ -8,6 +8,7 @@
 //! * a write is acknowledged and lands nowhere: [`Fault::Lose`];
 //! * the device is full after so many bytes written: [`SimDevice::set_room`];
 //! * a range cannot be read: [`SimDevice::break_range`];
+//! * a range cannot be written: [`SimDevice::break_writes`];
 //! * bytes change while they lie there: [`SimDevice::flip`];
 //! * operations fail by chance, from a seed: [`SimDevice::set_error_rate`];
 //! * reads take as long as the test wants: [`SimDevice::close_gate`].
@@ -69,6 +70,7 @@ struct State {
     /// Operations still to pass before the fault happens, counted per kind.
     faults: Vec<(Op, u64, Fault)>,
     broken: Vec<Range<u64>>,
+    broken_writes: Vec<Range<u64>>,
     room_bytes: Option<u64>,
     error_rate_permille: u64,
     random: u64,
@@ -99,6 +101,7 @@ impl SimDevice {
             counts: Counts::default(),
             faults: Vec::new(),
             broken: Vec::new(),
+            broken_writes: Vec::new(),
             room_bytes: None,
             error_rate_permille: 0,
             random: seed,
@@ -142,6 +145,11 @@ impl SimDevice {
         self.state().broken.push(range);
     }
 
+    /// Lets writes that touch this range fail, until [`heal`](Self::heal).
+    pub fn break_writes(&self, range: Range<u64>) {
+        self.state().broken_writes.push(range);
+    }
+
     /// Lets writes fail with ENOSPC once so many more bytes were written.
     pub fn set_room(&self, bytes: u64) {
         self.state().room_bytes = Some(bytes);
@@ -157,6 +165,7 @@ impl SimDevice {
         let mut state = self.state();
         state.faults.clear();
         state.broken.clear();
+        state.broken_writes.clear();
         state.room_bytes = None;
         state.error_rate_permille = 0;
     }
@@ -263,6 +272,9 @@ impl State {
         self.counts.writes += 1;
         self.writes.push((offset, bytes.len()));
         let range = self.range(offset, bytes.len())?;
+        if touches(&self.broken_writes, offset..offset + bytes.len() as u64) {
+            return Err(eio());
+        }
         let landing = match self.fault(Op::Write) {
             None => range,
             Some(Fault::Lose) => return Ok(None),
@@ -284,6 +296,12 @@ impl State {
         }
         Ok(Some(landing.start))
     }
+}
+
+fn touches(broken: &[Range<u64>], range: Range<u64>) -> bool {
+    broken
+        .iter()
+        .any(|bad| bad.start < range.end && range.start < bad.end)
 }
 
 fn eio() -> io::Error {
@@ -315,10 +333,7 @@ impl Device for SimDevice {
         }
         let range = state.range(offset, buffer.len())?;
         let end = offset + buffer.len() as u64;
-        let broken = state
-            .broken
-            .iter()
-            .any(|bad| bad.start < end && offset < bad.end);
+        let broken = touches(&state.broken, offset..end);
         match state.fault(Op::Read) {
             Some(Fault::Unsupported) => Err(io::ErrorKind::Unsupported.into()),
             Some(_) => Err(eio()),

@@ -13,7 +13,7 @@
 //!    write, and every page that nobody touched meanwhile is published at its new place (`streams`).
 //!
 //! Beside it, and in its measure, sparse segments are emptied (`cleaner`). All that is written comes out
-//! of a budget, if there is one (`budget`). In small shares, what lies in zpools that are not the
+//! of a budget, if there is one (`budget`), and nothing is while the device fails (`health`). In small shares, what lies in zpools that are not the
 //! current one moves there (`moving`). When nothing of that is to do, [`Writeback::scrub`] verifies what
 //! lies in the store (`scrub`).
 //!
@@ -22,6 +22,7 @@
 mod budget;
 mod cleaner;
 mod dispatch;
+mod health;
 mod moving;
 mod scrub;
 mod streams;
@@ -47,7 +48,7 @@ use moving::Moving;
 use scrub::Scrub;
 pub use scrub::ScrubStats;
 use streams::{Stream, Streams};
-use transfer::{FAILURES_MAX, Outcome, Transfer};
+use transfer::{Outcome, Transfer};
 use victims::{Victims, current};
 
 /// Holes are moved together when they are more than this share of what blocks hold: 1/16. Random
@@ -60,6 +61,9 @@ const LOOSE_SHARE_QUIET: u64 = 64;
 /// This share of the pool's frames may be free and stay in memory, so that a burst finds them: 1/256.
 const SPARE_SHARE: u32 = 256;
 
+/// Pieces of work until a batch is full, or holds all that there is: two, if nobody writes meanwhile.
+const PROBE_PIECES_MAX: u32 = 8;
+
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
@@ -69,7 +73,7 @@ pub enum Work {
     Idle,
     /// There is something to do that would disturb writers: call again when they may be gone.
     Later,
-    /// Writes are refused, and nothing can be done about it now: call again after a while.
+    /// Nothing can be done now, and time alone changes that: call again after a while.
     Blocked,
 }
 
@@ -92,8 +96,10 @@ pub struct WritebackStats {
     pub pages_moved: Counter,
     /// Segments that could not be written.
     pub segments_failed: Counter,
-    /// 1 while the last segment could not be written, else 0.
-    pub is_failing: Counter,
+    /// 1 while the device fails or is full, so that nothing is written but to try it again, else 0.
+    pub is_degraded: Counter,
+    /// 1 while it is so for want of space, else 0.
+    pub is_out_of_space: Counter,
     /// Times that the pool passed its high mark.
     pub high_mark_hits: Counter,
     /// Bytes that the budget allows now, as of the last step; `u64::MAX` without one.
@@ -174,10 +180,15 @@ impl Writeback {
             outflow.budget.fill(context.now);
         }
         let work = self.work(context, is_asked);
-        if let Some(outflow) = &mut self.outflow {
-            outflow.settle(context.stats);
+        let Some(outflow) = &mut self.outflow else {
+            return work;
+        };
+        outflow.settle(context.stats);
+        match work {
+            // It is tried again when it is time to, whether or not somebody writes.
+            Work::Idle if outflow.streams.health().is_degraded() => Work::Blocked,
+            work => work,
         }
-        work
     }
 
     fn work(&mut self, context: &Context<'_>, is_asked: bool) -> Work {
@@ -290,8 +301,11 @@ impl Writeback {
         if store.tidy() {
             return Some(Work::More);
         }
-        let may_clean =
-            outflow.budget.is_ample() && outflow.budget.allows(store.segment_bytes().into());
+        let allows = outflow.may_write(context, store);
+        if outflow.streams.health().is_degraded() {
+            return (allows && outflow.probe(context, store)).then_some(Work::More);
+        }
+        let may_clean = allows && outflow.budget.is_ample();
         let Outflow {
             cleaner, streams, ..
         } = outflow;
@@ -319,18 +333,38 @@ impl Outflow {
             context.stats.budget_waits.add(1);
         }
         context.stats.is_over_budget.set(is_over_budget.into());
+        let may_write = self.may_write(context, store);
         // What has landed may have been all that there was, and is room: nobody is stuck.
         let mut is_landed = false;
-        if self.streams.is_written() || is_over_budget {
+        if self.streams.is_written() || !may_write {
             is_landed = self.streams.land(context, store);
-            if is_over_budget {
+            if !may_write {
                 return is_landed;
             }
         }
         let did = self.write_or_clean(context, store, excess_bytes) || is_landed;
         // What is under way may be the room that is wanted.
         did || self.streams.is_under_way()
-            && (self.streams.land(context, store) || self.streams.failures() < FAILURES_MAX)
+            && (self.streams.land(context, store) || !self.streams.health().is_degraded())
+    }
+
+    /// Do budget and device allow a segment to be written?
+    fn may_write(&self, context: &Context<'_>, store: &Store) -> bool {
+        self.budget.allows(store.segment_bytes().into())
+            && self.streams.health().allows(context.now)
+    }
+
+    /// Sends a batch of the oldest objects although the pool is below its marks, to see whether a
+    /// device that failed can be written again. False: there is nothing to write, or no place for it.
+    fn probe(&mut self, context: &Context<'_>, store: &Store) -> bool {
+        for _ in 0..PROBE_PIECES_MAX {
+            if self.transfer(context, store, 0, None) != Outcome::Did(0) {
+                break;
+            }
+        }
+        self.victims.clear();
+        self.streams.abandon(context, store);
+        self.streams.has_sent()
     }
 
     fn write_or_clean(&mut self, context: &Context<'_>, store: &Store, excess_bytes: u64) -> bool {
@@ -365,7 +399,7 @@ impl Outflow {
     fn make_segment(&mut self, context: &Context<'_>, store: &Store, excess_bytes: u64) -> bool {
         if self.streams.is_under_way() {
             // It may have emptied some.
-            return self.streams.land(context, store) || self.streams.failures() < FAILURES_MAX;
+            return self.streams.land(context, store) || !self.streams.health().is_degraded();
         }
         let (cleaner, streams) = (&mut self.cleaner, &mut self.streams);
         if cleaner.piece(context, store, streams, Need::Now) {

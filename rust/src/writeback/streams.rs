@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use super::Context;
 use super::dispatch::Dispatch;
+use super::health::Health;
 use super::victims::Victim;
 use crate::codec::CodecId;
 use crate::error::Result;
@@ -97,8 +98,7 @@ pub(super) struct Streams {
     leaving_bytes: u64,
     /// The pages in all of them.
     pages: HashSet<u32, BuildHasherDefault<DefaultHasher>>,
-    /// Segments in a row that could not be written.
-    failures: u32,
+    health: Health,
     /// Bytes that the device was given since they were asked for.
     written_bytes: u64,
 }
@@ -120,7 +120,7 @@ impl Streams {
             under_way: None,
             leaving_bytes: 0,
             pages,
-            failures: 0,
+            health: Health::default(),
             written_bytes: 0,
         }
     }
@@ -291,24 +291,35 @@ impl Streams {
         for entry in &open.entries {
             self.pages.remove(&entry.page.0);
         }
-        context.stats.is_failing.set(result.is_err().into());
+        match &result {
+            Ok(()) => self.health.wrote(),
+            Err(error) => self.health.failed(context.now, error.is_out_of_space()),
+        }
+        let (is_degraded, is_out_of_space) =
+            (self.health.is_degraded(), self.health.is_out_of_space());
+        store.set_device_in_doubt(is_degraded);
+        context.stats.is_degraded.set(is_degraded.into());
+        context.stats.is_out_of_space.set(is_out_of_space.into());
         if result.is_ok() {
-            self.failures = 0;
             for entry in open.entries.drain(..) {
                 publish(context, store, &entry);
             }
             store.seal(&mut open.batch);
         } else {
-            self.failures += 1;
             context.stats.segments_failed.add(1);
             take_back(context, store, &mut open.entries);
         }
         self.spares.push(open);
     }
 
-    /// Segments in a row that could not be written.
-    pub(super) fn failures(&self) -> u32 {
-        self.failures
+    /// What is known of the device.
+    pub(super) fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Was something sent since [`take_written_bytes`](Self::take_written_bytes)?
+    pub(super) fn has_sent(&self) -> bool {
+        self.written_bytes > 0
     }
 
     /// Bytes that the device was given since the last call, those of failed writes too.

@@ -13,10 +13,6 @@ use crate::store::Store;
 use crate::tiers::Tiers;
 use crate::zpool::Zpool;
 
-/// After so many segments in a row that could not be written, each at another place, the device is
-/// failing: writes that find no room are refused until a later attempt succeeds.
-pub(super) const FAILURES_MAX: u32 = 3;
-
 /// What one piece of write-back came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -99,12 +95,12 @@ fn send(
 ) -> Outcome {
     let bytes = streams.batch(stream).written_bytes();
     streams.send(context, store, stream);
-    if streams.failures() > 0 {
+    if streams.health().has_failed() {
         victims.clear();
     }
-    if streams.failures() < FAILURES_MAX {
-        Outcome::Did(bytes)
-    } else {
+    if streams.health().is_degraded() {
         Outcome::Nothing
+    } else {
+        Outcome::Did(bytes)
     }
 }

@@ -5,7 +5,7 @@ use super::*;
 use crate::testing::sim_device::{Fault, Op};
 
 /// A run with most pages in the store and none changing any more.
-fn mostly_stored(seed: u64) -> Run {
+pub(super) fn mostly_stored(seed: u64) -> Run {
     let mut run = Run::new(
         Setup {
             pool_bytes_max: 256 << 10,
@@ -43,7 +43,7 @@ impl Run {
     }
 
     /// Every page is right or an error; how many were errors.
-    fn count_errors(&mut self) -> u64 {
+    pub(super) fn count_errors(&mut self) -> u64 {
         let mut errors = 0;
         for index in 0..PAGES {
             match self.read(PageId(index)) {
@@ -114,6 +114,7 @@ fn a_full_device_refuses_writes_at_once_and_keeps_every_page() {
     assert!(run.engine.snapshot().pool.is_stuck);
     // Space that comes back is noticed without a restart.
     run.sim().heal();
+    run.now += Duration::from_secs(1);
     assert_eq!(run.step(), Work::More);
     assert!(run.write_noise(PageId(0)));
     assert_eq!(run.count_errors(), 0);

@@ -2,6 +2,7 @@
 
 mod cleaning;
 mod crash;
+mod degraded;
 mod faults;
 mod opening;
 mod quiet;

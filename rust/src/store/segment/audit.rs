@@ -8,6 +8,7 @@ use super::{CREDIT, Segments};
 pub(in super::super) struct Census {
     pub free: u64,
     pub suspect: u64,
+    pub broken: u64,
     pub live_bytes: u64,
     /// Written segments by the tenth of a segment that lives in them.
     pub by_live_share: [u64; 10],
@@ -26,10 +27,14 @@ impl Segments {
             let tenth = u64::from(live) * 10 / u64::from(segment_bytes);
             by_live_share[tenth.min(9) as usize] += 1;
         }
+        let lists = self.lists();
+        let (suspect, broken) = (lists.suspect.len() as u64, lists.broken.len() as u64);
+        drop(lists);
         Census {
+            suspect,
+            broken,
             by_live_share,
             free: lives().filter(|live| *live == 0).count() as u64,
-            suspect: self.lists().suspect.len() as u64,
             live_bytes: lives().map(|live| u64::from(live & !CREDIT)).sum(),
         }
     }
@@ -38,7 +43,8 @@ impl Segments {
     pub fn check(&self) {
         let lists = self.lists();
         let mut listed = vec![false; self.all.len()];
-        for number in lists.ready.iter().chain(&lists.freed).chain(&lists.suspect) {
+        let distrusted = lists.suspect.iter().chain(&lists.broken);
+        for number in lists.ready.iter().chain(&lists.freed).chain(distrusted) {
             assert!(!listed[*number as usize], "segment {number} is free twice");
             listed[*number as usize] = true;
         }

@@ -282,7 +282,7 @@ impl Run {
         used.sort_unstable();
         used.dedup();
         assert_eq!(
-            stats.segments - stats.segments_free,
+            stats.segments - stats.segments_free - stats.segments_broken,
             used.len() as u64,
             "{}",
             self.place()
