@@ -24,6 +24,7 @@ BENCH_ARGS ?=
 PYTEST_ARGS ?=
 SECONDS ?= 60
 KILLS ?= 50
+MINUTES ?= 20
 HEIRS ?= 16
 SEED ?=
 
@@ -65,6 +66,10 @@ crashes: $(VENV)/.dependencies ## Let a process die after each of its stores, an
 kills: dev ## Kill servers KILLS=50 times under load and compare every page; SEED=...
 	$(BIN)/python -m tests.kills --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
+.PHONY: soak
+soak: dev ## Load a server for MINUTES=20 while all happens to it that may, and print a table; SEED=...
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
 .PHONY: guest
 guest: dev ## Run the long forms of the guest test (20 minutes)
 	$(BIN)/pytest tests/guest --long $(PYTEST_ARGS)
@@ -78,7 +83,7 @@ lint: dev ## Check style, types and the extension's stub
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy -p tests.support -p tests.interop -p tests.guest -p tests.kills -m tests.conftest
+	$(BIN)/mypy -p tests.support -p tests.interop -p tests.guest -p tests.kills -p tests.soak -m tests.conftest
 	$(BIN)/python -m mypy.stubtest nbdswap._core
 	for manifest in $(RUST_MANIFESTS); do \
 		cargo fmt --check --manifest-path "$$manifest"; \

@@ -181,14 +181,17 @@ class Lives:
         """Kills a server soon after it has mapped the memory; how far it had got."""
         adoptions = self._adoptions()
         took_s = adoptions[-1][1] / 1000 if adoptions else 0.01
-        delay_s = self._rng.uniform(0, took_s)
-        self._server.launch()
-        maps = Path(f"/proc/{self._server.pid}/maps")
-        memory = f"{self._server.memory_directory}/"
-        deadline_s = time.monotonic() + MOMENT_TIMEOUT_S
-        while memory not in maps.read_text():
-            assert self._server.running.running, self._server.running.log_text
-            assert time.monotonic() < deadline_s, "it never mapped the memory"
-        time.sleep(delay_s)
-        self._server.kill()
+        kill_while_starting(self._server, self._rng.uniform(0, took_s))
         return "after it" if len(self._adoptions()) > len(adoptions) else "in it"
+
+
+def kill_while_starting(server: Server, delay_s: float) -> None:
+    """Starts a server and kills it so long after it has mapped the memory."""
+    server.launch()
+    maps = Path(f"/proc/{server.pid}/maps")
+    deadline_s = time.monotonic() + MOMENT_TIMEOUT_S
+    while f"{server.memory_directory}/" not in maps.read_text():
+        assert server.running.running, server.running.log_text
+        assert time.monotonic() < deadline_s, "it never mapped the memory"
+    time.sleep(delay_s)
+    server.kill()

@@ -109,6 +109,11 @@ class Server:
         self.launch(settings)
         self.running.wait_until_ready()
 
+    def configure(self, settings: ServerSettings) -> None:
+        """Writes the configuration for the next upgrade or start. Only a start heeds new flags."""
+        self.settings = settings
+        self._write_config()
+
     def launch(self, settings: ServerSettings | None = None) -> None:
         """Starts the process and does not wait."""
         self.settings = settings or self.settings

@@ -1,0 +1,1 @@
+"""Load, faults and kills for many minutes."""
