@@ -255,6 +255,7 @@ _STORE_GAUGES: list[tuple[str, str]] = [
     ("over_budget", "1 if write-back waits because the bytes of the day are used up."),
     ("encrypted", "1 if what is written is encrypted."),
     ("degraded", "1 while writes fail: nothing is written back until one succeeds."),
+    ("silent", "1 while the device does not answer: stored pages cannot be read."),
     ("out_of_space", "1 while they fail for want of space on the file system."),
     ("segments_suspect", "Segments that could not be written; the last to be tried again."),
     ("segments_broken", "Segments that could not be written twice: out of use."),

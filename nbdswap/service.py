@@ -144,6 +144,13 @@ class Service:
             self._engine.close(forget=not self._adopted and not self._ready)
             return
         self._incidents.close()
+        store = self._engine.snapshot()["store"]
+        if store is not None and store["silent"]:
+            log.error(
+                "the backing file does not answer: this process ends when the kernel lets it go, "
+                "and no other server can have the file before",
+                path=store["path"],
+            )
         state, forget = after_stop(self._state, self._config, self._engine.snapshot())
         self._engine.close(forget=forget)
         if forget:

@@ -182,6 +182,8 @@ class StoreSnapshot(TypedDict):
     """Reads that found, back from the store, that their page had changed, and began again."""
     degraded: bool
     """Writes fail: nothing is written back until one, tried now and then, succeeds."""
+    silent: bool
+    """The device has not answered for as long as a request may wait."""
     out_of_space: bool
     """It is degraded for want of space on the file system, or of quota."""
     encrypted: bool

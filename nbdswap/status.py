@@ -46,6 +46,11 @@ def _hints_of_troubles(snapshot: Snapshot) -> list[str]:
 def _hints_of_core(core: CoreSnapshot) -> list[str]:
     hints = []
     pool, store = core["pool"], core["store"]
+    if store is not None and store["silent"]:
+        hints.append(
+            f"{store['path']} does not answer: pages in it cannot be read until it does; look at "
+            "the disk and at the kernel's log"
+        )
     if store is not None and store["degraded"]:
         cure = (
             "its file system is full; make room"

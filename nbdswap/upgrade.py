@@ -137,6 +137,10 @@ class Upgrader:
     async def _check(self) -> str:
         if self._parts.obstacle:
             raise UpgradeError(self._parts.obstacle)
+        store = self._parts.engine.snapshot()["store"]
+        if store is not None and store["silent"]:
+            # Replacing the program ends its threads, which the kernel does not let go.
+            raise UpgradeError(f"{store['path']} does not answer; try again when it does")
         # A child by vfork and not by the event loop, which would copy the page table.
         version = await asyncio.to_thread(self._program.check, self._parts.predecessor)
         log.info("upgrading", program=self._program.path, version=version, before=__version__)

@@ -22,6 +22,8 @@ TROUBLES = {
     "nothing is written back until time allows more",
     "store_fails": "the store cannot be written: nothing is written back until a write succeeds, "
     "which is tried after a second and then ever less often, once a minute at last",
+    "store_silent": "the backing file does not answer: reads of stored pages fail at once, and so "
+    "do writes that find no room in the pool, until it does",
     "store_out_of_space": "the file system of the backing file is full: nothing is written back "
     "until there is room, which is tried every second",
     "pool_stuck": "the pool is full and nothing can be written back: writes are refused",
@@ -83,6 +85,7 @@ def troubles_of(core: CoreSnapshot, room: RoomSnapshot | None, before: Set[str])
     }
     if store is not None:
         found["store_out_of_space"] = store["degraded"] and store["out_of_space"]
+        found["store_silent"] = store["silent"]
         found["store_fails"] = store["degraded"] and not store["out_of_space"]
         was_so = "store_nearly_full" in before
         share = LIVE_ENDS if was_so else LIVE_BEGINS

@@ -1,16 +1,18 @@
 //! The threads that do background work: one steps while there is work, scrubs when there is none, and
-//! sleeps at the bell; the other writes to the store what the first one sends there.
+//! sleeps at the bell; one writes to the store what the first one sends there; one watches whether the
+//! device answers, since the other two wait for it.
 //!
 //! Not here: what a step does (`writeback`). Locking: none beyond the engine's and the bell's.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::engine::{Engine, Heard};
-use crate::worker::STACK_BYTES;
+use crate::engine::{Engine, Heard, Observer};
+use crate::worker::{END_PATIENCE, STACK_BYTES, ended_by};
 use crate::writeback::Work;
 
 /// How long writers must be silent before their holes are moved together.
@@ -19,13 +21,21 @@ const QUIET: Duration = Duration::from_millis(100);
 /// How long a store that could not take anything is left alone.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The running threads; they stop when dropped.
+/// How often the device is looked at in the time after which it is called silent.
+const LOOKS: u32 = 8;
+
+/// The running threads; they stop when dropped. One that the device does not give back is left behind,
+/// with the engine, which it uses.
 pub struct Background {
     engine: Arc<Engine>,
     is_stopping: Arc<AtomicBool>,
     started: Instant,
     stepper: Thread,
     writer: Thread,
+    watcher: Thread,
+    /// Its end ends the watcher.
+    is_watched: Option<Sender<()>>,
+    patience: Duration,
 }
 
 /// A thread and the kernel's number of it.
@@ -52,8 +62,10 @@ impl Thread {
         })
     }
 
-    fn join(&mut self) {
+    /// Waits for its end, until then at most.
+    fn join(&mut self, until: Instant) {
         if let Some(handle) = self.handle.take()
+            && ended_by(&handle, until)
             && handle.join().is_err()
         {
             eprintln!("nbdswap: a background thread panicked; its message is above");
@@ -63,15 +75,26 @@ impl Thread {
 
 impl Background {
     /// Starts the threads. `space_changed` is called after every piece of work, and when nothing more
-    /// can be done: writes that wait for room look again.
+    /// can be done: writes that wait for room look again. A device that gives no answer for `patience`
+    /// is called silent; see [`Engine::observe`].
     ///
     /// # Errors
     /// The system's, if it gives no thread.
     pub fn start(
         engine: Arc<Engine>,
-        space_changed: impl Fn() + Send + 'static,
+        patience: Duration,
+        space_changed: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Background> {
+        let space_changed = Arc::new(space_changed);
         let is_stopping = Arc::new(AtomicBool::new(false));
+        let started = Instant::now();
+        // Ends by itself if another one cannot be started.
+        let (is_watched, end) = channel();
+        let watcher = Thread::start("nbdswap-watch", {
+            let engine = Arc::clone(&engine);
+            let space_changed = Arc::clone(&space_changed);
+            move || watch(&engine, started, patience, &end, &*space_changed)
+        })?;
         let writer = Thread::start("nbdswap-write", {
             let engine = Arc::clone(&engine);
             engine.dispatch().open();
@@ -79,10 +102,10 @@ impl Background {
         });
         // Without a thread that serves, batches are written by the one that steps.
         let writer = writer.inspect_err(|_| engine.dispatch().close())?;
-        let started = Instant::now();
         let stepper = Thread::start("nbdswap-back", {
             let (engine, is_stopping) = (Arc::clone(&engine), Arc::clone(&is_stopping));
-            move || step_until(&engine, started, &is_stopping, &space_changed)
+            let space_changed = Arc::clone(&space_changed);
+            move || step_until(&engine, started, &is_stopping, &*space_changed)
         });
         let stepper = stepper.inspect_err(|_| engine.dispatch().close())?;
         Ok(Background {
@@ -91,6 +114,9 @@ impl Background {
             started,
             stepper,
             writer,
+            watcher,
+            is_watched: Some(is_watched),
+            patience,
         })
     }
 
@@ -100,8 +126,8 @@ impl Background {
     }
 
     /// The kernel's numbers of the threads, 0 until they run.
-    pub fn thread_ids(&self) -> [i32; 2] {
-        [&self.stepper, &self.writer].map(|thread| thread.id.load(Ordering::Acquire))
+    pub fn thread_ids(&self) -> [i32; 3] {
+        [&self.stepper, &self.writer, &self.watcher].map(|thread| thread.id.load(Ordering::Acquire))
     }
 }
 
@@ -136,6 +162,22 @@ fn step_until(
     }
 }
 
+/// Watches the device until the other end of `end` is gone.
+fn watch(
+    engine: &Engine,
+    started: Instant,
+    patience: Duration,
+    end: &Receiver<()>,
+    space_changed: &impl Fn(),
+) {
+    let mut observer = Observer::new(patience);
+    while end.recv_timeout(patience / LOOKS) == Err(RecvTimeoutError::Timeout) {
+        if engine.observe(&mut observer, started.elapsed()) {
+            space_changed();
+        }
+    }
+}
+
 /// Waits for work and scrubs meanwhile.
 fn scrub_until_heard(engine: &Engine, started: Instant) -> Heard {
     loop {
@@ -152,8 +194,11 @@ impl Drop for Background {
         self.is_stopping.store(true, Ordering::Release);
         self.engine.bell().ring();
         // The stepper first: it may wait for a batch that the writer has.
-        self.stepper.join();
+        let until = Instant::now() + self.patience.min(END_PATIENCE);
+        self.stepper.join(until);
         self.engine.dispatch().close();
-        self.writer.join();
+        self.writer.join(until);
+        self.is_watched = None;
+        self.watcher.join(until);
     }
 }

@@ -16,6 +16,8 @@ pub enum Error {
     StoreFull,
     /// The newest bytes of the page are not held any more (state of an older generation): NBD EIO.
     Lost,
+    /// The page is in the store, and the device has not answered for too long: NBD EIO.
+    Silent,
     /// Bytes that were read are not the bytes that were written: NBD EIO.
     Corrupt {
         /// What was checked, for example "record checksum".
@@ -66,6 +68,7 @@ impl fmt::Display for Error {
             Error::PoolFull => write!(f, "the pool is full"),
             Error::StoreFull => write!(f, "the backing file is full"),
             Error::Lost => write!(f, "the page was lost with an older generation of the state"),
+            Error::Silent => write!(f, "the backing file does not answer"),
             Error::Corrupt {
                 what,
                 at,

@@ -3,7 +3,7 @@
 //! Not here: which place a page gets (`engine`), when it moves on (`writeback`).
 //! Locking: the callers hold the page; see `table`.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use crate::age::Clock;
 use crate::page::PageId;
@@ -51,6 +51,9 @@ pub struct Tiers {
     /// Bytes of a page.
     pub page_bytes: usize,
     pressure: AtomicU8,
+    /// The device does not answer reads; writes.
+    are_reads_silent: AtomicBool,
+    are_writes_silent: AtomicBool,
 }
 
 impl Tiers {
@@ -74,6 +77,8 @@ impl Tiers {
             first_pages,
             page_bytes,
             pressure,
+            are_reads_silent: AtomicBool::new(false),
+            are_writes_silent: AtomicBool::new(false),
         }
     }
 
@@ -110,8 +115,12 @@ impl Tiers {
         u64::from(arena.used_frames()) * arena.frame_bytes() as u64 >= self.marks.high_bytes
     }
 
-    /// How the pool stands.
+    /// How the pool stands. Write-back cannot say that it is stuck while it waits for a device that
+    /// does not answer.
     pub fn pressure(&self) -> Pressure {
+        if self.is_silent() {
+            return Pressure::Stuck;
+        }
         match self.pressure.load(Ordering::Acquire) {
             0 => Pressure::Calm,
             1 => Pressure::Working,
@@ -122,6 +131,23 @@ impl Tiers {
     /// Write-back says how the pool stands.
     pub fn set_pressure(&self, pressure: Pressure) {
         self.pressure.store(pressure as u8, Ordering::Release);
+    }
+
+    /// Whether the device answers reads and writes. True: that has changed.
+    pub fn set_silent(&self, reads: bool, writes: bool) -> bool {
+        let reads_before = self.are_reads_silent.swap(reads, Ordering::AcqRel);
+        let writes_before = self.are_writes_silent.swap(writes, Ordering::AcqRel);
+        (reads_before, writes_before) != (reads, writes)
+    }
+
+    /// Does the device not answer reads?
+    pub fn are_reads_silent(&self) -> bool {
+        self.are_reads_silent.load(Ordering::Acquire)
+    }
+
+    /// Does the device not answer in one direction or both?
+    pub fn is_silent(&self) -> bool {
+        self.are_reads_silent() || self.are_writes_silent.load(Ordering::Acquire)
     }
 
     /// Walks table, pool and store and panics where they contradict each other. For tests: nothing

@@ -343,10 +343,14 @@ fn run(zpool: &str, codec: &str, error_permille: u64, switches: bool, seed: u64)
     };
     device.set_error_rate(error_permille);
     let space = Arc::clone(&world.space);
-    let background = Background::start(Arc::clone(&world.engine), move || {
-        *space.turn.lock().unwrap() += 1;
-        space.changed.notify_all();
-    });
+    let background = Background::start(
+        Arc::clone(&world.engine),
+        Duration::from_secs(60),
+        move || {
+            *space.turn.lock().unwrap() += 1;
+            space.changed.notify_all();
+        },
+    );
     let background = background.expect("a thread");
     std::thread::scope(|scope| {
         for number in 0..THREADS {

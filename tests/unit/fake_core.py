@@ -43,6 +43,7 @@ class FakeCore:
         self.attached_to: dict[int, str] = {}
         self.refuses_attach = False
         self.pages: dict[str, dict[str, int]] = {}
+        self.store_is_silent = False
         self.write_budget_left_bytes: int | None = 1 << 30
         self.former_objects = {"zsmalloc": 8}
         self.incidents: list[Incident] = []
@@ -289,6 +290,7 @@ class FakeCore:
             "discarded_bytes": 1 << 20,
             "fetch_races": 1,
             "degraded": False,
+            "silent": self.store_is_silent,
             "out_of_space": False,
             "encrypted": spec.get("key_path") is not None or spec.get("make_key", False),
             "summary_errors": 4,

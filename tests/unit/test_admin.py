@@ -150,8 +150,10 @@ def test_hints_say_what_an_operator_should_act_on() -> None:
     core: CoreSnapshot = snapshot.core
     assert core["store"] is not None
     core["store"]["degraded"] = core["store"]["over_budget"] = core["pool"]["is_stuck"] = True
+    core["store"]["silent"] = True
     core["exports"][0]["pages"]["lost"] = 7
-    failing, spent, stuck, lost = hints_of(snapshot)
+    silent, failing, spent, stuck, lost = hints_of(snapshot)
+    assert silent.startswith("/s does not answer")
     assert failing.startswith("/s cannot be written")
     assert "store.write_bytes_per_day_max" in spent
     assert "refused with ENOSPC" in stuck

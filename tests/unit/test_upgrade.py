@@ -208,6 +208,19 @@ def test_a_request_that_waits_for_the_store_calls_it_off(serving: Serving) -> No
     scenario(serving, act)
 
 
+def test_a_disk_that_does_not_answer_would_keep_the_old_program(serving: Serving) -> None:
+    serving.core.store_is_silent = True
+
+    async def act() -> None:
+        attempt = Attempt()
+        reason = await try_upgrade(serving, attempt)
+        assert reason.endswith("does not answer; try again when it does")
+        assert not attempt.descriptors
+        assert len(serving.core.connections) == 2
+
+    scenario(serving, act)
+
+
 def test_memory_of_the_program_alone_cannot_be_taken_over(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:

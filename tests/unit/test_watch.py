@@ -36,6 +36,7 @@ def test_each_trouble_is_found() -> None:
     snapshot["store"]["over_budget"] = True
     assert troubles_of(snapshot, None, NONE) == {"budget_used_up"}
     snapshot["store"]["degraded"] = snapshot["pool"]["is_stuck"] = True
+    snapshot["store"]["silent"] = True
     snapshot["store"]["live_bytes"] = CAPACITY
     all_but_one = set(watch.TROUBLES) - {"store_out_of_space"}
     assert troubles_of(snapshot, room(0.01, 0.5), NONE) == all_but_one

@@ -12,6 +12,7 @@ mod fetch;
 mod header;
 mod lane;
 mod open;
+mod silence;
 mod snapshot;
 mod switch;
 
@@ -27,6 +28,7 @@ pub use bell::{Bell, Heard};
 pub use fetch::{FETCH_BATCH_MAX, Fetch, ReaderLane, StorePlace, Ticket};
 pub use lane::Lane;
 pub use open::{Backing, EngineOptions, ExportOptions, OpenReport, StoreSource};
+pub use silence::Observer;
 pub use snapshot::{ExportSnapshot, PoolSnapshot, Snapshot};
 use switch::CodecSwitch;
 
@@ -167,7 +169,8 @@ impl Engine {
     /// Reads a page into `out`, which is as long as a page.
     ///
     /// # Errors
-    /// [`Error::Lost`] for a page of an older life, [`Error::Corrupt`] where memory was damaged.
+    /// [`Error::Lost`] for a page of an older life, [`Error::Corrupt`] where memory was damaged,
+    /// [`Error::Silent`] for a stored page while the device does not answer.
     pub fn read(&self, lane: &mut Lane, page: PageId, out: &mut [u8]) -> Result<Read> {
         let guard = self.tiers.table.lock(page);
         let read = self.load(lane, &guard, out)?;
@@ -215,6 +218,8 @@ impl Engine {
                 }
                 Tier::of(word).expect("it is in the pool")
             }
+            // Behind those who wait for it there is nothing to be had but one more who waits.
+            Place::Store(_) if self.tiers.are_reads_silent() => return Err(Error::Silent),
             Place::Store(_) => {
                 return Ok(Read::Fetch(
                     self.store_place(word).expect("it is in the store"),

@@ -65,6 +65,8 @@ pub struct Snapshot<'a> {
     pub pool: PoolSnapshot,
     /// The store, if there is one.
     pub store: Option<StoreStats>,
+    /// Its device does not answer.
+    pub is_store_silent: bool,
     /// Write-back.
     pub writeback: &'a WritebackStats,
     /// Bytes of the page table that are in use.
@@ -129,6 +131,7 @@ impl Engine {
                 classes,
             },
             store: self.tiers.store.as_ref().map(crate::store::Store::stats),
+            is_store_silent: self.tiers.is_silent(),
             writeback: &self.writeback_stats,
             table_bytes: self.tiers.table.resident_bytes(),
             reject_pool_full: sum(&|lane| lane.reject_pool_full.get()),

@@ -148,9 +148,10 @@ impl Core {
             let workers = Workers::start(engine, running.options).map_err(to_python)?;
             let workers = Arc::new(workers);
             let waiting = Arc::clone(&workers);
-            running.background = Some(Background::start(Arc::clone(&running.engine), move || {
-                waiting.space_available();
-            })?);
+            let patience = running.options.request_timeout;
+            let announce = move || waiting.space_available();
+            let background = Background::start(Arc::clone(&running.engine), patience, announce);
+            running.background = Some(background?);
             running.workers = Some(workers);
             Ok(())
         })

@@ -18,6 +18,7 @@ pub(super) fn errno_of(error: &Error) -> Errno {
     match error {
         Error::PoolFull | Error::StoreFull => Errno::NoSpace,
         Error::Lost
+        | Error::Silent
         | Error::Corrupt { .. }
         | Error::Io { .. }
         | Error::Foreign { .. }

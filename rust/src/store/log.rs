@@ -8,6 +8,7 @@
 //! Locking: see `segment`. Each thread that writes has its own [`Batch`].
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
@@ -19,6 +20,7 @@ use super::geometry::{Geometry, Location};
 use super::layout::{Entry, RECORDS_MAX};
 use super::segment::{Reason, Segments};
 use super::stats::{Counters, StoreStats};
+use super::traffic::Lines;
 
 /// A record as its reader knows it: what must be found, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +61,8 @@ impl RecordRef {
 /// The packed log on one device.
 pub struct Store {
     pub(super) device: Box<dyn Device>,
+    /// What is under way to the device.
+    pub(super) lines: Arc<Lines>,
     /// Of the file behind the device, if it is one.
     pub(super) descriptor: Option<OwnedFd>,
     pub(super) geometry: Geometry,
@@ -111,6 +115,11 @@ impl Store {
     /// Is what it writes encrypted?
     pub fn is_encrypted(&self) -> bool {
         self.form.cipher.is_some()
+    }
+
+    /// What is under way to the device.
+    pub fn lines(&self) -> &Lines {
+        &self.lines
     }
 
     /// The device as a whole is in doubt, or not any more: while it is, a write that fails says

@@ -33,6 +33,7 @@ mod stats;
 mod superblock;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 pub use batch::Batch;
 pub use buffer::AlignedBuffer;
@@ -47,3 +48,4 @@ pub use open::StoreOptions;
 pub use read::{READ_BYTES_MAX, ReadBuffer};
 pub use segment::{Candidates, Choice, Reason};
 pub use stats::StoreStats;
+pub use traffic::{Lines, Silence};

@@ -227,6 +227,7 @@ fn open_offline(
     let geometry = Geometry::new(device.len(), superblock.segment_bytes, 1)?;
     Ok(Store {
         device,
+        lines: Arc::default(),
         geometry,
         form: Form {
             key: superblock.key,

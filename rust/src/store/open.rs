@@ -22,6 +22,7 @@ use super::log::Store;
 use super::segment::{OPENS_MAX, Segments};
 use super::stats::Counters;
 use super::superblock::{Seal, Superblock};
+use super::traffic::{CountedDevice, Lines};
 
 /// How much of both ends of a device must be zero before it counts as empty. Known file systems,
 /// volume managers and partition tables leave a mark in one of the two.
@@ -162,12 +163,14 @@ impl Store {
             },
             matches!(content, Content::Blank),
         )?;
+        let lines = Arc::<Lines>::default();
         let segments = Segments::new(geometry.segments, reserve_segments, opens);
         if !options.adopt {
             segments.list_free(matches!(content, Content::Ours(_)));
         }
         Ok(Store {
-            device,
+            device: Box::new(CountedDevice::new(device, Arc::clone(&lines))),
+            lines,
             descriptor: None,
             geometry,
             form: Form { key, cipher },

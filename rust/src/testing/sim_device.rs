@@ -11,7 +11,8 @@
 //! * a range cannot be written: [`SimDevice::break_writes`];
 //! * bytes change while they lie there: [`SimDevice::flip`];
 //! * operations fail by chance, from a seed: [`SimDevice::set_error_rate`];
-//! * reads take as long as the test wants: [`SimDevice::close_gate`].
+//! * reads, or writes and discards, take as long as the test wants: [`SimDevice::close_gate`],
+//!   [`SimDevice::close_write_gate`].
 //!
 //! Not here: loss of power; a write that was acknowledged stays.
 //! Locking: one mutex around everything; a read that waits at the gate does not hold it, nor does a
@@ -79,6 +80,7 @@ struct State {
     changes: u64,
     before_block: fn(),
     gate_closed: bool,
+    write_gate_closed: bool,
     waiting: usize,
 }
 
@@ -109,12 +111,29 @@ impl SimDevice {
             changes: 0,
             before_block: || {},
             gate_closed: false,
+            write_gate_closed: false,
             waiting: 0,
         };
         SimDevice {
             state: Mutex::new(state),
             gate: Condvar::new(),
         }
+    }
+
+    /// Waits while a gate is closed.
+    fn pass<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        is_closed: impl Fn(&State) -> bool,
+    ) -> MutexGuard<'a, State> {
+        if is_closed(&state) {
+            state.waiting += 1;
+            self.gate.notify_all();
+            let waited = self.gate.wait_while(state, |state| is_closed(state));
+            state = waited.unwrap_or_else(PoisonError::into_inner);
+            state.waiting -= 1;
+        }
+        state
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -175,13 +194,20 @@ impl SimDevice {
         self.state().gate_closed = true;
     }
 
-    /// Lets all waiting reads go on.
+    /// Lets writes and discards wait until [`open_gate`](Self::open_gate).
+    pub fn close_write_gate(&self) {
+        self.state().write_gate_closed = true;
+    }
+
+    /// Lets all that waits go on.
     pub fn open_gate(&self) {
-        self.state().gate_closed = false;
+        let mut state = self.state();
+        (state.gate_closed, state.write_gate_closed) = (false, false);
+        drop(state);
         self.gate.notify_all();
     }
 
-    /// Returns once `reads` reads wait at the gate.
+    /// Returns once so many operations wait at the gates.
     pub fn wait_for_waiting(&self, reads: usize) {
         let state = self.state();
         let reached = self.gate.wait_while(state, |state| state.waiting < reads);
@@ -324,13 +350,7 @@ impl Device for SimDevice {
         assert_aligned(buffer.as_ptr());
         let mut state = self.state();
         state.counts.reads += 1;
-        if state.gate_closed {
-            state.waiting += 1;
-            self.gate.notify_all();
-            let waited = self.gate.wait_while(state, |state| state.gate_closed);
-            state = waited.unwrap_or_else(PoisonError::into_inner);
-            state.waiting -= 1;
-        }
+        state = self.pass(state, |state| state.gate_closed);
         let range = state.range(offset, buffer.len())?;
         let end = offset + buffer.len() as u64;
         let broken = touches(&state.broken, offset..end);
@@ -347,7 +367,9 @@ impl Device for SimDevice {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         assert_aligned(bytes.as_ptr());
-        let landing = self.state().write(bytes, offset)?;
+        let mut state = self.pass(self.state(), |state| state.write_gate_closed);
+        let landing = state.write(bytes, offset)?;
+        drop(state);
         if let Some(at) = landing {
             self.land(bytes, at);
         }
@@ -355,7 +377,7 @@ impl Device for SimDevice {
     }
 
     fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {
-        let mut state = self.state();
+        let mut state = self.pass(self.state(), |state| state.write_gate_closed);
         state.counts.discards += 1;
         let range = state.range(offset, bytes as usize)?;
         match state.fault(Op::Discard) {

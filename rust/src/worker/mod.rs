@@ -45,6 +45,10 @@ use thread::Worker;
 pub const STACK_BYTES: usize = 512 << 10;
 /// Fetches that one worker may have in flight.
 const BOXES: usize = 256;
+/// How long threads that may wait for the device have to end, at most.
+pub const END_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked whether a thread has ended.
+const END_LOOK: Duration = Duration::from_millis(1);
 /// Replies that were promised before a stop have this long to leave after its deadline.
 const DETACH_GRACE: Duration = Duration::from_secs(1);
 
@@ -126,7 +130,7 @@ impl<P: Pages> Workers<P> {
         let ports: Vec<Arc<Port>> = (0..options.workers)
             .map(|_| Port::new(BOXES + 2 * options.connections_max).map(Arc::new))
             .collect::<Result<_>>()?;
-        let readers = Readers::start(&pages, options.readers, BOXES * options.workers, &ports)?;
+        let readers = Readers::start(&pages, options, BOXES * options.workers, &ports)?;
         let mut workers = Workers {
             pages,
             threads: Vec::with_capacity(options.workers),
@@ -319,6 +323,20 @@ impl<P: Pages> Drop for Workers<P> {
         }
         self.readers.stop();
     }
+}
+
+/// Has the thread ended by then? One that has not waits for a device that does not answer, and there is
+/// no way to get it back: the caller leaves it behind, and this says so.
+pub fn ended_by(thread: &JoinHandle<()>, until: Instant) -> bool {
+    while !thread.is_finished() {
+        if Instant::now() >= until {
+            let name = thread.thread().name().unwrap_or("unnamed");
+            eprintln!("nbdswap: the backing file does not answer: left thread {name} behind");
+            return false;
+        }
+        std::thread::park_timeout(END_LOOK);
+    }
+    true
 }
 
 /// Starts a named thread and learns the kernel's number of it.

@@ -5,10 +5,11 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::port::{Message, Port};
 use super::shared::lock;
-use super::spawn;
+use super::{END_PATIENCE, WorkersOptions, ended_by, spawn};
 use crate::error::Result;
 use crate::session::Pages;
 use crate::session::boxes::FetchBox;
@@ -73,14 +74,16 @@ impl FetchQueue {
 pub(super) struct Readers {
     queue: Arc<FetchQueue>,
     threads: Vec<(JoinHandle<()>, i32)>,
+    /// How long the threads may take to end.
+    patience: Duration,
 }
 
 impl Readers {
-    /// Starts `count` threads that give what they read back to `ports`; never more than
-    /// `fetches` are with them.
+    /// Starts threads that give what they read back to `ports`; never more than `fetches` are with
+    /// them.
     pub(super) fn start<P: Pages>(
         pages: &Arc<P>,
-        count: usize,
+        options: WorkersOptions,
         fetches: usize,
         ports: &[Arc<Port>],
     ) -> Result<Self> {
@@ -91,13 +94,14 @@ impl Readers {
         let queue = Arc::new(FetchQueue {
             state: Mutex::new(state),
             filled: Condvar::new(),
-            readers: count,
+            readers: options.readers,
         });
         let mut readers = Readers {
             queue: queue.clone(),
-            threads: Vec::with_capacity(count),
+            threads: Vec::with_capacity(options.readers),
+            patience: options.request_timeout.min(END_PATIENCE),
         };
-        for index in 0..count {
+        for index in 0..options.readers {
             let (pages, queue, ports) = (pages.clone(), queue.clone(), ports.to_vec());
             let read = move || run(&*pages, &queue, &ports);
             readers
@@ -117,13 +121,17 @@ impl Readers {
         self.threads.iter().map(|(_, tid)| *tid)
     }
 
-    /// Ends the threads; fetches that still wait are dropped with the queue.
+    /// Ends the threads, but for those that the device does not give back: they keep what they use.
+    /// Fetches that still wait are dropped with the queue.
     pub(super) fn stop(&mut self) {
         lock(&self.queue.state).stopped = true;
         self.queue.filled.notify_all();
+        let until = Instant::now() + self.patience;
         for (thread, _) in self.threads.drain(..) {
-            // A reader that panicked has said so; there is nobody to tell here.
-            let _ = thread.join();
+            if ended_by(&thread, until) {
+                // A reader that panicked has said so; there is nobody to tell here.
+                let _ = thread.join();
+            }
         }
     }
 }

@@ -10,4 +10,5 @@ mod client;
 mod greedy;
 mod model;
 mod rig;
+mod silent;
 mod slow;

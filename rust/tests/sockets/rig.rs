@@ -33,6 +33,11 @@ pub struct Rig {
 
 impl Rig {
     pub fn new(workers: usize, request_timeout: Duration) -> Rig {
+        Rig::with_patience(workers, request_timeout, 3 * PATIENCE)
+    }
+
+    /// One that calls a device silent after `patience`.
+    pub fn with_patience(workers: usize, request_timeout: Duration, patience: Duration) -> Rig {
         let device = Arc::new(SimDevice::new(4 << 20, 1));
         let (engine, _) = Engine::open(options(device.clone())).expect("the options are good");
         let engine = Arc::new(engine);
@@ -48,7 +53,8 @@ impl Rig {
             let workers = workers.clone();
             move || workers.space_available()
         };
-        let background = Background::start(engine.clone(), announce).expect("a thread starts");
+        let background =
+            Background::start(engine.clone(), patience, announce).expect("threads start");
         Rig {
             background: Some(background),
             workers,

@@ -8,31 +8,37 @@ use nbdswap_core::wire::*;
 use crate::client::Client;
 use crate::rig::{PAGE, PATIENCE, Rig};
 
-const EIO: u32 = 5;
-const ENOSPC: u32 = 28;
-const PAGES: u32 = 200;
+pub const EIO: u32 = 5;
+pub const ENOSPC: u32 = 28;
+pub const PAGES: u32 = 200;
 
 /// The noise that page `page` holds after [`fill`].
-fn noise(page: u32) -> Vec<u8> {
+pub fn noise(page: u32) -> Vec<u8> {
     let mut random = Random::new(page.into());
     (0..PAGE / 8)
         .flat_map(|_| random.bits().to_le_bytes())
         .collect()
 }
 
-fn at(page: u32) -> u64 {
+pub fn at(page: u32) -> u64 {
     u64::from(page) * PAGE as u64
 }
 
-/// Fills the first export with noise, most of which has to go to the store; then nothing moves.
-fn filled(request_timeout: Duration) -> (Rig, Client) {
-    let mut rig = Rig::new(1, request_timeout);
+/// Fills the first export with noise, most of which has to go to the store.
+pub fn fill(rig: &Rig) -> Client {
     let mut client = rig.connect(0, false, false);
     for page in 0..PAGES {
         client.write(at(page), &noise(page));
     }
-    rig.stop_background();
     assert!(rig.stored_pages() > u64::from(PAGES) / 2);
+    client
+}
+
+/// A rig that is filled, and nothing moves.
+fn filled(request_timeout: Duration) -> (Rig, Client) {
+    let mut rig = Rig::new(1, request_timeout);
+    let client = fill(&rig);
+    rig.stop_background();
     (rig, client)
 }
 
@@ -42,7 +48,7 @@ fn stored_page(rig: &Rig) -> u32 {
         .expect("most are")
 }
 
-fn pooled_pages(rig: &Rig) -> impl Iterator<Item = u32> {
+pub fn pooled_pages(rig: &Rig) -> impl Iterator<Item = u32> {
     (0..PAGES).filter(|page| !rig.is_stored(*page))
 }
 

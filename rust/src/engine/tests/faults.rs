@@ -39,6 +39,10 @@ impl Run {
     }
 
     pub(super) fn sim(&self) -> &SimDevice {
+        self.sim_shared()
+    }
+
+    pub(super) fn sim_shared(&self) -> &Arc<SimDevice> {
         self.device.as_ref().expect("this setup has a store")
     }
 

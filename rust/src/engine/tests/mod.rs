@@ -8,6 +8,7 @@ mod opening;
 mod quiet;
 mod room;
 mod scrub;
+mod silence;
 mod switching;
 mod wear;
 
