@@ -1,10 +1,14 @@
-"""How long clients wait while the server is replaced: python bench/upgrade.py --pool 256M --pool 1G
+"""How long the next program takes to take over, in an upgrade and after a kill.
+
+    python bench/upgrade.py --pool 256M --pool 1G --upgrades 5 --kills 5
 
 For each size a server is started and its pool filled with real pages (bench/pages), each written
 to a place of its own. Then one connection keeps 16 random reads of 4 KiB in flight, compares every
 page, and the server is upgraded several times. Printed for each upgrade: the longest that any
 request took, the pause that the server measured itself, and from its log how long it took to adopt
-the memory. No store: every page is in the pool.
+the memory. Then it is killed with SIGKILL and started again, several times: how long the adoption
+took, and how long it was from the start of the program to "ready". At the end every page is read.
+No store: every page is in the pool.
 """
 
 from __future__ import annotations
@@ -44,6 +48,8 @@ class Server:
 
     process: subprocess.Popen[bytes]
     directory: Path
+    ready_s: float
+    """From the start of the program on."""
 
     @property
     def admin(self) -> UnixAddress:
@@ -66,12 +72,13 @@ def start(directory: Path, memory_dir: Path, pool_bytes: int) -> Server:
     command = [str(Path(sys.executable).parent / "nbdswap"), "serve", "-c", "config.yaml"]
     command += ["--unix", "nbd", "--admin", "unix:admin", "--state-dir", "state", "--store", "none"]
     command += [f"--export=swap={8 * pool_bytes}", f"--pool-size={pool_bytes}"]
-    with (directory / "log").open("wb") as log:
+    began_s = time.monotonic()
+    with (directory / "log").open("ab") as log:
         process = subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE, stderr=log)
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith(b"ready"):
-            return Server(process, directory)
+            return Server(process, directory, time.monotonic() - began_s)
     raise SystemExit((directory / "log").read_text())
 
 
@@ -86,6 +93,16 @@ async def fill(server: Server, client: Client, pages: list[bytes], pool_bytes: i
         pool = (await asyncio.to_thread(admin_client.ask, server.admin))["pool"]
         if pool["block_bytes"] > FULL * pool_bytes:
             return count
+
+
+@dataclass(frozen=True, slots=True)
+class Upgraded:
+    """What the upgrades came to."""
+
+    pages: int
+    """That were written before."""
+    results: list[tuple[float, float]]
+    """Longest request and the server's own pause of each, seconds."""
 
 
 class Readers:
@@ -108,8 +125,8 @@ class Readers:
                 raise SystemExit(f"page {index} is wrong")
 
 
-async def measure(server: Server, pool_bytes: int, upgrades: int) -> list[tuple[float, float]]:
-    """Longest request and the server's own pause of each upgrade, seconds."""
+async def measure(server: Server, pool_bytes: int, upgrades: int) -> Upgraded:
+    """Fills the pool and upgrades the server under reads."""
     pages, results = real_pages(), []
     async with await connect(str(server.directory / "nbd"), "swap") as client:
         count = await fill(server, client, pages, pool_bytes)
@@ -125,33 +142,59 @@ async def measure(server: Server, pool_bytes: int, upgrades: int) -> list[tuple[
                 upgraded = await asyncio.to_thread(admin_client.upgrade, server.admin)
                 results.append((readers.longest_s, upgraded.pause_s))
             readers.stopping = True
-    return results
+    return Upgraded(count, results)
 
 
-def run(pool_bytes: int, upgrades: int) -> None:
+async def check_all(server: Server, count: int) -> None:
+    pages = real_pages()
+    async with await connect(str(server.directory / "nbd"), "swap") as client:
+        for first in range(0, count, WRITE_PAGES):
+            data = await client.read(first * PAGE_BYTES, WRITE_PAGES * PAGE_BYTES)
+            run = [pages[index % len(pages)] for index in range(first, first + WRITE_PAGES)]
+            if data != b"".join(run):
+                raise SystemExit(f"one of the pages from {first} on is wrong")
+
+
+def run(pool_bytes: int, upgrades: int, kills: int) -> None:
     directories = [
         Path(tempfile.mkdtemp(prefix="nbdswap-bench.", dir=parent))
         for parent in (None, MEMORY_PARENT)
     ]
-    directory, memory_dir = directories
-    server = start(directory, memory_dir, pool_bytes)
+    server = start(*directories, pool_bytes)
     try:
         print(f"pool of {pool_bytes >> 20} MiB")
-        results = asyncio.run(measure(server, pool_bytes, upgrades))
+        done = asyncio.run(measure(server, pool_bytes, upgrades))
         adopted = re.findall(r"adopted the memory .* pages=(\d+) ms=(\d+)", server.log)
-        for (longest_s, pause_s), (adopted_pages, adopt_ms) in zip(results, adopted, strict=True):
+        for (longest_s, pause_s), (pages, adopt_ms) in zip(done.results, adopted, strict=True):
             print(
                 f"longest request {longest_s * 1000:5.0f} ms, pause {pause_s * 1000:5.0f} ms, "
-                f"of which {adopt_ms} ms to adopt {adopted_pages} pages"
+                f"of which {adopt_ms} ms to adopt {pages} pages"
             )
-        for what, column in (("longest request", 0), ("pause", 1)):
-            values = [result[column] * 1000 for result in results]
-            print(f"{what}: median {statistics.median(values):.0f} ms, most {max(values):.0f} ms")
+        for what, column in (("longest request", 0), ("pause", 1)) if upgrades else ():
+            report(what, [result[column] * 1000 for result in done.results])
+        ready_ms = []
+        for _ in range(kills):
+            server.process.kill()
+            server.process.wait()
+            server = start(*directories, pool_bytes)
+            ready_ms.append(server.ready_s * 1000)
+        adopted = re.findall(r"adopted the memory .* pages=(\d+) ms=(\d+)", server.log)[upgrades:]
+        for (pages, adopt_ms), ready in zip(adopted, ready_ms, strict=True):
+            print(f"killed: {adopt_ms} ms to adopt {pages} pages, ready after {ready:.0f} ms")
+        if kills:
+            report("adoption after a kill", [float(ms) for _, ms in adopted])
+            report("from start to ready", ready_ms)
+            asyncio.run(check_all(server, done.pages))
+            print("every page is right")
     finally:
         server.process.terminate()
         server.process.wait()
         for each in directories:
             shutil.rmtree(each)
+
+
+def report(what: str, values_ms: list[float]) -> None:
+    print(f"{what}: median {statistics.median(values_ms):.0f} ms, most {max(values_ms):.0f} ms")
 
 
 def main() -> None:
@@ -160,9 +203,10 @@ def main() -> None:
     )
     parser.add_argument("--pool", action="append", help="size of the pool; repeatable")
     parser.add_argument("--upgrades", type=int, default=5)
+    parser.add_argument("--kills", type=int, default=5)
     arguments = parser.parse_args()
     for size in arguments.pool or ["256M", "1G"]:
-        run(parse_size(size), arguments.upgrades)
+        run(parse_size(size), arguments.upgrades, arguments.kills)
 
 
 if __name__ == "__main__":

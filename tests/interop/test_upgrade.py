@@ -12,6 +12,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ from tests.conftest import ServerFactory
 from tests.support.load import Load, check_all
 from tests.support.model import Pages
 from tests.support.pages import MIB, PAGE_BYTES, make_data, make_distinct_page
-from tests.support.rawnbd import Command, RawClient, encode_request
+from tests.support.rawnbd import Command, RawClient, dial, encode_request, greet
 from tests.support.servers import EXPORT, Server
 from tests.support.tools import require
 
@@ -203,6 +204,64 @@ def test_who_connects_meanwhile_is_served_by_the_next_program(server: ServerFact
         assert served > 0
 
     asyncio.run(asyncio.wait_for(scenario(), TIMEOUT_S))
+
+
+def test_sockets_of_a_service_manager_go_on(server: ServerFactory, rng: random.Random) -> None:
+    """It holds them open, too: who connects while no server runs waits for the next one."""
+    running = server(start=False, size_bytes=PAGES * PAGE_BYTES, pool_bytes=2 * MIB)
+    pages = Pages(rng, PAGES)
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        socket.socket(socket.AF_UNIX) as unix,
+        socket.create_server(("127.0.0.1", running.port)) as tcp,
+    ):
+        manager.bind(str(running.directory / "notify"))
+        manager.settimeout(TIMEOUT_S)
+        unix.bind(str(running.unix_path))
+        unix.listen()
+
+        def start() -> None:
+            running.launch_activated((unix, tcp), running.directory / "notify")
+            running.running.wait_until_ready()
+            assert manager.recv(1000).startswith(b"READY=1\n")
+
+        async def serve_and_upgrade() -> None:
+            over_tcp = ("127.0.0.1", running.port)
+            clients = [
+                await connect(address, EXPORT) for address in (str(running.unix_path), over_tcp)
+            ]
+            load = Load(clients, pages, rng, tasks=TASKS)
+            async with asyncio.timeout(TIMEOUT_S), asyncio.TaskGroup() as tasks:
+                tasks.create_task(load.run())
+                for _ in range(3):
+                    await load.pass_requests(REQUESTS)
+                    await asyncio.to_thread(upgrade, running)
+                    assert manager.recv(1000).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+                    assert manager.recv(1000).startswith(b"READY=1\n")
+                    # New clients are served as well.
+                    for address in (str(running.unix_path), over_tcp):
+                        async with await connect(address, EXPORT) as newcomer:
+                            await newcomer.flush()
+                await load.pass_requests(REQUESTS)
+                load.is_ending = True
+                os.kill(running.pid, signal.SIGKILL)
+            for client in clients:
+                await client.close()
+
+        start()
+        asyncio.run(serve_and_upgrade())
+        running.kill()
+        with dial(running.unix_path) as early:
+            start()
+            greet(early)
+
+        async def check() -> None:
+            async with await connect(str(running.unix_path), EXPORT) as client:
+                assert await check_all(client, pages) > PAGES // 3
+
+        asyncio.run(check())
+        assert running.pages()["lost"] == 0
+        running.stop()
 
 
 # ---------------------------------------------------------------- upgrades that are not done

@@ -44,6 +44,7 @@ class ServerProcess:
     ) -> None:
         self._log = log
         self._ready = threading.Event()
+        self._is_ready = False
         self._stopped = False
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(
@@ -67,6 +68,7 @@ class ServerProcess:
                 if ready_prefix is not None and line.decode(errors="replace").startswith(
                     ready_prefix
                 ):
+                    self._is_ready = True
                     self._ready.set()
         self._ready.set()  # The end of the output ends the waiting too.
 
@@ -86,7 +88,7 @@ class ServerProcess:
     def wait_until_ready(self) -> None:
         """Returns when the ready line was printed; raises if the server ended or is too slow."""
         in_time = self._ready.wait(READY_TIMEOUT_S)
-        if not in_time or not self.running:
+        if not self._is_ready or not self.running:
             state = "ended" if in_time else f"said nothing for {READY_TIMEOUT_S:.0f} s"
             self.kill()
             raise ServerFailedError(f"the server {state} before it was ready:\n{self.log_text}")

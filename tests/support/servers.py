@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,9 @@ UPGRADE_TIMEOUT_S = 60.0
 # A tmpfs, as the servers of users have for pool and table.
 _MEMORY_PARENT = Path("/dev/shm")
 
-# Gives nbdkit one unix and one TCP listener at once, which only socket activation can, and makes
-# "ready" a matter of course: both sockets listen before it starts.
-_ACTIVATE = """
+# Starts a program with a unix and a TCP listener, as a service manager does. nbdkit has no other
+# way to have both; for it "ready" is a matter of course: both listen before it starts.
+ACTIVATE = """
 import os, sys
 for target, source in zip((3, 4), [os.dup(int(fd)) for fd in sys.argv[1:3]]):
     os.dup2(source, target)
@@ -119,14 +119,25 @@ class Server:
         self.settings = settings or self.settings
         self.process = self._launch_nbdkit() if self.kind == "nbdkit" else self._launch_nbdswap()
 
-    def _launch_nbdswap(self) -> ServerProcess:
+    def launch_activated(self, sockets: Sequence[socket.socket], notify: Path) -> None:
+        """Starts nbdswap as a service manager does: with a unix and a TCP socket that listen."""
+        descriptors = [listener.fileno() for listener in sockets]
+        self.process = ServerProcess(
+            [sys.executable, "-c", ACTIVATE, *map(str, descriptors), *self.command(listen=False)],
+            log=self.directory / "log",
+            ready_prefix="ready ",
+            pass_fds=descriptors,
+            environment={"NOTIFY_SOCKET": str(notify)},
+        )
+
+    def command(self, *, listen: bool = True) -> list[str]:
+        """What starts nbdswap; writes its configuration. `listen`: no sockets are passed in."""
         settings = self.settings
-        command = [
+        return [
             *([str(settings.program)] if settings.program else nbdswap_command()),
             "serve",
             f"--config={self._write_config()}",
-            f"--unix={self.unix_path}",
-            f"--listen=127.0.0.1:{self.port}",
+            *([f"--unix={self.unix_path}", f"--listen=127.0.0.1:{self.port}"] if listen else []),
             f"--export={EXPORT}={settings.size_bytes}",
             f"--pool-size={settings.pool_bytes}",
             f"--store={self.store_path if settings.store else 'none'}",
@@ -134,7 +145,9 @@ class Server:
             f"--admin=unix:{self.admin_path}",
             *settings.arguments,
         ]
-        return ServerProcess(command, log=self.directory / "log", ready_prefix="ready")
+
+    def _launch_nbdswap(self) -> ServerProcess:
+        return ServerProcess(self.command(), log=self.directory / "log", ready_prefix="ready")
 
     def _write_config(self) -> Path:
         """A file with the settings that have no flag."""
@@ -160,7 +173,7 @@ class Server:
             unix.listen(64)
             descriptors = (unix.fileno(), tcp.fileno())
             nbdkit = ["nbdkit", "--foreground", "memory", str(self.settings.size_bytes)]
-            command = [sys.executable, "-c", _ACTIVATE, *map(str, descriptors), *nbdkit]
+            command = [sys.executable, "-c", ACTIVATE, *map(str, descriptors), *nbdkit]
             return ServerProcess(
                 command, log=self.directory / "log", ready_prefix="ready", pass_fds=descriptors
             )
