@@ -51,6 +51,11 @@ impl Store {
         self.geometry.start(segment)
     }
 
+    /// The segment around a place.
+    pub fn segment(&self, location: Location) -> SegmentIndex {
+        self.geometry.segment(location)
+    }
+
     /// As [`set_aside`](Self::set_aside), for the segment around `location`.
     pub fn set_aside_at(&self, location: Location) {
         self.set_aside(self.geometry.segment(location));

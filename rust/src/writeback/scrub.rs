@@ -5,6 +5,9 @@
 //! an error anyway, and now the operator hears of it first. What the device does not give is named and
 //! left alone, since a later read may get it.
 //!
+//! A segment says itself what lies in it. If that does not account for all that lives there, since its
+//! write was lost, or landed elsewhere, or cannot be read, the page table is asked instead.
+//!
 //! A rate paces the pieces, by the time that the caller says it is. Time that went by without a piece
 //! is not made up for: a scrub after a busy hour is as slow as any. A pass begins a day after the one
 //! before began, at the earliest.
@@ -19,6 +22,7 @@ use crate::incident::{Fault, Finder};
 use crate::page::PageId;
 use crate::stats::Counter;
 use crate::store::{ReadBuffer, RecordRef, SegmentIndex, Store};
+use crate::table::Place;
 
 /// A piece reads records that span at most this; a disk does it in well under a millisecond.
 const PIECE_BYTES: u64 = 64 << 10;
@@ -132,15 +136,48 @@ impl Scrub {
                 continue;
             }
             let records = &mut self.records;
-            // What a block that cannot be read hides is found when it is asked for. A summary that
-            // does not verify is counted by the store.
+            // What a block that cannot be read hides is missing then. A summary that does not verify
+            // is counted by the store.
             let _ = store.segment_records(segment, &mut self.buffer, &mut |record| {
                 if is_current(context, &record) {
                     records.push(record);
                 }
             });
+            let listed = records
+                .iter()
+                .map(|record| store.record_bytes(record.bytes));
+            if listed.sum::<u32>() < store.segment_live_bytes(segment) {
+                self.list_by_table(context, store, segment);
+            }
             return;
         }
+    }
+
+    /// Lists what lives in a segment by a walk over all pages.
+    fn list_by_table(&mut self, context: &Context<'_>, store: &Store, segment: SegmentIndex) {
+        let table = &context.tiers.table;
+        let records = &mut self.records;
+        records.clear();
+        let mut rest = 0..table.pages() as u32;
+        while let Some(part) = table.touched_in(rest.clone()) {
+            rest.start = part.end;
+            for page in part {
+                let Place::Store(object) = table.peek(PageId(page)).place() else {
+                    continue;
+                };
+                // More than fit there are not of one moment: the next pass sees the others.
+                if store.segment(object.at) == segment && records.len() < store.records_max() {
+                    records.push(RecordRef {
+                        page,
+                        codec: object.codec as u8,
+                        bytes: object.bytes as u32,
+                        location: object.at,
+                        sequence: store.sequence(object.at),
+                    });
+                }
+            }
+        }
+        records.sort_unstable_by_key(|record| record.location);
     }
 
     /// Verifies the next records that lie together.

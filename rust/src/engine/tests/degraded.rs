@@ -7,7 +7,7 @@ use crate::testing::sim_device::{Fault, Op};
 
 impl Run {
     /// Lets background work go on for so long with nobody asking for anything, as the thread would.
-    fn let_pass(&mut self, time: Duration) {
+    pub(super) fn let_pass(&mut self, time: Duration) {
         let end = self.now + time;
         while self.now < end {
             if self.step() != Work::More {
@@ -16,7 +16,7 @@ impl Run {
         }
     }
 
-    fn is_degraded(&self) -> bool {
+    pub(super) fn is_degraded(&self) -> bool {
         self.engine.snapshot().writeback.is_degraded.get() != 0
     }
 
@@ -25,7 +25,7 @@ impl Run {
     }
 
     /// Writes to all pages; how many were refused.
-    fn write_all(&mut self) -> u32 {
+    pub(super) fn write_all(&mut self) -> u32 {
         let refused = (0..PAGES).filter(|page| !self.write_noise(PageId(*page)));
         refused.count() as u32
     }

@@ -4,6 +4,7 @@ mod cleaning;
 mod crash;
 mod degraded;
 mod faults;
+mod matrix;
 mod opening;
 mod quiet;
 mod room;

@@ -40,7 +40,7 @@ impl Run {
     }
 
     /// Scrubs as the background thread does, from `now_us` until a pass ends; when that is.
-    fn pass(&self, mut now_us: u64) -> u64 {
+    pub(super) fn pass(&self, mut now_us: u64) -> u64 {
         let passes = || self.engine.snapshot().writeback.scrub.passes.get();
         let before = passes();
         for _ in 0..100_000 {
