@@ -1,7 +1,7 @@
 //! What encryption costs the store: write-back and read-back of records in clear and sealed, in turn, in
 //! one run, on a device that is memory. Prints medians of rounds and their ratios.
 //!
-//! `make bench-store`, or `cargo run --release --example seal_cost [ROUNDS]`.
+//! `make bench-encryption`, or `cargo run --release --example seal_cost [ROUNDS]`.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -47,7 +47,8 @@ impl Device for Memory {
 }
 
 fn store(encryption: Option<Encryption>) -> Store {
-    let memory = vec![0xff; (SEGMENTS + 1) * SEGMENT_BYTES];
+    // A new store wants zeros.
+    let memory = vec![0; (SEGMENTS + 1) * SEGMENT_BYTES];
     let options = StoreOptions {
         id: 1,
         generation: 1,

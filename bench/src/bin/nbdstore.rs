@@ -24,6 +24,9 @@ use serde_json::json;
 const PAGE_BYTES: usize = 4096;
 const SEGMENT_BYTES: u32 = 1 << 20;
 
+/// Threads that write batches, as in a server.
+const WRITERS: usize = 2;
+
 /// Mean of the objects that `Driver::write` makes, with lz4.
 const OBJECT_BYTES_MEAN: u64 = 2020;
 
@@ -215,10 +218,12 @@ fn drain(path: PathBuf, pool_bytes: u64, seed: u64) {
             break;
         }
     }
-    // The second thread that a server has.
+    // The threads that a server has for it.
     driver.engine.dispatch().open();
     std::thread::scope(|scope| {
-        scope.spawn(|| driver.engine.serve_writes());
+        for _ in 0..WRITERS {
+            scope.spawn(|| driver.engine.serve_writes());
+        }
         let before = driver.count();
         while driver.step() == Work::More {}
         driver.report(&before);

@@ -415,7 +415,7 @@ impl Outflow {
     /// The pool is below its low mark.
     fn end_round(&mut self, context: &Context<'_>, store: &Store) {
         self.victims.clear();
-        self.streams.land(context, store);
+        self.streams.land_all(context, store);
         self.streams.abandon(context, store);
     }
 

@@ -20,12 +20,13 @@
 //!
 //! Locking: one page at a time, never across a call to the store that does I/O.
 
-use std::collections::HashSet;
-use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
+use rustc_hash::FxBuildHasher;
+
 use super::Context;
-use super::dispatch::Dispatch;
+use super::dispatch::{DEPTH, Dispatch};
 use super::health::Health;
 use super::victims::Victim;
 use crate::codec::CodecId;
@@ -72,8 +73,15 @@ impl Open {
     }
 }
 
-/// Batches besides those that are filled: one is under way while another is published.
-const SPARES: usize = 2;
+/// What is in a batch that is under way.
+struct Leaving {
+    entries: Vec<Entry>,
+    /// Bytes that it will take out of the pool.
+    bytes: u64,
+}
+
+/// Batches besides those that are filled: some are under way while another is published.
+const SPARES: usize = DEPTH + 1;
 
 /// How a push went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,12 +100,11 @@ pub(super) struct Streams {
     all: [Open; Stream::ALL.len()],
     spares: Vec<Open>,
     dispatch: Arc<Dispatch>,
-    /// What is in the batch that is under way.
-    under_way: Option<Vec<Entry>>,
-    /// Bytes that it will take out of the pool.
-    leaving_bytes: u64,
-    /// The pages in all of them.
-    pages: HashSet<u32, BuildHasherDefault<DefaultHasher>>,
+    /// The batches under way, the oldest first.
+    under_way: VecDeque<Leaving>,
+    /// The pages in all of them. Page numbers are hashed by a multiplication: twice for every page that
+    /// is written back, keyed hashes took a sixth of all the time.
+    pages: HashSet<u32, FxBuildHasher>,
     health: Health,
     /// Bytes that the device was given since they were asked for.
     written_bytes: u64,
@@ -108,8 +115,7 @@ impl Streams {
     pub(super) fn new(store: &Store, dispatch: Arc<Dispatch>) -> Streams {
         // Twice the room: a table that is at most half full is tidied in place when pages come and go.
         let most = (Stream::ALL.len() + SPARES) * store.records_max();
-        let hasher = BuildHasherDefault::default();
-        let mut pages = HashSet::with_capacity_and_hasher(2 * most, hasher);
+        let mut pages = HashSet::with_capacity_and_hasher(2 * most, FxBuildHasher);
         // Takes the memory now.
         pages.extend(0..most as u32);
         pages.clear();
@@ -117,8 +123,7 @@ impl Streams {
             all: Stream::ALL.map(|_| Open::new(store)),
             spares: (0..SPARES).map(|_| Open::new(store)).collect(),
             dispatch,
-            under_way: None,
-            leaving_bytes: 0,
+            under_way: VecDeque::with_capacity(DEPTH),
             pages,
             health: Health::default(),
             written_bytes: 0,
@@ -226,43 +231,45 @@ impl Streams {
         self.batch(other).is_open().then_some(other)
     }
 
-    /// Sends a batch on its way to the device, and publishes the one that went before it.
+    /// Sends a batch on its way to the device, and publishes one that was sent before it if that is
+    /// written, or must be for want of room on the way.
     pub(super) fn send(&mut self, context: &Context<'_>, store: &Store, stream: Stream) {
-        let arrived = self.arrive(store);
-        let spare = self.spares.pop().expect("one is under way at most");
+        let must_arrive = self.under_way.len() == DEPTH || self.is_written();
+        let arrived = must_arrive.then(|| self.arrive(store)).flatten();
+        let spare = self.spares.pop().expect("some are under way at most");
         let Open { batch, entries } = std::mem::replace(self.at(stream), spare);
         self.written_bytes += batch.written_bytes();
-        self.under_way = Some(entries);
-        self.leaving_bytes = match stream {
+        let bytes = match stream {
             Stream::Read | Stream::Old => u64::from(batch.records_bytes()),
             Stream::Survivors => 0,
         };
+        self.under_way.push_back(Leaving { entries, bytes });
         self.dispatch.hand_over(batch);
         if let Some((open, result)) = arrived {
             self.conclude(context, store, open, result);
         }
         if !self.dispatch.is_served() {
-            self.land(context, store);
+            self.land_all(context, store);
         }
     }
 
-    /// Bytes that will leave the pool with the batch that is under way.
+    /// Bytes that will leave the pool with the batches that are under way.
     pub(super) fn leaving_bytes(&self) -> u64 {
-        self.leaving_bytes
+        self.under_way.iter().map(|leaving| leaving.bytes).sum()
     }
 
     /// Is a batch under way?
     pub(super) fn is_under_way(&self) -> bool {
-        self.under_way.is_some()
+        !self.under_way.is_empty()
     }
 
-    /// Has the batch that was under way been written?
+    /// Has the oldest batch that is under way been written?
     pub(super) fn is_written(&self) -> bool {
         self.is_under_way() && self.dispatch.is_written()
     }
 
-    /// Waits for the batch that is under way and publishes it. False: there is none, or it could not
-    /// be written.
+    /// Waits for the oldest batch that is under way and publishes it. False: there is none, or it could
+    /// not be written.
     pub(super) fn land(&mut self, context: &Context<'_>, store: &Store) -> bool {
         let Some((open, result)) = self.arrive(store) else {
             return false;
@@ -272,9 +279,15 @@ impl Streams {
         is_written
     }
 
+    /// Waits until no batch is under way.
+    pub(super) fn land_all(&mut self, context: &Context<'_>, store: &Store) {
+        while self.is_under_way() {
+            self.land(context, store);
+        }
+    }
+
     fn arrive(&mut self, store: &Store) -> Option<(Open, Result<()>)> {
-        let entries = self.under_way.take()?;
-        self.leaving_bytes = 0;
+        let Leaving { entries, .. } = self.under_way.pop_front()?;
         let (batch, result) = self.dispatch.take_back(store);
         Some((Open { batch, entries }, result))
     }

@@ -52,6 +52,7 @@ impl Transfer {
         let parts = streams.is_filling(Stream::Read)
             || victims.bytes_read() >= u64::from(store.segment_bytes()) / 2;
         while let Some(victim) = victims.first() {
+            victims.prefetch(context.tiers);
             let to = to.unwrap_or(stream_of(&victim, parts));
             match streams.push_victim(context, store, &victim, to, &mut self.scratch) {
                 Push::Done => is_pushed = true,

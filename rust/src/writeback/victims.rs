@@ -18,6 +18,18 @@ use crate::zpool::{Handle, Resident, Sweep, Zpool};
 /// Frames that one sweep call covers: bounds the time a class is locked.
 const SWEEP_FRAMES: u32 = 256;
 
+/// Frames that a census looks at: all of a pool of 64 MiB, and an even sample of a larger one. Every
+/// object that is looked at is a cache miss. A census of all of a pool of 512 MiB took 0.1 s, a fifth of
+/// the time in which it was written back, and one of 64 GiB would stop write-back for many seconds.
+const CENSUS_FRAMES: u32 = 16 << 10;
+
+/// Frames of a sample that lie together. An age of a full pool is 16 times so many frames in the smallest
+/// pool that is sampled, so no age is missed, however well age and place go together.
+const SAMPLE_FRAMES: u32 = 16;
+
+/// Objects between the one that is copied and the one that is fetched from memory meanwhile.
+const PREFETCHED: usize = 4;
+
 /// An object that is to be written back.
 #[derive(Clone, Copy)]
 pub(super) struct Victim {
@@ -100,18 +112,35 @@ impl Victims {
         !self.list.is_empty()
     }
 
-    /// The age such that objects of at least that age are `bytes` together.
+    /// Asks for the bytes of an object that will soon be [`first`](Self::first).
+    pub(super) fn prefetch(&self, tiers: &Tiers) {
+        let ahead = self.list.len().checked_sub(1 + PREFETCHED);
+        if let Some(victim) = ahead.map(|at| self.list[at]) {
+            tiers.pool.prefetch(victim.object.at, victim.object.bytes);
+        }
+    }
+
+    /// The age such that objects of at least that age are `bytes` together, as far as a sample tells.
     fn count_ages(&mut self, tiers: &Tiers, bytes: u64) -> u16 {
         let (census, now) = (&mut self.census, tiers.clock.stamp());
         let takes_words = self.takes_words;
         census.clear();
-        let mut sweep = Sweep::default();
-        while !tiers.pool.sweep(&mut sweep, SWEEP_FRAMES, &mut |resident| {
-            if let Some((word, object)) = candidate(tiers, resident, takes_words) {
-                census.add(age(resident.tag.stamp, now, word.is_read()), object.bytes);
-            }
-        }) {}
-        census.threshold(bytes)
+        let frames = tiers.pool.arena().side_frames();
+        let stride = stride(frames);
+        let step = if stride == 1 {
+            SWEEP_FRAMES
+        } else {
+            SAMPLE_FRAMES
+        };
+        for frame in (0..frames).step_by((step * stride) as usize) {
+            let mut sweep = Sweep { frame };
+            tiers.pool.sweep(&mut sweep, step, &mut |resident| {
+                if let Some((word, object)) = candidate(tiers, resident, takes_words) {
+                    census.add(age(resident.tag.stamp, now, word.is_read()), object.bytes);
+                }
+            });
+        }
+        census.threshold(bytes / u64::from(stride))
     }
 
     /// Goes on with the sweep and takes objects of at least `threshold` until all victims are `bytes`
@@ -150,6 +179,11 @@ impl Victims {
             .map(|victim| victim.object.bytes as u64)
             .sum();
     }
+}
+
+/// A census looks at one in so many frames.
+fn stride(frames: u32) -> u32 {
+    (frames / CENSUS_FRAMES).max(1)
 }
 
 /// A resident that may be written back: it is not on its way already, and it is worth a record. One

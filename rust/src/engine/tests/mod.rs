@@ -1,5 +1,6 @@
 //! The engine against a plain array: random operations, small pool, small store, faults, restarts.
 
+mod census;
 mod cleaning;
 mod crash;
 mod degraded;
