@@ -7,6 +7,10 @@ device has no file system under it. Not here: what is too little (`watch`).
 
 import asyncio
 import os
+import signal
+import threading
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from nbdswap.snapshots import RoomSnapshot
@@ -33,7 +37,8 @@ def room_of(path: Path) -> RoomSnapshot | None:
 class RoomProbe:
     """Asks in another thread: a file system that hangs must not hold up the loop.
 
-    While an answer is overdue nothing is known, and nothing more is asked.
+    While an answer is overdue nothing is known, and nothing more is asked. No thread of the loop's
+    executor, whose end the loop would wait for.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -45,10 +50,20 @@ class RoomProbe:
         if self._path is None:
             return None
         if self._asked is None:
-            loop = asyncio.get_running_loop()
-            self._asked = loop.run_in_executor(None, room_of, self._path)
+            self._asked = asyncio.get_running_loop().create_future()
+            ask = partial(_ask, self._path, self._asked)
+            threading.Thread(target=ask, name="room", daemon=True).start()
         await asyncio.wait([self._asked], timeout=timeout_s)
         if not self._asked.done():
             return None
         answer, self._asked = self._asked.result(), None
         return answer
+
+
+def _ask(path: Path, asked: "asyncio.Future[RoomSnapshot | None]") -> None:
+    # Signals are the main thread's.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    answer = room_of(path)
+    # Nobody may be waiting any more.
+    with suppress(RuntimeError):
+        asked.get_loop().call_soon_threadsafe(asked.set_result, answer)

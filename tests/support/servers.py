@@ -56,6 +56,7 @@ class ServerSettings:
     """`store.key` of a store that is encrypted."""
     store_config: Mapping[str, int | str | bool] = field(default_factory=dict)
     """More keys of `store`."""
+    request_timeout_s: float | None = None
     store_path: Path | None = None
     """The backing file, if not one beside the sockets."""
 
@@ -159,6 +160,8 @@ class Server:
             "pool": {"populate": "on" if self.settings.populate else "off"},
             "store": store,
         }
+        if self.settings.request_timeout_s is not None:
+            config["request_timeout_s"] = self.settings.request_timeout_s
         path = self.directory / "config.yaml"
         path.write_text(json.dumps(config))  # Every JSON is a YAML.
         return path
