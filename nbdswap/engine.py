@@ -160,7 +160,9 @@ def _store_spec(config: Config, instance: int, held_fd: int | None) -> "StoreSpe
 
 
 def _cure(error: OSError) -> str:
-    """What to do about a backing file of another state directory, or of a state that was lost."""
+    """What to do about files of another state directory or state, or that somebody else changed."""
+    if ".table: " in str(error) or ".pool: " in str(error):
+        return "; it is left as it is: set it right, or start once with --fresh and lose all pages"
     if "belongs to instance" in str(error):
         return "; if no other server uses that file, remove it, or name another store.path"
     if "another key" in str(error):

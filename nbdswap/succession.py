@@ -5,8 +5,10 @@ because its bytes are gone.
 
 * Nothing was there to lose: start empty, in the next generation.
 * The predecessor's memory is there and fits: adopt it, in the same generation.
-* Data may be lost (a reboot, a removed file, another configuration): next generation, and every
-  export that may have held data opens as lost.
+* The memory is gone (a reboot, a removed file): next generation, and every export that may have
+  held data opens as lost.
+
+Memory that is there and does not fit is refused and left as it is: nobody forgets it unasked.
 
 Decisions only: nothing here touches a file, a clock or chance.
 """
@@ -15,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nbdswap.config import Config
+from nbdswap.errors import RefusedError
 from nbdswap.snapshots import CoreSnapshot, PageCounts
 from nbdswap.state import ExportState, State
 
@@ -46,14 +49,21 @@ class Newcomer:
 def decide(
     previous: State | None, config: Config, newcomer: Newcomer, *, memory_present: bool, fresh: bool
 ) -> Succession:
-    """What the server that is starting takes over."""
+    """What the server that is starting takes over.
+
+    Raises RefusedError if the memory is there and the configuration does not fit it.
+    """
     if previous is None or fresh or not previous.may_hold_data:
         state = _new_state(previous, config, newcomer, lost=frozenset())
         return Succession(state=state, adopt=False, lost=frozenset())
     reason = misfit(previous, config)
-    if not reason and not memory_present:
-        reason = "the memory of the last server is gone (reboot or removed files)"
-    if reason:
+    if reason and memory_present:
+        raise RefusedError(
+            f"{reason}, and the last server holds pages of clients: set it back, or start once "
+            "with --fresh to forget them"
+        )
+    if not memory_present:
+        reason = reason or "the memory of the last server is gone (reboot or removed files)"
         return lose(previous, config, newcomer, reason)
     # Durability may have changed; what was lost before stays lost.
     exports = tuple(

@@ -63,7 +63,7 @@ class Takeover:
         )
         engine, adopted = self._open(succession, self.store_fd)
         if succession.adopt and not adopted:
-            # The files were there but not as they should be. Nothing was served from them yet.
+            # Their maker died before it served anybody. Files that are another's are refused.
             assert self.previous is not None, "adopted without a predecessor"
             reason = "the memory of the last server cannot be adopted"
             succession = lose(self.previous, self.config, newcomer, reason)

@@ -38,8 +38,15 @@ pub enum Error {
         /// The system's own words.
         source: io::Error,
     },
-    /// A file exists but is not ours, or not of this format or configuration. It was not touched.
+    /// A file exists but is not ours, or not of this format. It was not touched.
     Foreign {
+        /// The file.
+        path: String,
+        /// What was found, against what was wanted.
+        why: String,
+    },
+    /// A file is ours, and was made with other settings, or never finished. It was not touched.
+    Misfit {
         /// The file.
         path: String,
         /// What was found, against what was wanted.
@@ -78,7 +85,9 @@ impl fmt::Display for Error {
                 write!(f, "{what} at byte {at} is {found:#x}, wanted {wanted:#x}")
             }
             Error::Io { what, at, source } => write!(f, "{what} at byte {at}: {source}"),
-            Error::Foreign { path, why } => write!(f, "{path}: {why}"),
+            Error::Foreign { path, why } | Error::Misfit { path, why } => {
+                write!(f, "{path}: {why}")
+            }
             Error::Config(why) => write!(f, "{why}"),
         }
     }

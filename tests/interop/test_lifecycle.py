@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tests.support.servers import EXPORT, Server, ServerSettings, free_port
 PAGES = 8192
 SEED = 40
 BATCH_BYTES = 256 * 1024
-STATE_DIRECTORY_BUSY = 3
+STATE_REFUSED = 3
 
 pytestmark = pytest.mark.only_nbdswap
 
@@ -171,12 +172,67 @@ def test_pages_that_were_lost_are_errors_until_they_are_written_again(
         assert client.read(8 * PAGE_BYTES, PAGE_BYTES) == bytes(PAGE_BYTES), "discarded"
 
 
+def damage_head(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"not ours")
+
+
+@pytest.mark.parametrize("suffix", [".table", ".pool"])
+@pytest.mark.parametrize(
+    ("meddle", "words"),
+    [
+        (lambda path: path.chmod(0o644), "and mode 644, wanted owner"),
+        (damage_head, "it is left as it is"),
+        (lambda path: os.chown(path, 12345, -1), "found owner 12345"),
+    ],
+    ids=["rights", "head", "owner"],
+)
+def test_memory_that_somebody_changed_is_refused_and_can_be_set_right(
+    server: ServerFactory, suffix: str, meddle: Callable[[Path], None], words: str
+) -> None:
+    if words.startswith("found owner") and os.geteuid() != 0:
+        pytest.skip("only root gives files away")
+    data = make_data(SEED, 256)
+    running = server(pool_bytes=8 * MIB, store=False)
+    write_all(running, data)
+    running.kill()
+    (path,) = [path for path in running.memory_files() if path.suffix == suffix]
+    whole, owner = path.read_bytes(), path.stat().st_uid
+    meddle(path)
+    changed = path.read_bytes()
+    running.launch()
+    assert running.running.wait() == STATE_REFUSED, running.running.log_text
+    assert words in running.running.log_text
+    assert path.read_bytes() == changed
+    os.chown(path, owner, -1)
+    path.chmod(0o600)
+    path.write_bytes(whole)
+    running.start()
+    check_all(running, data)
+
+
+def test_other_exports_are_refused_while_pages_are_held(server: ServerFactory) -> None:
+    data = make_data(SEED, 256)
+    running = server(pool_bytes=8 * MIB)
+    write_all(running, data)
+    running.stop()
+    right = running.settings
+    running.launch(replace(right, arguments=("--export=other=64M",)))
+    assert running.running.wait() == STATE_REFUSED
+    assert "names, sizes or order of the exports were changed" in running.running.log_text
+    running.start(right)
+    check_all(running, data)
+    running.stop()
+    # Forgotten when it is asked for, and not before.
+    running.start(replace(right, arguments=("--export=other=64M", "--fresh")))
+
+
 def test_a_second_server_on_the_same_state_is_refused(server: ServerFactory) -> None:
     first = server()
     write_all(first, make_data(SEED, 64))
     second = replace(first, process=None, port=free_port())
     second.launch()
-    assert second.running.wait() == STATE_DIRECTORY_BUSY, second.running.log_text
+    assert second.running.wait() == STATE_REFUSED, second.running.log_text
     check_all(first, make_data(SEED, 64))
 
 

@@ -60,13 +60,15 @@ class FakeCore:
             os.close(store["held_fd"])
         if arguments["memory_dir"] is not None:
             files = memory_files(Path(arguments["memory_dir"]), arguments["instance"])
-            whole = all(path.is_file() and path.read_text() != "damaged" for path in files)
-            adopted = bool(arguments["adopt"]) and whole
+            found = [path.read_text() for path in files if path.is_file()]
+            if arguments["adopt"] and "foreign" in found:
+                raise OSError(f"{files[1]}: found 7 bytes, wanted 4")
+            adopted = bool(arguments["adopt"]) and found == ["fake", "fake"]
             for path in files:
                 path.write_text("fake")
         report: OpenReport = {
             "adopted": adopted,
-            "reason": "damaged" if arguments["adopt"] and not adopted else "",
+            "reason": "unfinished" if arguments["adopt"] and not adopted else "",
             "pages_adopted": 7 if adopted else 0,
             "pages_lost": 0,
             "warnings": [],

@@ -55,7 +55,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "negotiation": {"nbd"},
     "server": {"_core", "engine", "errors", "handover", "listeners", "logs", "nbd", "negotiation"},
     # From one server to the next.
-    "succession": {"config", "snapshots", "state"},
+    "succession": {"config", "errors", "snapshots", "state"},
     "handover": {"__init__", "config", "listeners", "logs", "snapshots"},
     "preflight": SETTINGS | {"handover", "state", "succession"},
     "successor": {"errors", "handover"},

@@ -158,11 +158,27 @@ def test_a_loss_that_was_discarded_is_over(life: Life) -> None:
     assert lost_in(life.start()) == []
 
 
-def test_memory_that_is_there_but_damaged_opens_as_lost(life: Life) -> None:
+def test_memory_that_is_there_but_foreign_is_refused_and_left_as_it_is(life: Life) -> None:
     first = life.start()
     life.attach(first)
     for path in life.memory_dir.iterdir():
-        path.write_text("damaged")
+        path.write_text("foreign")
+    with pytest.raises(RefusedError, match="found 7 bytes, wanted 4; it is left as it is"):
+        life.start()
+    assert {path.read_text() for path in life.memory_dir.iterdir()} == {"foreign"}
+    for path in life.memory_dir.iterdir():
+        path.write_text("fake")
+    assert life.start().adopted
+    for path in life.memory_dir.iterdir():
+        path.write_text("foreign")
+    assert lost_in(life.start(fresh=True)) == []
+
+
+def test_memory_that_was_never_finished_opens_as_lost(life: Life) -> None:
+    first = life.start()
+    life.attach(first)
+    for path in life.memory_dir.iterdir():
+        path.write_text("unfinished")
     second = life.start()
     assert not second.adopted
     assert lost_in(second) == ["swap"]
@@ -170,22 +186,39 @@ def test_memory_that_is_there_but_damaged_opens_as_lost(life: Life) -> None:
     assert life.state() == second.state
 
 
-@pytest.mark.parametrize(
-    ("keys", "lost"),
-    [
-        ({"page_bytes": "16K"}, ["swap"]),
-        ({"exports": [{"name": "swap", "size_bytes": "2M"}]}, ["swap"]),
-        ({"exports": [SWAP, OTHER]}, ["swap"]),
-        ({"exports": [OTHER]}, []),
-    ],
-)
-def test_a_configuration_that_does_not_fit_the_memory_loses_it(
+MISFITS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"page_bytes": "16K"}, ["swap"]),
+    ({"exports": [{"name": "swap", "size_bytes": "2M"}]}, ["swap"]),
+    ({"exports": [SWAP, OTHER]}, ["swap"]),
+    ({"exports": [OTHER]}, []),
+]
+
+
+@pytest.mark.parametrize("keys", [keys for keys, _ in MISFITS])
+def test_a_configuration_that_does_not_fit_the_memory_is_refused(
+    life: Life, keys: dict[str, Any]
+) -> None:
+    first = life.start()
+    life.attach(first)
+    before = life.state()
+    with pytest.raises(RefusedError, match=r"set it back, or start once with --fresh"):
+        life.start(keys)
+    assert life.state() == before
+    assert life.start().adopted
+    second = life.start(keys, fresh=True)
+    assert lost_in(second) == []
+    assert second.state.generation > first.state.generation
+
+
+@pytest.mark.parametrize(("keys", "lost"), MISFITS)
+def test_a_configuration_that_would_not_fit_is_taken_when_the_memory_is_gone(
     life: Life, keys: dict[str, Any], lost: list[str]
 ) -> None:
     first = life.start()
     life.attach(first)
+    for path in life.memory_dir.iterdir():
+        path.unlink()
     second = life.start(keys)
-    assert not fake(second).opened_with["adopt"]
     assert lost_in(second) == lost
     assert second.state.generation > first.state.generation
 

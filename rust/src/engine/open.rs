@@ -280,11 +280,17 @@ fn open_table(
     let path = memory_path(options, "table");
     if let (true, Some(path)) = (options.adopt, &path) {
         match adopt_table(path, pages, options, exports) {
-            Ok(words) => {
+            Ok(Some(words)) => {
                 report.adopted = true;
                 return Ok(Table::new(words));
             }
-            Err(error) => report.reason = why_not_ours(error)?,
+            // Nobody ever wrote to it: it takes its place.
+            Ok(None) => report.reason = format!("{} was never finished", path.display()),
+            // Whatever else is there is not touched, and nothing may take its place.
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                report.reason = format!("{} is gone", path.display());
+            }
+            Err(error) => return Err(error),
         }
     }
     let words = SharedWords::create(path.as_deref(), pages)?;
@@ -292,29 +298,24 @@ fn open_table(
     Ok(Table::new(words))
 }
 
-/// Why a predecessor's file is not taken over, in words. A refusal by the system is passed on as
-/// the error that it is: the file may be whole, so nothing may take its place.
-fn why_not_ours(error: Error) -> Result<String> {
-    match &error {
-        Error::Io { source, .. } if source.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(error.to_string()),
-    }
-}
-
 fn memory_path(options: &EngineOptions, what: &str) -> Option<PathBuf> {
     let dir = options.memory_dir.as_ref()?;
     Some(dir.join(format!("nbdswap-{:016x}.{what}", options.instance)))
 }
 
-/// Opens a predecessor's table and takes over which exports are lost.
+/// Opens a predecessor's table and takes over which exports are lost. None: the predecessor died
+/// before it had written the header.
 fn adopt_table(
     path: &Path,
     pages: usize,
     options: &EngineOptions,
     exports: &mut [ExportInfo],
-) -> Result<SharedWords> {
+) -> Result<Option<SharedWords>> {
     let words = SharedWords::open(path, pages)?;
     let found = words.header();
+    if found.iter().all(|&byte| byte == 0) {
+        return Ok(None);
+    }
     let mut as_before = exports.to_vec();
     for (index, export) in as_before.iter_mut().enumerate() {
         export.is_lost = was_lost(&found, index);
@@ -327,7 +328,7 @@ fn adopt_table(
         });
     }
     exports.clone_from_slice(&as_before);
-    Ok(words)
+    Ok(Some(words))
 }
 
 struct OpenedPool {
@@ -352,11 +353,15 @@ fn open_pool(options: &EngineOptions, report: &mut OpenReport) -> Result<OpenedP
                     is_adopted: true,
                 });
             }
-            Err(error) => {
-                let why = why_not_ours(error)?;
-                let warning = format!("the pool could not be adopted: {why}");
+            // Of another size, or never finished: the table is good without it.
+            Err(Error::Misfit { path, why }) => {
+                let warning = format!("the pool could not be adopted: {path}: {why}");
                 report.warnings.push(warning);
             }
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                report.warnings.push("the pool is gone".into());
+            }
+            Err(error) => return Err(error),
         }
     }
     let zpool = Pools::new(Arena::create(arena)?, options.zpool);

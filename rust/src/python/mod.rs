@@ -305,7 +305,9 @@ impl Running {
 fn to_python(error: Error) -> PyErr {
     match error {
         Error::Config(what) => ConfigError::new_err(what),
-        Error::Foreign { .. } => ForeignFileError::new_err(error.to_string()),
+        Error::Foreign { .. } | Error::Misfit { .. } => {
+            ForeignFileError::new_err(error.to_string())
+        }
         _ => PyOSError::new_err(error.to_string()),
     }
 }

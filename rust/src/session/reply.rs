@@ -22,6 +22,7 @@ pub(super) fn errno_of(error: &Error) -> Errno {
         | Error::Corrupt { .. }
         | Error::Io { .. }
         | Error::Foreign { .. }
+        | Error::Misfit { .. }
         | Error::Config(_) => Errno::Io,
     }
 }

@@ -98,7 +98,8 @@ impl Arena {
     /// A predecessor's arena, made with the same options but `populate`, and `chain_frames_max`,
     /// which becomes what it was. Nothing is free until
     /// every object was claimed and [`adopted`](Self::adopted) was called. A file that differs in
-    /// anything is refused as [`Error::Foreign`] and not touched.
+    /// anything is not touched: [`Error::Misfit`] if it is of another size or was never finished, else
+    /// [`Error::Foreign`].
     pub fn open(mut options: ArenaOptions) -> Result<Self> {
         let frames = frames_within(&options)?;
         let Some(path) = options.path.clone() else {
@@ -112,10 +113,13 @@ impl Arena {
             options.chain_frames_max = max;
         }
         let wanted = header(&options, frames);
-        if let Some(why) = difference(found, &wanted) {
-            return Err(Error::Foreign {
-                path: path.display().to_string(),
-                why,
+        if let Some((name, why)) = difference(found, &wanted) {
+            let path = path.display().to_string();
+            let is_unfinished = found.iter().all(|&byte| byte == 0);
+            return Err(match name {
+                "frame_bytes" | "frames" => Error::Misfit { path, why },
+                _ if is_unfinished => Error::Misfit { path, why },
+                _ => Error::Foreign { path, why },
             });
         }
         Ok(Self::over(mapping, options, frames, true))

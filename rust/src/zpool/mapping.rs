@@ -77,8 +77,8 @@ impl Mapping {
         mapping
     }
 
-    /// Maps a predecessor's file of exactly `bytes`. Refuses, and does not touch, anything that is
-    /// not a private file of this user: in a directory that others may write to, such a file
+    /// Maps a predecessor's file of exactly `bytes`; [`Error::Misfit`] if it has others. Refuses, and
+    /// does not touch, anything that is not a private file of this user: in a directory that others may write to, such a file
     /// could be planted, and whoever owns it could cut it short under the running server.
     pub fn open(path: &Path, bytes: usize) -> Result<Self> {
         let foreign = |why| Error::Foreign {
@@ -105,10 +105,10 @@ impl Mapping {
             )));
         }
         if stat.st_size as u64 != bytes as u64 {
-            return Err(foreign(format!(
-                "found {} bytes, wanted {bytes}",
-                stat.st_size
-            )));
+            return Err(Error::Misfit {
+                path: path.display().to_string(),
+                why: format!("found {} bytes, wanted {bytes}", stat.st_size),
+            });
         }
         Self::map(file, bytes, Some(path.to_owned()))
     }

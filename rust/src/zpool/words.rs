@@ -32,7 +32,8 @@ impl SharedWords {
     }
 
     /// A predecessor's words. [`Error::Foreign`](crate::error::Error::Foreign) unless the file is
-    /// this user's own and holds exactly `words`; the header is the caller's to check.
+    /// this user's own, [`Error::Misfit`](crate::error::Error::Misfit) unless it holds exactly
+    /// `words`; the header is the caller's to check.
     pub fn open(path: &Path, words: usize) -> Result<Self> {
         Ok(Self {
             mapping: Mapping::open(path, file_bytes(words))?,

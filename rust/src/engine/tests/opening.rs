@@ -154,3 +154,44 @@ fn an_encrypted_store_is_adopted_with_its_key_and_refused_with_another() {
         }
     }
 }
+
+/// A dead process's memory files, one of them changed.
+fn meddled(name: &str, what: &str, meddle: impl FnOnce(&std::path::Path)) -> (Run, Directory) {
+    let dir = Directory::new(name);
+    let mut run = Run::open(SMALL, 8, Some(&dir));
+    (0..1000).for_each(|_| run.act());
+    meddle(&dir.0.join(format!("nbdswap-{:016x}.{what}", 7)));
+    (run, dir)
+}
+
+fn write_head(path: &std::path::Path, bytes: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(bytes, 0).unwrap();
+}
+
+#[test]
+fn memory_that_is_not_ours_is_refused_and_not_touched() {
+    for what in ["table", "pool"] {
+        let name = format!("foreign-{what}");
+        let (run, dir) = meddled(&name, what, |path| write_head(path, b"somebody"));
+        let path = dir.0.join(format!("nbdswap-{:016x}.{what}", 7));
+        let before = std::fs::read(&path).unwrap();
+        let Error::Foreign { path: found, .. } = refusal(adopting(&run, &dir)) else {
+            panic!("{what} was not refused");
+        };
+        assert_eq!(found, path.display().to_string());
+        assert!(
+            std::fs::read(&path).unwrap() == before,
+            "{what} was touched"
+        );
+    }
+}
+
+#[test]
+fn a_table_that_was_never_finished_is_replaced() {
+    let (run, dir) = meddled("unfinished", "table", |path| write_head(path, &[0; 4096]));
+    let (_, report) = Engine::open(adopting(&run, &dir)).unwrap();
+    assert!(!report.adopted);
+    assert!(report.reason.ends_with("was never finished"), "{report:?}");
+}

@@ -47,8 +47,11 @@ pub fn header(options: &ArenaOptions, frames: u32) -> [u8; HEADER_USED_BYTES] {
     header
 }
 
-/// The first field in which a header is not the wanted one, in words.
-pub fn difference(found: &[u8], wanted: &[u8; HEADER_USED_BYTES]) -> Option<String> {
+/// The first field in which a header is not the wanted one: its name, and what is wrong in words.
+pub fn difference(
+    found: &[u8],
+    wanted: &[u8; HEADER_USED_BYTES],
+) -> Option<(&'static str, String)> {
     let fields = [
         ("magic", 0..8),
         ("version", 8..12),
@@ -61,9 +64,6 @@ pub fn difference(found: &[u8], wanted: &[u8; HEADER_USED_BYTES]) -> Option<Stri
         .into_iter()
         .find(|(_, at)| found[at.clone()] != wanted[at.clone()])?;
     let show = |bytes: &[u8]| bytes.escape_ascii().to_string();
-    Some(format!(
-        "{name} is {}, wanted {}",
-        show(&found[at.clone()]),
-        show(&wanted[at])
-    ))
+    let (found, wanted) = (show(&found[at.clone()]), show(&wanted[at]));
+    Some((name, format!("{name} is {found}, wanted {wanted}")))
 }
