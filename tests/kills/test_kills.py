@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.kills.life import Lives
+from tests.conftest import ServerFactory
+from tests.kills.life import Lives, kill_while_starting
 from tests.kills.plan import PAGES, Machine, Moment, Store, plan
-from tests.support.servers import Server
+from tests.support.pages import MIB, PAGE_BYTES, make_distinct_page
+from tests.support.rawnbd import Command, RawClient
+from tests.support.servers import EXPORT, Server
 
 SEEDS = [int(os.environ["SEED"])] if "SEED" in os.environ else [1]
 
@@ -63,3 +66,31 @@ def test_a_server_that_forgets_acknowledged_writes_is_found_out() -> None:
     )
     with pytest.raises(AssertionError, match=r"page \d+ begins .*, allowed: "):
         list(Lives(machine, random.Random(4), Amnesia()).kills())
+
+
+STARTS = 6
+
+
+def page_of(server: Server) -> str:
+    """What the first page answers."""
+    with RawClient.connect(server.unix_path, EXPORT) as client:
+        reply = client.call(Command.READ, 0, PAGE_BYTES)
+        return "zeroes" if reply.data == bytes(PAGE_BYTES) else reply.error_name
+
+
+def test_a_kill_while_memory_is_made_leaves_nothing_that_is_refused(server: ServerFactory) -> None:
+    """At the first start, and at the one after a reboot, which knows that pages are lost."""
+    rng = random.Random(7)
+    running = server(start=False, pool_bytes=32 * MIB)
+    for _ in range(STARTS):
+        kill_while_starting(running, rng.uniform(0, 0.02))
+    running.start()
+    assert page_of(running) == "zeroes"
+    with RawClient.connect(running.unix_path, EXPORT) as client:
+        client.write(0, make_distinct_page(7, 0))
+    for _ in range(STARTS):
+        running.kill()
+        running.delete_memory_files()
+        kill_while_starting(running, rng.uniform(0, 0.02))
+        running.start()
+        assert page_of(running) == "EIO"
