@@ -176,6 +176,12 @@ class StoreSnapshot(TypedDict):
     write_errors: int
     read_errors: int
     checksum_errors: int
+    ahead_spans: int
+    """Spans of the log that were read before their records were asked for."""
+    ahead_records: int
+    """Records that were served from them."""
+    ahead_unused_bytes: int
+    """Bytes of them that nobody had asked for when they were given up."""
     discarded_bytes: int
     """Freed segments given back to the file system."""
     fetch_races: int

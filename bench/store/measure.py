@@ -1,8 +1,9 @@
 """Measures what write-back costs a real device: `python bench/store/measure.py --help`.
 
-Three figures, each beside what is wanted: bytes that the device was given for a page written back,
-from the kernel's own count; write amplification under random overwrites; and how fast the pool
-drains, against fio's sequential writes to the same file system in the same run.
+Each figure beside what is wanted: bytes that the device was given for a page written back, from
+the kernel's own count; how fast the pool drains, against fio's sequential writes to the same file
+system in the same run; what reading ahead gains and costs; and write amplification under random
+overwrites.
 bench/store/README.md says what they are.
 """
 
@@ -43,6 +44,12 @@ class Figure:
 def drain(directory: Path, pool_mib: int, seed: int) -> dict[str, Any]:
     """A pool that is written back as fast as it goes."""
     return _engine(directory, "drain", pool_mib, seed)
+
+
+def read_back(directory: Path, pool_mib: int, rounds: int, seed: int) -> list[dict[str, Any]]:
+    """Stored pages that are read in order and at random, with and without reading ahead."""
+    reads: list[dict[str, Any]] = _engine(directory, "readback", pool_mib, rounds, seed)["reads"]
+    return reads
 
 
 def churn(directory: Path, plan: "Churn", seed: int) -> dict[str, Any]:
@@ -119,6 +126,27 @@ def of_speed(rounds: list[tuple[dict[str, Any], float]]) -> Iterator[Figure]:
     yield Figure("write-back over fio", f"{ratio:.2f}", "at least 0.80", ratio >= 0.8)
 
 
+def of_reads(reads: list[dict[str, Any]]) -> Iterator[Figure]:
+    """What reading ahead changes, in the medians of the rounds."""
+
+    def of(key: str, in_order: bool, ahead: bool) -> list[float]:
+        return [
+            read[key] for read in reads if (read["in_order"], read["ahead"]) == (in_order, ahead)
+        ]
+
+    for in_order, what in ((True, "in order"), (False, "at random")):
+        without, with_it = (of("mean_us", in_order, ahead) for ahead in (False, True))
+        found = f"{median(without):.0f} and {median(with_it):.0f}"
+        yield Figure(f"a page read back {what}, us, without and with ahead", found)
+        gain = median(before / after for before, after in zip(without, with_it, strict=True))
+        if in_order:
+            yield Figure("in order, time without over with", f"{gain:.2f}")
+        else:
+            yield Figure(
+                "at random, time without over with", f"{gain:.2f}", "at least 0.95", gain >= 0.95
+            )
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -153,6 +181,10 @@ def main() -> int:
     figures = [of_page(rounds[0][0]), *of_speed(rounds)]
     for figure in figures:
         print(figure, flush=True)
+    reads = read_back(directory, options.pool_mib // 2, options.rounds, options.seed)
+    for figure in of_reads(reads):
+        figures.append(figure)
+        print(figure, flush=True)
     churns = []
     for live_percent, is_skewed in ((70, False), (70, True), (80, False), (80, True)):
         plan = Churn(options.store_mib, live_percent, is_skewed, options.overwrites)
@@ -160,7 +192,9 @@ def main() -> int:
         figures.append(of_churn(plan, churns[-1]))
         print(figures[-1], flush=True)
     if options.json is not None:
-        options.json.write_text(json.dumps({"drains": rounds, "churns": churns}, indent=1))
+        options.json.write_text(
+            json.dumps({"drains": rounds, "reads": reads, "churns": churns}, indent=1)
+        )
     return int(options.strict and any(figure.is_met is False for figure in figures))
 
 

@@ -147,6 +147,7 @@ impl Bench {
         if let Read::Fetch(place) = read.expect("a page without fault") {
             (self.boxes[0].page, self.boxes[0].place) = (page, place);
             self.engine.fetch(&mut self.reader, &mut self.boxes);
+            self.engine.read_ahead(&mut self.reader);
             assert!(self.boxes[0].result.is_ok() && self.engine.confirm(page, place));
             self.fetches += 1;
         }

@@ -63,6 +63,9 @@ impl Device for Slow {
     }
 }
 
+/// Pages that are read in order.
+const STRETCH: u32 = 12;
+
 struct History {
     /// Content by version; the last one may be under way.
     versions: VecDeque<(u64, Vec<u8>)>,
@@ -190,9 +193,14 @@ impl<'a> Actor<'a> {
                 zeroed.expect("a table entry has memory");
                 true
             }),
-            _ => {
+            12..19 => {
                 let any = self.random.below(u64::from(PAGES)) as u32;
                 self.read(any);
+            }
+            // In order, which is read ahead.
+            _ => {
+                let first = self.random.below(u64::from(PAGES - STRETCH)) as u32;
+                (first..first + STRETCH).for_each(|page| self.read(page));
             }
         }
     }
@@ -293,6 +301,7 @@ impl<'a> Actor<'a> {
         let engine = &*self.world.engine;
         (self.boxes[0].page, self.boxes[0].place) = (page, place);
         engine.fetch(&mut self.reader, &mut self.boxes);
+        engine.read_ahead(&mut self.reader);
         self.world.fetched.fetch_add(1, Relaxed);
         if !engine.confirm(page, place) {
             return Ok(false);
@@ -365,11 +374,14 @@ fn run(zpool: &str, codec: &str, error_permille: u64, switches: bool, seed: u64)
     (0..PAGES).for_each(|page| last.read(page));
     let (refused, fetched) = (world.refused.load(Relaxed), world.fetched.load(Relaxed));
     let stalled = world.stalled.load(Relaxed);
-    let moved = world.engine.snapshot().writeback.pages_moved.get();
+    let snapshot = world.engine.snapshot();
+    let moved = snapshot.writeback.pages_moved.get();
+    let ahead = snapshot.store.expect("there is one").ahead_records;
     println!(
-        "{zpool} {codec} seed {seed}: {fetched} fetched, {stalled} stalled, {refused} refused, \
-         {moved} moved"
+        "{zpool} {codec} seed {seed}: {fetched} fetched, {ahead} of them ahead, {stalled} stalled, \
+         {refused} refused, {moved} moved"
     );
+    assert!(ahead > 20, "{ahead} of {fetched} reads were read ahead");
     assert!(moved > 20 || !switches, "{moved} moved to another zpool");
     assert!(fetched > 100, "{fetched} reads came from the store");
     // The store has twice the room of all pages, and what has room waits for it.

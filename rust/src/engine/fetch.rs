@@ -10,7 +10,7 @@ use crate::codec::{CodecId, Decompressor};
 use crate::error::{Error, Result};
 use crate::incident::{Fault, Finder};
 use crate::page::PageId;
-use crate::store::{ReadBuffer, RecordRef};
+use crate::store::{Announced, ReadBuffer, RecordRef};
 use crate::table::{Place, Word};
 
 /// Fetches that one call may read together.
@@ -83,6 +83,8 @@ pub struct ReaderLane {
     buffer: ReadBuffer,
     decompressor: Decompressor,
     records: Vec<RecordRef>,
+    /// What the last fetch says will be asked for next.
+    announced: Option<Announced>,
 }
 
 impl Engine {
@@ -92,6 +94,7 @@ impl Engine {
             buffer: ReadBuffer::new(),
             decompressor: Decompressor::new(),
             records: Vec::with_capacity(FETCH_BATCH_MAX),
+            announced: None,
         }
     }
 
@@ -103,11 +106,12 @@ impl Engine {
             buffer,
             decompressor,
             records,
+            announced,
         } = reader;
         records.clear();
         records.extend(batch.iter().map(|fetch| fetch.place.record(fetch.page)));
         let store = self.tiers.store_of_a_stored_page();
-        store.read(buffer, records, &mut |index, object| {
+        *announced = store.read_back(buffer, records, &mut |index, object| {
             let fetch = &mut batch[index];
             if let Err(error) = &object {
                 self.name(fetch.page, fetch.place, error);
@@ -127,6 +131,14 @@ impl Engine {
                 })
             });
         });
+    }
+
+    /// Reads ahead what the last [`fetch`](Self::fetch) with this equipment announced, if it did. Blocks
+    /// for the device; call it when the fetched pages are on their way.
+    pub fn read_ahead(&self, reader: &mut ReaderLane) {
+        if let Some(announced) = reader.announced.take() {
+            self.tiers.store_of_a_stored_page().read_ahead(announced);
+        }
     }
 
     /// Leaves the name of a page that could not be fetched, unless it had only moved on: then there is

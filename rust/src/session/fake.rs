@@ -297,4 +297,6 @@ impl Pages for FakePages {
             self.fetch_one(fetch);
         }
     }
+
+    fn read_ahead(&self, (): &mut ()) {}
 }

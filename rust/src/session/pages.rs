@@ -79,6 +79,10 @@ pub trait Pages: Send + Sync + 'static {
     /// Reads a batch of stored pages, waiting for the disk; sets each `result`. Reader threads
     /// only.
     fn fetch(&self, reader: &mut Self::ReaderLane, batch: &mut [Box<Fetch>]);
+
+    /// Reads what the last fetch says will be asked for next, waiting for the disk. Reader threads
+    /// only, after they have given the pages away.
+    fn read_ahead(&self, reader: &mut Self::ReaderLane);
 }
 
 impl Pages for Engine {
@@ -150,5 +154,9 @@ impl Pages for Engine {
 
     fn fetch(&self, reader: &mut ReaderLane, batch: &mut [Box<Fetch>]) {
         self.fetch(reader, batch);
+    }
+
+    fn read_ahead(&self, reader: &mut ReaderLane) {
+        self.read_ahead(reader);
     }
 }

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::{Error, Result};
 
+use super::ahead::Ahead;
 use super::batch::{Batch, State};
 use super::device::Device;
 use super::form::Form;
@@ -69,6 +70,7 @@ pub struct Store {
     pub(super) form: Form,
     pub(super) segments: Segments,
     pub(super) counters: Counters,
+    pub(super) ahead: Ahead,
     /// Freed segments are discarded. Goes off for good when the device says that it cannot.
     pub(super) punch: AtomicBool,
     /// Between open and [`adopted`](Self::adopted) of a store that is taken over.
@@ -240,6 +242,9 @@ impl Store {
             read_errors: counters.read_errors.get(),
             checksum_errors: counters.checksum_errors.get(),
             stale_reads: counters.stale_reads.get(),
+            ahead_spans: self.ahead.spans_read.get(),
+            ahead_records: self.ahead.records_served.get(),
+            ahead_unused_bytes: self.ahead.unused_bytes.get(),
             summary_errors: counters.summary_errors.get(),
             discard_errors: counters.discard_errors.get(),
         }

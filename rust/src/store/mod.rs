@@ -11,9 +11,10 @@
 //!
 //! Locking: counts and sequences of segments are atomics, the lists of free segments have one
 //! mutex, which is never held across a call of the [`Device`]. After open nothing allocates, except
-//! [`Store::batch`] and [`ReadBuffer::new`]. Memory: about 50 bytes a segment.
+//! [`Store::batch`] and [`ReadBuffer::new`]. Memory: about 50 bytes a segment, and 1 MiB to read ahead.
 
 mod adopt;
+mod ahead;
 mod batch;
 mod buffer;
 mod cipher;
@@ -35,6 +36,7 @@ mod superblock;
 mod tests;
 mod traffic;
 
+pub use ahead::Announced;
 pub use batch::Batch;
 pub use buffer::AlignedBuffer;
 pub use cipher::{Encryption, KEY_BYTES, MasterKey};

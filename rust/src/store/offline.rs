@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::error::{Error, Result};
 
+use super::ahead::Ahead;
 use super::buffer::AlignedBuffer;
 use super::cipher::{Cipher, MasterKey};
 use super::device::{BLOCK_BYTES, Device};
@@ -235,6 +236,7 @@ fn open_offline(
         },
         segments: Segments::new(geometry.segments, 1, superblock.opens),
         counters: Counters::default(),
+        ahead: Ahead::default(),
         punch: AtomicBool::new(false),
         adopting: AtomicBool::new(true),
         descriptor: None,

@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::error::{Error, Result};
 
+use super::ahead::Ahead;
 use super::buffer::AlignedBuffer;
 use super::cipher::{Cipher, Encryption};
 use super::device::{BLOCK_BYTES, Device};
@@ -176,6 +177,7 @@ impl Store {
             form: Form { key, cipher },
             segments,
             counters: Counters::default(),
+            ahead: Ahead::default(),
             punch: AtomicBool::new(options.punch),
             adopting: AtomicBool::new(options.adopt),
         })

@@ -21,7 +21,7 @@ pub const READ_BYTES_MAX: usize = 128 << 10;
 /// additional 16 KiB sooner than an additional request.
 pub const GAP_BYTES_MAX: u64 = 16 << 10;
 /// Records that are sorted at once.
-const RECORDS_PER_PASS: usize = 256;
+pub(super) const RECORDS_PER_PASS: usize = 256;
 
 // Any record, wherever in a block it begins, is read at once.
 const _: () = assert!(RECORD_BYTES_MAX + 2 * BLOCK_BYTES <= READ_BYTES_MAX);
@@ -43,6 +43,21 @@ impl ReadBuffer {
             plain: vec![0; OBJECT_BYTES_MAX].into_boxed_slice(),
             order: Vec::with_capacity(RECORDS_PER_PASS),
         }
+    }
+
+    /// The indexes of those of up to [`RECORDS_PER_PASS`] records that are wanted, in the order of their
+    /// places.
+    pub(super) fn sort(
+        &mut self,
+        records: &[RecordRef],
+        is_wanted: &dyn Fn(usize) -> bool,
+    ) -> &[u32] {
+        self.order.clear();
+        let wanted = (0..records.len()).filter(|index| is_wanted(*index));
+        self.order.extend(wanted.map(|index| index as u32));
+        self.order
+            .sort_unstable_by_key(|index| records[*index as usize].location);
+        &self.order
     }
 }
 
@@ -78,6 +93,11 @@ impl Span {
         (self.end - self.start) as usize
     }
 
+    /// Is the byte at this offset in it?
+    pub fn holds(&self, offset: u64) -> bool {
+        (self.start..self.end).contains(&offset)
+    }
+
     /// This span and `next`, which does not begin before it, if that is worth one read.
     fn join(self, next: Span) -> Option<Span> {
         let joined = Span {
@@ -98,25 +118,34 @@ impl Store {
         records: &[RecordRef],
         each: &mut dyn FnMut(usize, Result<&[u8]>),
     ) {
+        for (pass, records) in records.chunks(RECORDS_PER_PASS).enumerate() {
+            let first = pass * RECORDS_PER_PASS;
+            self.read_those(buffer, records, &|_| true, &mut |index, object| {
+                each(first + index, object);
+            });
+        }
+    }
+
+    /// Reads those of up to [`RECORDS_PER_PASS`] records that are wanted, by their index.
+    pub(super) fn read_those(
+        &self,
+        buffer: &mut ReadBuffer,
+        records: &[RecordRef],
+        is_wanted: &dyn Fn(usize) -> bool,
+        each: &mut dyn FnMut(usize, Result<&[u8]>),
+    ) {
+        buffer.sort(records, is_wanted);
         let ReadBuffer {
             bytes,
             plain,
             order,
         } = buffer;
-        for (pass, records) in records.chunks(RECORDS_PER_PASS).enumerate() {
-            let first = pass * RECORDS_PER_PASS;
-            order.clear();
-            order.extend(0..records.len() as u32);
-            order.sort_unstable_by_key(|index| records[*index as usize].location);
-            let mut rest = &order[..];
-            while !rest.is_empty() {
-                let (run, span) = next_run(&self.form, records, rest);
-                let (now, later) = rest.split_at(run);
-                self.read_run((bytes, plain), span, records, now, &mut |index, object| {
-                    each(first + index, object);
-                });
-                rest = later;
-            }
+        let mut rest = &order[..];
+        while !rest.is_empty() {
+            let (run, span) = next_run(&self.form, records, rest);
+            let (now, later) = rest.split_at(run);
+            self.read_run((bytes, plain), span, records, now, each);
+            rest = later;
         }
     }
 

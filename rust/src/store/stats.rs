@@ -45,6 +45,12 @@ pub struct StoreStats {
     pub checksum_errors: u64,
     /// Records that had lost their segment before the device answered; no fault, the page moved.
     pub stale_reads: u64,
+    /// Spans of the log that were read before their records were asked for.
+    pub ahead_spans: u64,
+    /// Records that were served from them.
+    pub ahead_records: u64,
+    /// Their bytes that nobody had asked for when they were given up.
+    pub ahead_unused_bytes: u64,
     /// Segments whose summary did not verify, so that their records were looked for one by one.
     pub summary_errors: u64,
     /// Freed segments that the device could not forget.

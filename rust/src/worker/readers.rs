@@ -150,5 +150,6 @@ fn run<P: Pages>(pages: &P, queue: &FetchQueue, ports: &[Arc<Port>]) {
         for fetch in batch.drain(..) {
             ports[usize::from(fetch.ticket.worker)].send(Message::Fetched(fetch));
         }
+        pages.read_ahead(&mut lane);
     }
 }

@@ -182,6 +182,7 @@ impl Run {
         (fetch.page, fetch.place) = (page, place);
         let mut batch = [fetch];
         self.engine.fetch(&mut self.reader, &mut batch);
+        self.engine.read_ahead(&mut self.reader);
         let [fetch] = batch;
         *fetch
     }

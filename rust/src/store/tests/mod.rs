@@ -1,6 +1,7 @@
 //! Tests of the store as a whole, on the simulated device. What they share is here.
 
 mod adoption;
+mod ahead;
 mod damage;
 mod file;
 mod log;
@@ -97,6 +98,26 @@ fn get_all(store: &Store, buffer: &mut ReadBuffer, records: &[RecordRef]) -> Vec
         .into_iter()
         .map(|answer| answer.expect("every record is answered"))
         .collect()
+}
+
+/// Reads many one by one as somebody does who waits for each, and reads ahead in between.
+fn read_back_all(
+    store: &Store,
+    buffer: &mut ReadBuffer,
+    records: &[RecordRef],
+) -> Vec<Result<Vec<u8>>> {
+    let read = |record| {
+        let mut answer = None;
+        let announced = store.read_back(buffer, std::slice::from_ref(record), &mut |_, object| {
+            let first = answer.replace(object.map(<[u8]>::to_vec)).is_none();
+            assert!(first, "a record was answered twice");
+        });
+        if let Some(announced) = announced {
+            store.read_ahead(announced);
+        }
+        answer.expect("every record is answered")
+    };
+    records.iter().map(read).collect()
 }
 
 /// All records of a segment.

@@ -233,7 +233,11 @@ impl Run {
     /// Without damage to the bytes a read gives the right ones, or an error of the device.
     fn read(&mut self, held: &[Held], errors_allowed: bool) {
         let records: Vec<_> = held.iter().map(|held| held.record).collect();
-        let answers = get_all(&self.store, &mut self.buffer, &records);
+        let answers = if self.random.below(2) == 0 {
+            get_all(&self.store, &mut self.buffer, &records)
+        } else {
+            read_back_all(&self.store, &mut self.buffer, &records)
+        };
         for (held, answer) in held.iter().zip(answers) {
             let Held { record, version } = held;
             match answer {
