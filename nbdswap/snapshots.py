@@ -153,7 +153,7 @@ class StoreSnapshot(TypedDict):
     segments_suspect: int
     """Could not be written; tried once more when no other is free."""
     segments_broken: int
-    """Could not be written then either: out of use until the server starts again."""
+    """Could not be written then either; used only to clean where nothing else is left to."""
     segments_cleaned: int
     records_written: int
     records_read: int

@@ -118,7 +118,11 @@ def _classes(pool: Status) -> Table:
 def _store(store: Status) -> Table:
     columns = ("capacity", "used", "live", "written", "pages written back")
     table = Table("path", *columns, "amplification", "errors")
-    table.title = "Store (degraded: nothing is written back)" if store["degraded"] else "Store"
+    table.title = "Store"
+    if store["silent"]:
+        table.title = "Store (silent: stored pages cannot be read)"
+    elif store["degraded"]:
+        table.title = "Store (degraded: nothing is written back)"
     errors = store["write_errors"] + store["read_errors"] + store["checksum_errors"]
     sizes = [store[f"{key}_bytes"] for key in ("capacity", "used", "live", "written")]
     table.add_row(

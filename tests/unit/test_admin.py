@@ -154,6 +154,9 @@ def test_hints_say_what_an_operator_should_act_on() -> None:
     core["exports"][0]["pages"]["lost"] = 7
     silent, failing, spent, stuck, lost = hints_of(snapshot)
     assert silent.startswith("/s does not answer")
+    console = Console(width=120, file=io.StringIO())
+    console.print(view(status_of(snapshot), None))
+    assert "Store (silent: stored pages cannot be read)" in console.file.getvalue()
     assert failing.startswith("/s cannot be written")
     assert "store.write_bytes_per_day_max" in spent
     assert "refused with ENOSPC" in stuck

@@ -73,6 +73,12 @@ impl Store {
         self.segments.set_aside(segment);
     }
 
+    /// Lets [`victim`](Self::victim) name again what was set aside: the device may read it by now.
+    /// False: nothing was.
+    pub fn retry_set_aside(&self) -> bool {
+        self.segments.retry_set_aside()
+    }
+
     /// Living bytes of a segment, 0 when it is free.
     pub fn segment_live_bytes(&self, segment: SegmentIndex) -> u32 {
         self.segments.live_bytes(segment)

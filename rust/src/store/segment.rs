@@ -6,8 +6,8 @@
 //! die while they are still being published is not freed under the publisher's feet.
 //!
 //! A segment that could not be written is suspect: it is taken again when there is no other, and if that
-//! write fails too it is broken and stays out of use. The next process that opens the file trusts all of
-//! them anew.
+//! write fails too it is broken and taken only to clean where nothing else is left to. The next process
+//! that opens the file trusts all of them anew.
 //!
 //! Not here: what is in a segment (`layout`), I/O (`log`, `read`, `clean`).
 //! Locking: per-segment atomics for what every page operation touches, one mutex for the lists of
@@ -75,7 +75,7 @@ struct Lists {
     /// Their last write failed.
     suspect: VecDeque<u32>,
     /// Their last two writes failed.
-    broken: Vec<u32>,
+    broken: VecDeque<u32>,
     /// Writes fail everywhere: that one failed says nothing against its segment.
     is_device_in_doubt: bool,
     /// Taken out of `freed` by [`Segments::take_freed`].
@@ -101,7 +101,7 @@ impl Segments {
             ready: room(),
             freed: room(),
             suspect: room(),
-            broken: Vec::with_capacity(count as usize),
+            broken: room(),
             is_device_in_doubt: false,
             discarding: 0,
             sequence_next: opens << SEQUENCE_BITS,
@@ -163,11 +163,16 @@ impl Segments {
             0
         };
         // One that was freed last spares the device a discard; a suspect is the last resort. It does
-        // not count for the reserve: cleaning must not depend on it.
+        // not count for the reserve: cleaning must not depend on it. Without a segment to clean into a
+        // full store would stay full for ever, so that cleaning takes even a broken one.
         let number = if free > spared {
             lists.freed.pop_back().or_else(|| lists.ready.pop_front())
         } else {
-            lists.suspect.pop_front()
+            let suspect = lists.suspect.pop_front();
+            suspect.or_else(|| match reason {
+                Reason::Cleaning => lists.broken.pop_front(),
+                Reason::WriteBack => None,
+            })
         };
         drop(lists);
         let index = SegmentIndex(number.ok_or(Error::StoreFull)?);
@@ -211,7 +216,7 @@ impl Segments {
         let has_failed = self.at(index).failed.swap(true, Ordering::Relaxed);
         let mut lists = self.lists();
         if has_failed && !lists.is_device_in_doubt {
-            lists.broken.push(index.0);
+            lists.broken.push_back(index.0);
         } else {
             lists.suspect.push_back(index.0);
         }

@@ -21,7 +21,7 @@ pub struct StoreStats {
     pub segments_free: u64,
     /// Free segments whose last write failed; they are tried once more when nothing else is left.
     pub segments_suspect: u64,
-    /// Those that failed again: not used any more by this process.
+    /// Those that failed again: used only to clean where nothing else is left to.
     pub segments_broken: u64,
     /// Segments that became free after [`victim`](super::Store::victim) named them.
     pub segments_cleaned: u64,

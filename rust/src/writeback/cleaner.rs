@@ -50,6 +50,9 @@ const TARGET_MIN: u32 = 2;
 /// is the background thread's, 100 ms.
 const AHEAD_RUN: Duration = Duration::from_millis(25);
 
+/// How long segments stay set aside, at least, when nothing but them could be emptied.
+const RETRY: Duration = Duration::from_secs(60);
+
 /// How badly a free segment is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
@@ -73,6 +76,8 @@ pub(super) struct Cleaner {
     emptied: u32,
     /// Bytes that may be moved before more is written back.
     earned_bytes: u64,
+    /// When segments that could not be read may be tried again.
+    retry_at: Duration,
     /// When cleaning ahead of need began to work after its last pause.
     ahead_since: Option<Duration>,
 }
@@ -88,6 +93,7 @@ impl Cleaner {
             piece: room(),
             emptied: 0,
             earned_bytes: 0,
+            retry_at: Duration::ZERO,
             ahead_since: None,
         }
     }
@@ -182,7 +188,14 @@ impl Cleaner {
             Need::Now => (Choice::Emptiest, LIVE_PERCENT_MAX),
             Need::Last => (Choice::Emptiest, LIVE_PERCENT_MAX_LAST),
         };
-        let Some(segment) = store.victim(&mut self.candidates, choice, percent) else {
+        let mut named = store.victim(&mut self.candidates, choice, percent);
+        if named.is_none() && need == Need::Last && context.now >= self.retry_at {
+            self.retry_at = context.now + RETRY;
+            if store.retry_set_aside() {
+                named = store.victim(&mut self.candidates, choice, percent);
+            }
+        }
+        let Some(segment) = named else {
             return false;
         };
         if !streams.open_survivors(store) {

@@ -61,7 +61,7 @@ const LOOSE_SHARE_QUIET: u64 = 64;
 /// This share of the pool's frames may be free and stay in memory, so that a burst finds them: 1/256.
 const SPARE_SHARE: u32 = 256;
 
-/// Pieces of work until a batch is full, or holds all that there is: two, if nobody writes meanwhile.
+/// Pieces of work in one step until a batch is full, or holds all that there is.
 const PROBE_PIECES_MAX: u32 = 8;
 
 /// What a step came to.
@@ -355,16 +355,23 @@ impl Outflow {
     }
 
     /// Sends a batch of the oldest objects although the pool is below its marks, to see whether a
-    /// device that failed can be written again. False: there is nothing to write, or no place for it.
+    /// device that failed can be written again; what it takes to make a segment for it is done before.
+    /// False: there is nothing to write, or no place for it.
     fn probe(&mut self, context: &Context<'_>, store: &Store) -> bool {
+        let mut is_working = true;
         for _ in 0..PROBE_PIECES_MAX {
-            if self.transfer(context, store, 0, None) != Outcome::Did(0) {
+            is_working = match self.transfer(context, store, 0, None) {
+                Outcome::Did(0) => true,
+                Outcome::NoSegment => self.make_segment(context, store, 0),
+                Outcome::Did(_) | Outcome::Nothing => false,
+            };
+            if !is_working || self.streams.has_sent() {
                 break;
             }
         }
         self.victims.clear();
         self.streams.abandon(context, store);
-        self.streams.has_sent()
+        is_working || self.streams.has_sent()
     }
 
     fn write_or_clean(&mut self, context: &Context<'_>, store: &Store, excess_bytes: u64) -> bool {

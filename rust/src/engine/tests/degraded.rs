@@ -138,6 +138,78 @@ fn a_region_that_cannot_be_written_is_left_alone_and_the_rest_is_used() {
 }
 
 #[test]
+fn segments_that_could_not_be_read_are_cleaned_when_they_can_be() {
+    // They were set aside for good, and a store without free segments refused all writes from then on.
+    let mut run = Run::new(
+        Setup {
+            pool_bytes_max: 256 << 10,
+            store_bytes: 2500 << 10,
+            codec: "none",
+            ..SMALL
+        },
+        5,
+    );
+    assert_eq!(run.write_all(), 0);
+    run.sim().break_range(0..u64::MAX);
+    let mut refused = 0;
+    for _ in 0..5000 {
+        let page = PageId(run.random.below(u64::from(PAGES)) as u32);
+        refused += u32::from(!run.write_noise(page));
+        if refused == 100 {
+            break;
+        }
+    }
+    assert_eq!(refused, 100, "there was no need to clean");
+    run.let_pass(Duration::from_secs(10));
+    run.sim().heal();
+    run.let_pass(Duration::from_secs(61));
+    // Whoever finds no room is refused until the next look, and asks for it.
+    let _ = run.write_all();
+    run.let_pass(Duration::from_secs(1));
+    assert_eq!(run.write_all(), 0);
+    assert_eq!(run.count_errors(), 0);
+    run.engine.check();
+}
+
+#[test]
+fn whatever_the_device_does_pages_are_right_or_errors_and_it_is_used_again() {
+    for seed in seeds(12) {
+        with_seed(seed, |seed| {
+            let mut run = mostly_stored(seed);
+            for _ in 0..12 {
+                let segment = run.random.below(100) * u64::from(SEGMENT);
+                let (number, pause_s) = (run.random.below(1000), run.random.below(300));
+                match run.random.below(6) {
+                    0 => run.sim().set_error_rate(number),
+                    1 => run.sim().set_room((number % 400) << 10),
+                    2 => run.sim().break_writes(segment..segment + (1 << 20)),
+                    3 => run.sim().break_range(segment..segment + (1 << 20)),
+                    4 => {
+                        (0..9).for_each(|nth| run.sim().inject(Op::Write, nth, Fault::Short(4096)))
+                    }
+                    _ => run.sim().heal(),
+                }
+                for _ in 0..200 {
+                    run.act_or_fail();
+                }
+                if run.random.below(2) == 0 {
+                    run.let_pass(Duration::from_secs(pause_s));
+                }
+                run.count_errors();
+                run.engine.check();
+            }
+            run.sim().heal();
+            assert_eq!(run.count_errors(), 0, "nothing was damaged");
+            run.let_pass(Duration::from_secs(61));
+            assert!(!run.is_degraded());
+            assert_eq!(run.write_all(), 0);
+            assert_eq!(run.count_errors(), 0);
+            run.engine.check();
+        });
+    }
+}
+
+#[test]
 fn a_device_in_doubt_is_tried_below_the_marks_too_and_costs_no_page() {
     let mut run = mostly_stored(4);
     run.sim().break_writes(0..u64::MAX);

@@ -177,7 +177,7 @@ fn a_device_with_errors_everywhere_never_makes_a_wrong_page() {
 
 impl Run {
     /// A random operation, some of which the device refuses.
-    fn act_or_fail(&mut self) {
+    pub(super) fn act_or_fail(&mut self) {
         let page = PageId(self.random.below(u64::from(PAGES)) as u32);
         match self.random.below(10) {
             0..5 => {

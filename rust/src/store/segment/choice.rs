@@ -136,7 +136,19 @@ impl Segments {
         self.at(index).cleaning.store(false, Ordering::Relaxed);
     }
 
-    /// Keeps `victim` from naming this segment again until it was freed and rewritten.
+    /// Lets `victim` name all segments again that were set aside. False: there are none.
+    pub fn retry_set_aside(&self) -> bool {
+        let mut any = false;
+        for segment in &self.all {
+            if segment.set_aside.swap(false, Ordering::Relaxed) {
+                segment.cleaning.store(false, Ordering::Relaxed);
+                any = true;
+            }
+        }
+        any
+    }
+
+    /// Keeps `victim` from naming this segment until it was freed and rewritten, or is retried.
     pub fn set_aside(&self, index: SegmentIndex) {
         self.at(index).set_aside.store(true, Ordering::Relaxed);
     }

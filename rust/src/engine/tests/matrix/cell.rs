@@ -1,74 +1,8 @@
-//! Every fault of the device met by every operation: what it comes to, that nothing else is lost, that
-//! the counters name the cause, and that service returns. `--nocapture` prints the matrix.
-//!
-//! EIO, no space, and writes that fail half-way go on until the test ends them. A lost write, a
-//! misdirected one and bit rot happen once, before the operation, to a segment that holds its page; for
-//! what writes itself, to its first write. Cleaning moves what a segment lists and does not look for more,
-//! as the scrub does. A server that cannot write the superblock does not start. A slow device answers when the operation has been waited for.
+//! One trouble and one deed: how the trouble begins, what the deed comes to, and what is left of it.
 
-use super::*;
+use super::super::*;
+use super::{Deed, Deed::*, Trouble, Trouble::*};
 use crate::testing::sim_device::{Fault, Op};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Trouble {
-    Eio,
-    NoSpace,
-    Short,
-    Lost,
-    Misdirected,
-    Rot,
-    Slow,
-}
-
-use Trouble::*;
-
-const TROUBLES: [Trouble; 7] = [Eio, NoSpace, Short, Lost, Misdirected, Rot, Slow];
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Deed {
-    ClientWrites,
-    ReadStored,
-    PartialWrite,
-    Discard,
-    WriteBack,
-    Cleaning,
-    Scrub,
-    Compaction,
-    Adoption,
-    Snapshot,
-}
-
-use Deed::*;
-
-/// What each deed comes to. `EIO` and `ENOSPC` are what a client is told; `refused` is a server that
-/// does not start; `kept` is a page that stays where it was; `found` is damage that was found; `waits`
-/// is done when the device answers.
-const WANTED: &str = "
-                Eio         NoSpace     Short       Lost        Misdirected Rot         Slow
-ClientWrites    ENOSPC      ENOSPC      ENOSPC      done        done        done        ENOSPC
-ReadStored      EIO         right       right       EIO         EIO         EIO         EIO
-PartialWrite    EIO         done        done        EIO         EIO         EIO         EIO
-Discard         done        done        done        done        done        done        done
-WriteBack       kept        kept        kept        done        done        done        waits
-Cleaning        kept        kept        kept        done        done        found       waits
-Scrub           unreadable  done        done        found       found       found       waits
-Compaction      done        done        done        done        done        done        done
-Adoption        refused     refused     refused     adopted     adopted     adopted     waits
-Snapshot        done        done        done        done        done        done        done
-";
-
-const DEEDS: [Deed; 10] = [
-    ClientWrites,
-    ReadStored,
-    PartialWrite,
-    Discard,
-    WriteBack,
-    Cleaning,
-    Scrub,
-    Compaction,
-    Adoption,
-    Snapshot,
-];
 
 /// Room for all pages and little more, so that there is something to clean.
 const SETUP: Setup = Setup {
@@ -82,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Records of two segments: what one write can cost that is lost, or lands on another one's place.
 const DAMAGED_MAX: usize = 16;
 
-struct Cell {
+pub(super) struct Cell {
     trouble: Trouble,
     deed: Deed,
     run: Run,
@@ -92,7 +26,7 @@ struct Cell {
 }
 
 impl Cell {
-    fn new(trouble: Trouble, deed: Deed) -> Cell {
+    pub(super) fn new(trouble: Trouble, deed: Deed) -> Cell {
         let dir = Directory::new(&format!("matrix-{trouble:?}-{deed:?}"));
         let mut run = Run::open_with(SETUP, 1, Some(&dir), with_scrub);
         for index in 0..PAGES {
@@ -147,7 +81,7 @@ impl Cell {
     }
 
     /// Lets the trouble begin.
-    fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         let stored = (0..PAGES)
             .map(PageId)
             .find(|page| self.offset(*page).is_some());
@@ -189,7 +123,7 @@ impl Cell {
     }
 
     /// Does the deed, and says what it came to.
-    fn act(&mut self) -> &'static str {
+    pub(super) fn act(&mut self) -> &'static str {
         let (run, page) = (&mut self.run, self.page);
         match self.deed {
             ClientWrites => match run.write_all() {
@@ -303,7 +237,7 @@ impl Cell {
     }
 
     /// The deed on a device that does not answer before it has been waited for.
-    fn act_slowly(&mut self) -> &'static str {
+    pub(super) fn act_slowly(&mut self) -> &'static str {
         let sim = Arc::clone(self.run.sim_shared());
         let mut observer = Observer::new(PATIENCE);
         match self.deed {
@@ -416,7 +350,7 @@ impl Cell {
     }
 
     /// What was counted must name the cause, if the deed met the trouble.
-    fn check_counters(&self, word: &str) {
+    pub(super) fn check_counters(&self, word: &str) {
         let snapshot = self.run.engine.snapshot();
         let store = snapshot.store.as_ref().unwrap();
         let place = format!("{:?} x {:?}", self.trouble, self.deed);
@@ -436,7 +370,7 @@ impl Cell {
     }
 
     /// The trouble is over: nothing but what was damaged is lost, and all goes on.
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         let place = format!("{:?} x {:?}", self.trouble, self.deed);
         self.run.sim().heal();
         if self.deed == Adoption && matches!(self.trouble, Eio | NoSpace | Short) {
@@ -470,30 +404,4 @@ impl Cell {
 
 fn with_scrub(options: &mut EngineOptions) {
     options.store.as_mut().unwrap().scrub_bytes_per_s = 1 << 20;
-}
-
-#[test]
-fn every_fault_meets_every_operation() {
-    let line = |first: &str, words: &[String]| {
-        let words = words.iter().map(|word| format!("{word:<12}"));
-        format!("{first:<16}{}", words.collect::<String>())
-    };
-    let mut lines = vec![line("", &TROUBLES.map(|trouble| format!("{trouble:?}")))];
-    for deed in DEEDS {
-        let words = TROUBLES.map(|trouble| {
-            let mut cell = Cell::new(trouble, deed);
-            cell.begin();
-            let word = match trouble {
-                Slow => cell.act_slowly(),
-                _ => cell.act(),
-            };
-            cell.check_counters(word);
-            cell.end();
-            word.to_string()
-        });
-        lines.push(line(&format!("{deed:?}"), &words));
-    }
-    let found: Vec<_> = lines.iter().map(|line| line.trim_end()).collect();
-    println!("{}", found.join("\n"));
-    assert_eq!(found, WANTED.trim_matches('\n').lines().collect::<Vec<_>>());
 }
