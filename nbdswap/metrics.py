@@ -258,7 +258,7 @@ _STORE_GAUGES: list[tuple[str, str]] = [
     ("silent", "1 while the device does not answer: stored pages cannot be read."),
     ("out_of_space", "1 while they fail for want of space on the file system."),
     ("segments_suspect", "Segments that could not be written; the last to be tried again."),
-    ("segments_broken", "Segments that could not be written twice: used where there is no other at all."),
+    ("segments_broken", "Segments that failed twice: used where there is no other at all."),
 ]
 _STORE_COUNTERS: list[tuple[str, str]] = [
     ("written_bytes", "Bytes written to the backing file."),
