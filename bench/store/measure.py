@@ -2,8 +2,8 @@
 
 Each figure beside what is wanted: bytes that the device was given for a page written back, from
 the kernel's own count; how fast the pool drains, against fio's sequential writes to the same file
-system in the same run; what reading ahead gains and costs; and write amplification under random
-overwrites.
+system in the same run; what reading ahead gains and costs; how long a read takes beside write-back
+and cleaning, against fio's beside as many writes; and write amplification under random overwrites.
 bench/store/README.md says what they are.
 """
 
@@ -93,6 +93,42 @@ def fio(directory: Path, mib: int) -> float:
     return float(json.loads(done.stdout)["jobs"][0]["write"]["bw_bytes"])
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Pages that are overwritten at random, while others are read back."""
+
+    store_mib: int
+    seconds: int = 8
+    pages_per_s: int = 40_000
+
+
+def tail(directory: Path, load: Load, seed: int) -> dict[str, Any]:
+    """Stored pages that are read at random beside write-back and cleaning."""
+    return _engine(directory, "tail", load.store_mib, load.seconds, load.pages_per_s, seed)
+
+
+def fio_tail(directory: Path, load: Load, written_bytes_s: float) -> float:
+    """Microseconds in which 99.9 % of fio's reads are done: of 4 and 8 KiB, as ours are, beside
+    writes of as many bytes a second in order.
+    """
+    read, write = directory / "fio-read.bench", directory / "fio-write.bench"
+    command = [
+        "fio", "--direct=1", "--ioengine=psync", "--time_based", f"--runtime={load.seconds}",
+        "--fallocate=posix", "--output-format=json",
+        "--name=read", f"--filename={read}", f"--size={load.store_mib}M", "--rw=randread",
+        "--bssplit=4k/50:8k/50",
+        "--name=write", f"--filename={write}", f"--size={load.store_mib}M", "--rw=write",
+        "--bs=1M", f"--rate={written_bytes_s:.0f}",
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    finally:
+        read.unlink(missing_ok=True)
+        write.unlink(missing_ok=True)
+    job = json.loads(done.stdout)["jobs"][0]["read"]
+    return float(job["clat_ns"]["percentile"]["99.900000"]) / 1000
+
+
 def of_page(found: dict[str, Any]) -> Figure:
     """Bytes of the device for a page written back, as the kernel counts them."""
     page, device = (found[key] / found["pages"] for key in ("object_bytes", "kernel_bytes"))
@@ -147,6 +183,19 @@ def of_reads(reads: list[dict[str, Any]]) -> Iterator[Figure]:
             )
 
 
+def of_tail(rounds: list[tuple[dict[str, Any], float]]) -> Iterator[Figure]:
+    """99.9 % of reads beside writes, in the median of the rounds."""
+    ours = [found["p999_us"] for found, _ in rounds]
+    theirs = [us for _, us in rounds]
+    written = median(found["written_bytes_per_s"] for found, _ in rounds) / MIB
+    yield Figure(
+        f"99.9 % of reads at random beside {written:.0f} MiB/s written, us",
+        f"{median(ours):.0f}, fio {median(theirs):.0f}",
+    )
+    ratio = median(own / other for own, other in zip(ours, theirs, strict=True))
+    yield Figure("the same, over fio", f"{ratio:.2f}", "at most 3.00", ratio <= 3)
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -185,6 +234,14 @@ def main() -> int:
     for figure in of_reads(reads):
         figures.append(figure)
         print(figure, flush=True)
+    load = Load(options.store_mib // 2)
+    tails = []
+    for number in range(options.rounds):
+        found = tail(directory, load, options.seed + number)
+        tails.append((found, fio_tail(directory, load, found["written_bytes_per_s"])))
+    for figure in of_tail(tails):
+        figures.append(figure)
+        print(figure, flush=True)
     churns = []
     for live_percent, is_skewed in ((70, False), (70, True), (80, False), (80, True)):
         plan = Churn(options.store_mib, live_percent, is_skewed, options.overwrites)
@@ -193,7 +250,9 @@ def main() -> int:
         print(figures[-1], flush=True)
     if options.json is not None:
         options.json.write_text(
-            json.dumps({"drains": rounds, "reads": reads, "churns": churns}, indent=1)
+            json.dumps(
+                {"drains": rounds, "reads": reads, "tails": tails, "churns": churns}, indent=1
+            )
         )
     return int(options.strict and any(figure.is_met is False for figure in figures))
 

@@ -3,19 +3,23 @@
 //! `nbdstore drain FILE` fills a pool in memory and times the write-back of nearly all of it.
 //! `nbdstore readback FILE` writes pages back and reads them in order and at random, with and without
 //! reading ahead.
+//! `nbdstore tail FILE` times reads at random while others are written back and segments are cleaned.
 //! `nbdstore churn FILE` fills the store to a share of its segments and overwrites pages at random.
 //!
 //! One JSON object on standard output. Beside what the store counts stands what the kernel counted for
 //! this process (`write_bytes` in `/proc/self/io`, see proc(5)): what was sent to the block layer.
 //! Not here: comparisons, the other program, what is wanted (`bench/store/measure.py`).
 
+mod reads;
+
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use nbdswap_bench::chance::Chance;
 use nbdswap_core::codec::CodecChoice;
 use nbdswap_core::engine::{
-    Backing, Engine, EngineOptions, ExportOptions, Fetch, Lane, Read, StoreSource, Write,
+    Backing, Engine, EngineOptions, ExportOptions, Lane, StoreSource, Write,
 };
 use nbdswap_core::page::PageId;
 use nbdswap_core::store::FileOptions;
@@ -29,14 +33,11 @@ const SEGMENT_BYTES: u32 = 1 << 20;
 /// Threads that write batches, as in a server.
 const WRITERS: usize = 2;
 
-/// Threads that read stored pages.
-const READERS: usize = 2;
-
 /// Mean of the objects that `Driver::write` makes, with lz4.
 const OBJECT_BYTES_MEAN: u64 = 2020;
 
 struct Driver {
-    engine: Engine,
+    engine: Arc<Engine>,
     lane: Lane,
     chance: Chance,
     data: Vec<u8>,
@@ -93,7 +94,7 @@ impl Driver {
         let (engine, _) = Engine::open(options).unwrap_or_else(|error| panic!("{error}"));
         Driver {
             lane: engine.lane(),
-            engine,
+            engine: Arc::new(engine),
             chance: Chance::new(plan.seed),
             data: vec![0; PAGE_BYTES],
             start: Instant::now(),
@@ -124,6 +125,14 @@ impl Driver {
                 Ok(_) => _ = self.step(),
                 Err(error) => panic!("{error}"),
             }
+        }
+    }
+
+    fn write_and_work(&mut self, page: u64) {
+        self.write(page);
+        // As the background thread, which is told of every 64th write.
+        if page.is_multiple_of(64) {
+            while self.step() == Work::More {}
         }
     }
 
@@ -242,108 +251,8 @@ fn drain(path: PathBuf, pool_bytes: u64, seed: u64) {
     });
 }
 
-/// Reads stored pages as a client with one request in flight and the reader threads of a server do, and
-/// says how long each took, microseconds.
-fn read_pages(driver: &mut Driver, pages: &[u64], reads_ahead: bool) -> Vec<f64> {
-    let Driver { engine, lane, .. } = driver;
-    let engine = &*engine;
-    let (to_readers, asked) = std::sync::mpsc::sync_channel::<Box<Fetch>>(1);
-    let (answered, from_readers) = std::sync::mpsc::sync_channel::<Box<Fetch>>(1);
-    let asked = std::sync::Mutex::new(asked);
-    std::thread::scope(|scope| {
-        for _ in 0..READERS {
-            let (asked, answered) = (&asked, answered.clone());
-            scope.spawn(move || {
-                let mut reader = engine.reader_lane();
-                loop {
-                    let next = asked.lock().expect("nobody panicked").recv();
-                    let Ok(fetch) = next else { return };
-                    let mut batch = [fetch];
-                    engine.fetch(&mut reader, &mut batch);
-                    let [fetch] = batch;
-                    answered.send(fetch).expect("somebody waits");
-                    if reads_ahead {
-                        engine.read_ahead(&mut reader);
-                    }
-                }
-            });
-        }
-        let mut times = Vec::with_capacity(pages.len());
-        let mut out = vec![0; PAGE_BYTES];
-        let mut idle = Some(Fetch::new(PAGE_BYTES));
-        for page in pages {
-            let page = PageId(*page as u32);
-            let started = Instant::now();
-            let Ok(Read::Fetch(place)) = engine.read(lane, page, &mut out) else {
-                continue;
-            };
-            let mut fetch = idle.take().expect("one is under way at most");
-            (fetch.page, fetch.place) = (page, place);
-            to_readers.send(fetch).expect("readers wait");
-            let fetch = from_readers.recv().expect("a reader answers");
-            assert!(fetch.result.is_ok() && engine.confirm(page, place));
-            times.push(started.elapsed().as_secs_f64() * 1e6);
-            idle = Some(fetch);
-        }
-        drop(to_readers);
-        times
-    })
-}
-
-fn percentile(times: &mut [f64], permille: usize) -> f64 {
-    times.sort_unstable_by(f64::total_cmp);
-    times[(times.len() - 1) * permille / 1000]
-}
-
-/// Writes pages back, then reads some in order and some at random, in turn with and without reading
-/// ahead. Each is read once, as a client would.
-fn read_back(path: PathBuf, pool_bytes: u64, rounds: u64, seed: u64) {
-    let mut driver = filled(path, pool_bytes, seed);
-    while driver.step() == Work::More {}
-    // The first that were written left first.
-    let stored = driver.count().pages;
-    let share = stored / (4 * rounds);
-    let mut reports = Vec::new();
-    for round in 0..rounds {
-        for (number, is_in_order, reads_ahead) in [
-            (0, true, false),
-            (1, true, true),
-            (2, false, false),
-            (3, false, true),
-        ] {
-            let first = (4 * round + number) * share;
-            let pages: Vec<u64> = match is_in_order {
-                true => (first..first + share).collect(),
-                false => (0..share / 8)
-                    .map(|_| driver.chance.below(stored as usize) as u64)
-                    .collect(),
-            };
-            let before = driver.engine.snapshot().store.expect("there is one");
-            let started = Instant::now();
-            let mut times = read_pages(&mut driver, &pages, reads_ahead);
-            let seconds = started.elapsed().as_secs_f64();
-            let after = driver.engine.snapshot().store.expect("there is one");
-            reports.push(json!({
-                "round": round,
-                "in_order": is_in_order,
-                "ahead": reads_ahead,
-                "pages": times.len(),
-                "pages_per_s": times.len() as f64 / seconds,
-                "mean_us": times.iter().sum::<f64>() / times.len() as f64,
-                "p50_us": percentile(&mut times, 500),
-                "p99_us": percentile(&mut times, 990),
-                "served_ahead": after.ahead_records - before.ahead_records,
-                "device_reads": after.device_reads - before.device_reads,
-                "read_bytes": after.read_bytes - before.read_bytes,
-            }));
-        }
-    }
-    println!("{}", json!({ "reads": reports }));
-}
-
-/// Fills the store until `live_percent` of its segments live, overwrites all pages `rounds` times at
-/// random, and measures over `rounds` more.
-fn churn(path: PathBuf, store_bytes: u64, live_percent: u64, skewed: bool, rounds: u64, seed: u64) {
+/// A store of which `live_percent` of the segments live, behind a pool of 64 MiB.
+fn steady(path: PathBuf, store_bytes: u64, live_percent: u64, seed: u64) -> Driver {
     let pool_bytes = 64 << 20;
     let in_pool = pool_bytes * 80 / 100;
     let pages = (store_bytes / 100 * live_percent + in_pool) / (OBJECT_BYTES_MEAN + 20);
@@ -355,14 +264,14 @@ fn churn(path: PathBuf, store_bytes: u64, live_percent: u64, skewed: bool, round
         marks: (80, 90),
         seed,
     });
-    let work = |driver: &mut Driver, page| {
-        driver.write(page);
-        // As the background thread, which is told of every 64th write.
-        if page % 64 == 0 {
-            while driver.step() == Work::More {}
-        }
-    };
-    (0..pages).for_each(|page| work(&mut driver, page));
+    (0..pages).for_each(|page| driver.write_and_work(page));
+    driver
+}
+
+/// Fills the store, overwrites all pages `rounds` times at random, and measures over `rounds` more.
+fn churn(path: PathBuf, store_bytes: u64, live_percent: u64, skewed: bool, rounds: u64, seed: u64) {
+    let mut driver = steady(path, store_bytes, live_percent, seed);
+    let pages = driver.pages;
     let page = |driver: &mut Driver| {
         let (all, hot) = (driver.pages as usize, driver.pages as usize / 5);
         let page = match (skewed, driver.chance.below(5)) {
@@ -374,12 +283,12 @@ fn churn(path: PathBuf, store_bytes: u64, live_percent: u64, skewed: bool, round
     };
     for _ in 0..rounds * pages {
         let page = page(&mut driver);
-        work(&mut driver, page);
+        driver.write_and_work(page);
     }
     let before = driver.count();
     for _ in 0..rounds * pages {
         let page = page(&mut driver);
-        work(&mut driver, page);
+        driver.write_and_work(page);
     }
     driver.report(&before);
 }
@@ -393,7 +302,8 @@ fn main() {
     let path = PathBuf::from(arguments.get(1).unwrap_or_else(|| usage()));
     match arguments[0].as_str() {
         "drain" => drain(path, number(2) << 20, number(3)),
-        "readback" => read_back(path, number(2) << 20, number(3), number(4)),
+        "tail" => reads::tail(path, number(2) << 20, number(3), number(4), number(5)),
+        "readback" => reads::read_back(path, number(2) << 20, number(3), number(4)),
         "churn" => churn(
             path,
             number(2) << 20,
@@ -409,6 +319,7 @@ fn main() {
 fn usage() -> ! {
     eprintln!("usage: nbdstore drain FILE POOL_MIB SEED");
     eprintln!("       nbdstore readback FILE POOL_MIB ROUNDS SEED");
+    eprintln!("       nbdstore tail FILE STORE_MIB SECONDS PAGES_PER_S SEED");
     eprintln!("       nbdstore churn FILE STORE_MIB LIVE_PERCENT SKEWED ROUNDS SEED");
     std::process::exit(2)
 }
