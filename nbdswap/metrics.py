@@ -295,6 +295,11 @@ def _store(store: StoreSnapshot) -> Iterator[Metric]:
         "Bytes written, cleaning and overhead included, for each compressed byte written back.",
         write_amplification(store),
     )
+    yield _gauge(
+        "store_unanswered_seconds",
+        "For how long the device has been asked something and has answered nothing.",
+        store["unanswered_seconds"],
+    )
     if store["write_budget_left_bytes"] is not None:
         left_bytes = store["write_budget_left_bytes"]
         yield _gauge("store_write_budget_left_bytes", "What may be written now.", left_bytes)

@@ -188,6 +188,8 @@ class StoreSnapshot(TypedDict):
     """Reads that found, back from the store, that their page had changed, and began again."""
     degraded: bool
     """Writes fail: nothing is written back until one, tried now and then, succeeds."""
+    unanswered_seconds: float
+    """For how long it has been asked something and has answered nothing, as of the last look."""
     silent: bool
     """The device has not answered for as long as a request may wait."""
     out_of_space: bool

@@ -46,6 +46,8 @@ log = EventLog("upgrade")
 
 # Requests that read the store may take so long; then the upgrade is called off.
 HAND_OVER_S: Final = 5.0
+# The disk may have been silent for so long: replacing the program would wait for it.
+UNANSWERED_MAX_S: Final = 1.0
 # They wait from before exec until the new program can obey them.
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
@@ -138,7 +140,7 @@ class Upgrader:
         if self._parts.obstacle:
             raise UpgradeError(self._parts.obstacle)
         store = self._parts.engine.snapshot()["store"]
-        if store is not None and store["silent"]:
+        if store is not None and store["unanswered_seconds"] > UNANSWERED_MAX_S:
             # Replacing the program ends its threads, which the kernel does not let go.
             raise UpgradeError(f"{store['path']} does not answer; try again when it does")
         # A child by vfork and not by the event loop, which would copy the page table.

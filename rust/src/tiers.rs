@@ -3,7 +3,8 @@
 //! Not here: which place a page gets (`engine`), when it moves on (`writeback`).
 //! Locking: the callers hold the page; see `table`.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::age::Clock;
 use crate::page::PageId;
@@ -54,6 +55,8 @@ pub struct Tiers {
     /// The device does not answer reads; writes.
     are_reads_silent: AtomicBool,
     are_writes_silent: AtomicBool,
+    /// For how long it has not answered, microseconds.
+    unanswered_us: AtomicU64,
 }
 
 impl Tiers {
@@ -79,6 +82,7 @@ impl Tiers {
             pressure,
             are_reads_silent: AtomicBool::new(false),
             are_writes_silent: AtomicBool::new(false),
+            unanswered_us: AtomicU64::new(0),
         }
     }
 
@@ -138,6 +142,18 @@ impl Tiers {
         let reads_before = self.are_reads_silent.swap(reads, Ordering::AcqRel);
         let writes_before = self.are_writes_silent.swap(writes, Ordering::AcqRel);
         (reads_before, writes_before) != (reads, writes)
+    }
+
+    /// For how long something has been asked of the device and nothing has come back, when somebody
+    /// looked last.
+    pub fn unanswered(&self) -> Duration {
+        Duration::from_micros(self.unanswered_us.load(Ordering::Relaxed))
+    }
+
+    /// Somebody has looked.
+    pub fn set_unanswered(&self, time: Duration) {
+        let us = time.as_micros() as u64;
+        self.unanswered_us.store(us, Ordering::Relaxed);
     }
 
     /// Does the device not answer reads?

@@ -44,6 +44,7 @@ class FakeCore:
         self.refuses_attach = False
         self.pages: dict[str, dict[str, int]] = {}
         self.store_is_silent = False
+        self.store_unanswered_s = 0.0
         self.write_budget_left_bytes: int | None = 1 << 30
         self.former_objects = {"zsmalloc": 8}
         self.incidents: list[Incident] = []
@@ -296,6 +297,7 @@ class FakeCore:
             "fetch_races": 1,
             "degraded": False,
             "silent": self.store_is_silent,
+            "unanswered_seconds": self.store_unanswered_s,
             "out_of_space": False,
             "encrypted": spec.get("key_path") is not None or spec.get("make_key", False),
             "summary_errors": 4,

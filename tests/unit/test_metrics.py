@@ -127,6 +127,7 @@ def test_numbers_arrive_unchanged(core: FakeCore, server: ServerSnapshot) -> Non
         'nbdswap_pool_blocks{fullness="full"}': 9,
         "nbdswap_store_live_bytes": 1 << 20,
         "nbdswap_store_degraded": 0,
+        "nbdswap_store_unanswered_seconds": 0.0,
         "nbdswap_store_segments_suspect": 3,
         "nbdswap_store_segments_broken": 2,
         "nbdswap_store_pages_written_back_total": 100,

@@ -209,7 +209,7 @@ def test_a_request_that_waits_for_the_store_calls_it_off(serving: Serving) -> No
 
 
 def test_a_disk_that_does_not_answer_would_keep_the_old_program(serving: Serving) -> None:
-    serving.core.store_is_silent = True
+    serving.core.store_unanswered_s = 1.5
 
     async def act() -> None:
         attempt = Attempt()

@@ -40,8 +40,10 @@ impl Engine {
             return false;
         };
         let lines = store.lines();
-        let reads = observer.reads.look(&lines.reads, now) >= observer.patience;
-        let writes = observer.writes.look(&lines.writes, now) >= observer.patience;
-        self.tiers.set_silent(reads, writes)
+        let reads = observer.reads.look(&lines.reads, now);
+        let writes = observer.writes.look(&lines.writes, now);
+        self.tiers.set_unanswered(reads.max(writes));
+        let patience = observer.patience;
+        self.tiers.set_silent(reads >= patience, writes >= patience)
     }
 }

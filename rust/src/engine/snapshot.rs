@@ -4,6 +4,7 @@
 //! by what happens while they are taken.
 
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use super::Engine;
 use crate::codec::{CodecChoice, CodecId};
@@ -65,7 +66,9 @@ pub struct Snapshot<'a> {
     pub pool: PoolSnapshot,
     /// The store, if there is one.
     pub store: Option<StoreStats>,
-    /// Its device does not answer.
+    /// For how long its device has been asked something and has answered nothing.
+    pub store_unanswered: Duration,
+    /// That is too long: it does not answer.
     pub is_store_silent: bool,
     /// Write-back.
     pub writeback: &'a WritebackStats,
@@ -131,6 +134,7 @@ impl Engine {
                 classes,
             },
             store: self.tiers.store.as_ref().map(crate::store::Store::stats),
+            store_unanswered: self.tiers.unanswered(),
             is_store_silent: self.tiers.is_silent(),
             writeback: &self.writeback_stats,
             table_bytes: self.tiers.table.resident_bytes(),

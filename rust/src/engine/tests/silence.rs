@@ -55,6 +55,7 @@ fn behind_a_silent_device_stored_pages_fail_at_once_until_it_answers() {
             "that is no news"
         );
         assert!(engine.snapshot().is_store_silent);
+        assert_eq!(engine.snapshot().store_unanswered, 2 * PATIENCE);
         assert!(matches!(
             engine.read(&mut lane, stored, &mut out),
             Err(Error::Silent)
@@ -77,6 +78,7 @@ fn behind_a_silent_device_stored_pages_fail_at_once_until_it_answers() {
         assert!(engine.observe(&mut observer, seen + 3 * PATIENCE));
     });
     assert!(!run.engine.snapshot().is_store_silent);
+    assert_eq!(run.engine.snapshot().store_unanswered, Duration::ZERO);
     assert_eq!(run.count_errors(), 0);
     run.engine.check();
 }
