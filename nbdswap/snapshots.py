@@ -288,7 +288,7 @@ class RoomSnapshot:
     """What the file system has for a backing file that may still grow."""
 
     free_bytes: int
-    """For us: what is kept for root is not counted unless we are."""
+    """Without what it keeps for root."""
     growth_bytes: int
     """What the backing file lacks of its full size; 0 if it was preallocated."""
 

@@ -57,9 +57,9 @@ class Watch:
     async def run(self) -> None:
         """Looks every few seconds, until cancelled."""
         while True:
-            self.room = await self._probe.look(PERIOD_S)
             self.look()
             await asyncio.sleep(PERIOD_S)
+            self.room = await self._probe.look(PERIOD_S)
 
     def look(self) -> None:
         """Logs what has begun and what has ended."""
