@@ -42,6 +42,11 @@ class ExportSpec(TypedDict):
     """Writes, discards and zeroing are refused with EPERM."""
     lost: bool
     """Pages that are not in adopted memory answer EIO until they are written or discarded."""
+    durable: bool
+    """FLUSH and FUA are answered when what they cover survives loss of the host; needs a store."""
+    recovered: bool
+    """It was durable before: if memory is not adopted, its pages are made from the store's log.
+    Exports and generation are those of the predecessor."""
 
 @type_check_only
 class StoreSpec(TypedDict):
@@ -106,6 +111,10 @@ class OpenReport(TypedDict):
     """Pages that hold data, wherever it is."""
     pages_lost: int
     """Pages of the predecessor whose bytes are gone: EIO until they are written or discarded."""
+    recovered: bool
+    """Memory was not adopted, and exports were made from the store's log."""
+    pages_recovered: int
+    """Pages that were found there."""
     warnings: list[str]
     """Whole sentences for the operator, for example "O_DIRECT is not available on ..."."""
 
@@ -229,6 +238,12 @@ class Core:
 
     def store_descriptor(self) -> int | None:
         """One more descriptor of the backing file, with its lock; the caller's. None: no store."""
+
+    def settle(self) -> None:
+        """Writes down everything that durable exports hold, so that it survives loss of the host.
+
+        Releases the GIL. Raises OSError, with the reason, if the backing file cannot take it.
+        """
 
     def set_zpool(self, zpool: str) -> None:
         """New pages go to that zpool from now on; the background thread moves the others there.

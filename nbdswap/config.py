@@ -105,7 +105,7 @@ class ExportConfig(Section):
     description: Text = ""
     read_only: Flag = False
     durability: Annotated[
-        Literal["process", "volatile"], BeforeValidator(word("process", "volatile"))
+        Literal["disk", "process", "volatile"], BeforeValidator(word("disk", "process", "volatile"))
     ] = "process"
 
 
@@ -207,14 +207,25 @@ class Config(Section):
             if export.size_bytes % self.page_bytes:
                 multiple = f"a multiple of page_bytes ({format_size(self.page_bytes)})"
                 raise misfit(f"{key}.size_bytes", export.size_bytes, multiple)
-            if export.durability == "process" and self.memory_dir is None:
+            if export.durability != "volatile" and self.memory_dir is None:
                 wanted = "volatile, because memory_dir is none"
                 raise misfit(f"{key}.durability", export.durability, wanted)
+            if export.durability == "disk":
+                self._check_disk(key)
         pages = sum(export.size_bytes // self.page_bytes for export in self.exports)
         if pages > PAGES_MAX:
             total = format_size(pages * self.page_bytes)
             wanted = f"less than {format_size((PAGES_MAX + 1) * self.page_bytes)} over all exports"
             raise misfit("exports", f"{total} in sum", wanted)
+
+    def _check_disk(self, key: str) -> None:
+        """What survives loss of the host has to be somewhere, and readable."""
+        if self.store.path is None:
+            wanted = "process or volatile, because store.path is none"
+            raise misfit(f"{key}.durability", "disk", wanted)
+        if self.store.encryption == "on" and self.store.key == "memory":
+            wanted = "file:PATH or credential:NAME, because a key in memory is gone with the host"
+            raise misfit(f"store.key (with {key}.durability: disk)", "memory", wanted)
 
     def _check_pool(self) -> None:
         pool = self.pool

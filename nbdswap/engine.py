@@ -47,6 +47,8 @@ class Engine(Protocol):
 
     def detach_all(self, deadline_s: float) -> None: ...
 
+    def settle(self) -> None: ...
+
     def set_zpool(self, zpool: str) -> None: ...
 
     def set_codec(self, codec: str, level: int) -> None: ...
@@ -112,7 +114,7 @@ def open_engine(
             instance=state.instance,
             memory_dir=state.memory_dir,
             adopt=succession.adopt,
-            exports=export_specs(config, succession.lost),
+            exports=export_specs(config, succession.lost, succession.recovered),
             page_bytes=config.page_bytes,
             zpool=pool.zpool,
             frame_bytes=pool.frame_bytes,

@@ -22,14 +22,18 @@ def default_name(config: Config) -> str:
     return config.exports[0].name
 
 
-def export_specs(config: Config, lost: Collection[str]) -> "list[ExportSpec]":
-    """What the engine opens."""
+def export_specs(
+    config: Config, lost: Collection[str], recovered: Collection[str]
+) -> "list[ExportSpec]":
+    """What the engine opens. What was durable for the last server is so for this one too."""
     return [
         {
             "name": export.name,
             "size_bytes": export.size_bytes,
             "read_only": export.read_only,
             "lost": export.name in lost,
+            "durable": export.durability == "disk" or export.name in recovered,
+            "recovered": export.name in recovered,
         }
         for export in config.exports
     ]

@@ -21,6 +21,7 @@ from nbdswap.snapshots import (
     FULLNESS,
     LIVE_SHARES,
     CoreSnapshot,
+    DurableSnapshot,
     ExportSnapshot,
     LatencySnapshot,
     PoolSnapshot,
@@ -312,6 +313,36 @@ def _store(store: StoreSnapshot) -> Iterator[Metric]:
         segments.add_metric([share], count)
     yield segments
     yield from _scrub(store["scrub"])
+    if store["durable"] is not None:
+        yield from _durable(store["durable"])
+
+
+_DURABLE_GAUGES: list[tuple[str, str]] = [
+    ("owed_pages", "Pages of durable exports that a flush would write down now."),
+    ("unsynced_pages", "Pages of theirs that are written down and not synced."),
+    ("segments_held", "Freed segments kept until what superseded them is on the device."),
+]
+_DURABLE_COUNTERS: list[tuple[str, str]] = [
+    ("checkpoints", "Times that all owed pages were written down and synced."),
+    ("checkpoints_failed", "Times that this failed, and flushes with it."),
+    ("pages_written_down", "Pages written down by checkpoints."),
+    ("syncs_failed", "Syncs of the backing file that failed."),
+]
+
+
+def _durable(durable: DurableSnapshot) -> Iterator[Metric]:
+    values = {key: value for key, value in durable.items() if isinstance(value, int)}
+    for key, help_text in _DURABLE_GAUGES:
+        yield _gauge(f"durable_{key}", help_text, values[key])
+    for key, help_text in _DURABLE_COUNTERS:
+        yield _counter(f"durable_{key}", help_text, values[key])
+    if durable["recovered_pages"] is not None and durable["recovery_seconds"] is not None:
+        yield _gauge(
+            "durable_recovered_pages",
+            "Pages that this start found in the store's log.",
+            durable["recovered_pages"],
+        )
+        yield _gauge("durable_recovery_seconds", "How long that took.", durable["recovery_seconds"])
 
 
 def _room(room: RoomSnapshot) -> Iterator[Metric]:

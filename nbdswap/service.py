@@ -151,6 +151,8 @@ class Service:
                 "and no other server can have the file before",
                 path=store["path"],
             )
+        else:
+            self._settle()
         state, forget = after_stop(self._state, self._config, self._engine.snapshot())
         self._engine.close(forget=forget)
         if forget:
@@ -158,6 +160,13 @@ class Service:
         # After the memory is as it shall be: a crash before this line reads as a crash.
         self._state_dir.write(state)
         log.info("stopped", memory="forgotten" if forget else "kept")
+
+    def _settle(self) -> None:
+        """Nothing of a durable export is to hang on this host's memory any more."""
+        try:
+            self._engine.settle()
+        except OSError as error:
+            log.error("not everything could be written down: a reboot now loses it", reason=error)
 
     def snapshot(self) -> Snapshot:
         """Engine and server at this moment."""

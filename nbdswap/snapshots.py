@@ -138,6 +138,27 @@ class ScrubSnapshot(TypedDict):
     records_unreadable: int
 
 
+class DurableSnapshot(TypedDict):
+    """Exports with `durability: disk`."""
+
+    owed_pages: int
+    """Changed, and not in the store's log as they are: what a flush would write down now."""
+    unsynced_pages: int
+    """In the log, and not synced since."""
+    segments_held: int
+    """Freed segments that are kept until what superseded their pages is on the device."""
+    checkpoints: int
+    """Times that everything owed was written down and synced, for a flush or for room."""
+    checkpoints_failed: int
+    pages_written_down: int
+    """By checkpoints."""
+    syncs_failed: int
+    recovered_pages: int | None
+    """Found in the store's log at the start; None if nothing was to be recovered."""
+    recovery_seconds: float | None
+    """What opening the engine took then."""
+
+
 class StoreSnapshot(TypedDict):
     """The backing file."""
 
@@ -199,6 +220,8 @@ class StoreSnapshot(TypedDict):
     summary_errors: int
     """Segments whose list of records was damaged, so that they were searched for one by one."""
     scrub: ScrubSnapshot
+    durable: DurableSnapshot | None
+    """None without exports that are durable."""
 
 
 def write_amplification(store: StoreSnapshot) -> float:

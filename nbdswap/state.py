@@ -27,6 +27,7 @@ class ExportState:
     name: str
     size_bytes: int
     durability: str
+    """`disk` once all that it holds was written down, so that the store's log has it."""
     may_hold_data: bool
     """A client could write to it since it was last known to be empty."""
     lost: bool

@@ -1,14 +1,17 @@
 """What a server takes over from its predecessor: everything, nothing, or the knowledge of a loss.
 
-Three ways, and one rule above them: a page that may have been written is never served as zeros
+Four ways, and one rule above them: a page that may have been written is never served as zeros
 because its bytes are gone.
 
 * Nothing was there to lose: start empty, in the next generation.
 * The predecessor's memory is there and fits: adopt it, in the same generation.
+* It is gone, and there are exports that survive that (`durability: disk`): their pages are made
+  from the log of the store, in the same generation; the others open as lost.
 * The memory is gone (a reboot, a removed file): next generation, and every export that may have
   held data opens as lost.
 
-Memory that is there and does not fit is refused and left as it is: nobody forgets it unasked.
+Memory that is there and does not fit is refused and left as it is: nobody forgets it unasked. So
+is a log.
 
 Decisions only: nothing here touches a file, a clock or chance.
 """
@@ -31,6 +34,10 @@ class Succession:
     adopt: bool
     lost: frozenset[str]
     """Exports whose pages fail until they are written or discarded, unless they were adopted."""
+    recovered: frozenset[str] = frozenset()
+    """Exports that are made from the store's log if their pages are not adopted."""
+    unsettled: frozenset[str] = frozenset()
+    """Exports that become durable now; `settled` is the state once what they hold is written."""
     forgotten: tuple[str, ...] = ()
     """Exports with data that the configuration does not name any more."""
     reason: str = ""
@@ -57,21 +64,49 @@ def decide(
         state = _new_state(previous, config, newcomer, lost=frozenset())
         return Succession(state=state, adopt=False, lost=frozenset())
     reason = misfit(previous, config)
-    if reason and memory_present:
+    if reason and (memory_present or _durable(previous)):
         raise RefusedError(
             f"{reason}, and the last server holds pages of clients: set it back, or start once "
             "with --fresh to forget them"
         )
     if not memory_present:
         reason = reason or "the memory of the last server is gone (reboot or removed files)"
+        if _durable(previous):
+            return recover(previous, config, reason)
         return lose(previous, config, newcomer, reason)
     # Durability may have changed; what was lost before stays lost.
-    exports = tuple(
-        replace(old, durability=new.durability)
-        for old, new in zip(previous.exports, config.exports, strict=True)
+    return Succession(
+        state=replace(previous, exports=_carried_on(previous, config), clean=False),
+        adopt=True,
+        lost=_lost_with_memory(previous),
+        recovered=_durable(previous),
+        unsettled=_unsettled(previous, config),
     )
-    state = replace(previous, exports=exports, clean=False)
-    return Succession(state=state, adopt=True, lost=_holders(previous))
+
+
+def recover(previous: State, config: Config, reason: str) -> Succession:
+    """The way for exports that survive the loss of memory; the others are lost."""
+    lost = _lost_with_memory(previous)
+    exports = (
+        replace(export, lost=export.name in lost) for export in _carried_on(previous, config)
+    )
+    return Succession(
+        state=replace(previous, exports=tuple(exports), clean=False),
+        adopt=False,
+        lost=lost,
+        recovered=_durable(previous),
+        unsettled=_unsettled(previous, config),
+        reason=reason,
+    )
+
+
+def settled(state: State, config: Config) -> State:
+    """The state once everything that durable exports hold is written down."""
+    exports = (
+        replace(export, durability=new.durability)
+        for export, new in zip(state.exports, config.exports, strict=True)
+    )
+    return replace(state, exports=tuple(exports))
 
 
 def lose(previous: State, config: Config, newcomer: Newcomer, reason: str) -> Succession:
@@ -112,6 +147,34 @@ def _at_rest(export: ExportState, pages: PageCounts, *, forget: bool) -> ExportS
 
 def _holders(state: State) -> frozenset[str]:
     return frozenset(export.name for export in state.exports if export.may_hold_data)
+
+
+def _durable(state: State) -> frozenset[str]:
+    """Exports whose flushed pages are in the store's log, if there is anything to find."""
+    durable = frozenset(e.name for e in state.exports if e.durability == "disk")
+    return durable if durable & _holders(state) else frozenset()
+
+
+def _lost_with_memory(state: State) -> frozenset[str]:
+    """Exports whose unwritten pages are lost, not empty, if nothing is adopted."""
+    were_lost = frozenset(export.name for export in state.exports if export.lost)
+    return were_lost | (_holders(state) - _durable(state))
+
+
+def _unsettled(previous: State, config: Config) -> frozenset[str]:
+    pairs = zip(previous.exports, config.exports, strict=True)
+    return frozenset(
+        new.name for old, new in pairs if new.durability == "disk" and old.durability != "disk"
+    )
+
+
+def _carried_on(previous: State, config: Config) -> tuple[ExportState, ...]:
+    """The exports, with their durability as configured but for those still to be settled."""
+    unsettled = _unsettled(previous, config)
+    return tuple(
+        old if old.name in unsettled else replace(old, durability=new.durability)
+        for old, new in zip(previous.exports, config.exports, strict=True)
+    )
 
 
 def _new_state(

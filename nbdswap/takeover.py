@@ -11,11 +11,19 @@ from pathlib import Path
 
 from nbdswap.config import Config
 from nbdswap.engine import Engine, OpenCore, open_engine
-from nbdswap.errors import NbdswapError
+from nbdswap.errors import NbdswapError, RefusedError
 from nbdswap.logs import EventLog
 from nbdswap.state import State, StateDir
 from nbdswap.store_key import forget_key
-from nbdswap.succession import Newcomer, Succession, decide, lose, memory_files
+from nbdswap.succession import (
+    Newcomer,
+    Succession,
+    decide,
+    lose,
+    memory_files,
+    recover,
+    settled,
+)
 
 log = EventLog("state")
 
@@ -66,12 +74,34 @@ class Takeover:
             # Their maker died before it served anybody. Files that are another's are refused.
             assert self.previous is not None, "adopted without a predecessor"
             reason = "the memory of the last server cannot be adopted"
-            succession = lose(self.previous, self.config, newcomer, reason)
-            engine.close(forget=True)
-            engine, adopted = self._open(succession, None)
-        if succession.reason:
+            if succession.recovered:
+                # The engine has made them from the log already.
+                succession = recover(self.previous, self.config, reason)
+                self.state_dir.write(succession.state)
+            else:
+                succession = lose(self.previous, self.config, newcomer, reason)
+                engine.close(forget=True)
+                engine, adopted = self._open(succession, None)
+        if succession.reason and (succession.lost or succession.forgotten):
             _say_what_is_lost(succession)
-        return TakenOver(engine, succession.state, adopted)
+        state = self._settle(engine, succession)
+        return TakenOver(engine, state, adopted or bool(succession.recovered))
+
+    def _settle(self, engine: Engine, succession: Succession) -> State:
+        """Writes down what exports hold that become durable now; only then they are called so."""
+        if not succession.unsettled:
+            return succession.state
+        try:
+            engine.settle()
+        except OSError as error:
+            engine.close(forget=False)
+            names = ", ".join(sorted(succession.unsettled))
+            raise RefusedError(
+                f"durability of {names} cannot be disk, since {error}; set it to process"
+            ) from None
+        state = settled(succession.state, self.config)
+        self.state_dir.write(state)
+        return state
 
     def _open(self, succession: Succession, store_fd: int | None) -> tuple[Engine, bool]:
         self.state_dir.write(succession.state)
@@ -97,6 +127,13 @@ class Takeover:
                 "adopted the memory of the last server",
                 instance=f"{succession.state.instance:016x}",
                 pages=report["pages_adopted"],
+                ms=round((time.monotonic() - began_s) * 1000),
+            )
+        elif report["recovered"]:
+            log.info(
+                "recovered what was flushed from the store",
+                exports=",".join(sorted(succession.recovered)),
+                pages=report["pages_recovered"],
                 ms=round((time.monotonic() - began_s) * 1000),
             )
         elif succession.adopt:

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::age::Clock;
+use crate::durable::{Durable, MARK_BYTES};
 use crate::page::PageId;
 use crate::stats::LaneStats;
 
@@ -43,6 +44,8 @@ pub struct Tiers {
     pub pool: Pools,
     /// Packed pages on the backing file.
     pub store: Option<Store>,
+    /// What is known of exports whose flushed pages survive loss of the host; None without one.
+    pub durable: Option<Durable>,
     /// Age of pages.
     pub clock: Clock,
     /// When to write back.
@@ -60,11 +63,13 @@ pub struct Tiers {
 }
 
 impl Tiers {
-    /// Puts the parts together.
+    /// Puts the parts together. `durable` needs a store.
+    #[expect(clippy::too_many_arguments, reason = "the parts, each of its own type")]
     pub fn new(
         table: Table,
         pool: Pools,
         store: Option<Store>,
+        durable: Option<Durable>,
         clock: Clock,
         marks: Marks,
         first_pages: Box<[u32]>,
@@ -75,6 +80,7 @@ impl Tiers {
             table,
             pool,
             store,
+            durable,
             clock,
             marks,
             first_pages,
@@ -89,6 +95,43 @@ impl Tiers {
     /// The number of the export that a page belongs to.
     pub fn export_of(&self, page: PageId) -> usize {
         self.first_pages.partition_point(|&first| first <= page.0) - 1
+    }
+
+    /// What is known of the export of a page, if it is a durable one.
+    pub fn durable_of(&self, page: PageId) -> Option<&Durable> {
+        let durable = self.durable.as_ref()?;
+        durable.has_export(self.export_of(page)).then_some(durable)
+    }
+
+    /// Gives a page another content: as [`replace`](Self::replace), and a durable export owes it to the
+    /// log from now on.
+    pub fn change(&self, guard: &PageGuard<'_>, new: Word, stats: &LaneStats) {
+        let page = guard.page();
+        if self.durable_of(page).is_some() {
+            let old = guard.word();
+            if old.unmarked() == new && !matches!(new.place(), Place::Pool(_) | Place::Store(_)) {
+                // Zeros over zeros: the log knows, or is about to.
+                return;
+            }
+            self.owe_again(guard);
+            if let Place::Store(object) = old.place() {
+                self.store_of_a_stored_page().outlived(object.at);
+            }
+        }
+        self.replace(guard, new, stats);
+    }
+
+    /// What the log has of a page of a durable export is not to be relied on: it is owed to it.
+    pub fn owe_again(&self, guard: &PageGuard<'_>) {
+        let Some(durable) = self.durable_of(guard.page()) else {
+            return;
+        };
+        durable.owe(guard.page());
+        if let Some(mark) = durable.set_mark(guard.page(), None) {
+            let store = self.store_of_a_stored_page();
+            store.outlived(mark);
+            store.release(mark, MARK_BYTES as u32);
+        }
     }
 
     /// Moves a page: publishes `new`, whose bytes are whole, and gives the old place back.
@@ -110,7 +153,7 @@ impl Tiers {
     pub fn store_of_a_stored_page(&self) -> &Store {
         self.store
             .as_ref()
-            .expect("a page is in the store, so there is one")
+            .expect("a page is, or is to be, in the store, so there is one")
     }
 
     /// Do the pool's blocks hold so much that write-back should start?
@@ -187,6 +230,12 @@ impl Tiers {
                     live_bytes += u64::from(store.record_bytes(object.bytes as u32));
                 }
                 _ => {}
+            }
+            if let Some(durable) = self.durable_of(page)
+                && durable.mark(page).is_some()
+            {
+                let store = self.store_of_a_stored_page();
+                live_bytes += u64::from(store.record_bytes(MARK_BYTES as u32));
             }
         }
         let stats = self.pool.stats();

@@ -103,6 +103,8 @@ fn engine(codec: &str, zpool: ZpoolKind, is_encrypted: bool) -> Engine {
             size_bytes: u64::from(PAGES) * PAGE as u64,
             read_only: false,
             is_lost: false,
+            is_durable: false,
+            is_recovered: false,
         }],
         page_bytes: PAGE,
         zpool,

@@ -103,6 +103,8 @@ impl World {
                 size_bytes: u64::from(PAGES) * PAGE as u64,
                 read_only: false,
                 is_lost: false,
+                is_durable: false,
+                is_recovered: false,
             }],
             page_bytes: PAGE,
             zpool: ZpoolKind::parse(zpool).unwrap(),

@@ -57,6 +57,8 @@ class ServerSettings:
     store_config: Mapping[str, int | str | bool] = field(default_factory=dict)
     """More keys of `store`."""
     request_timeout_s: float | None = None
+    exports: tuple[Mapping[str, str | int], ...] = ()
+    """Other exports than the one that is named EXPORT and of `size_bytes`."""
     store_path: Path | None = None
     """The backing file, if not one beside the sockets."""
 
@@ -139,7 +141,7 @@ class Server:
             "serve",
             f"--config={self._write_config()}",
             *([f"--unix={self.unix_path}", f"--listen=127.0.0.1:{self.port}"] if listen else []),
-            f"--export={EXPORT}={settings.size_bytes}",
+            *([] if settings.exports else [f"--export={EXPORT}={settings.size_bytes}"]),
             f"--pool-size={settings.pool_bytes}",
             f"--store={self.store_path if settings.store else 'none'}",
             f"--state-dir={self.state_directory}",
@@ -162,6 +164,8 @@ class Server:
         }
         if self.settings.request_timeout_s is not None:
             config["request_timeout_s"] = self.settings.request_timeout_s
+        if self.settings.exports:
+            config["exports"] = [dict(export) for export in self.settings.exports]
         path = self.directory / "config.yaml"
         path.write_text(json.dumps(config))  # Every JSON is a YAML.
         return path

@@ -28,10 +28,13 @@ OPERATIONS = ("read", "write", "flush", "trim", "cache", "write_zeroes", "block_
 class FakeCore:
     """See the head of the file. `opened_with` are the arguments of `open`."""
 
+    settle_fails = False
+
     def __init__(self, opened_with: dict[str, Any], *, adopted: bool) -> None:
         self.opened_with = opened_with
         self.adopted = adopted
         self.started = False
+        self.settled = 0
         self.closed_forgetting: bool | None = None
         self.detach_deadlines_s: list[float] = []
         self.detach_may_end = threading.Event()
@@ -72,9 +75,17 @@ class FakeCore:
             "reason": "unfinished" if arguments["adopt"] and not adopted else "",
             "pages_adopted": 7 if adopted else 0,
             "pages_lost": 0,
+            "recovered": not adopted and any(e["recovered"] for e in arguments["exports"]),
+            "pages_recovered": 0,
             "warnings": [],
         }
         return cls(arguments, adopted=adopted), report
+
+    def settle(self) -> None:
+        """Counted; fails if told to."""
+        self.settled += 1
+        if FakeCore.settle_fails:
+            raise OSError("the backing file has no room for what is to be kept")
 
     def start(self) -> None:
         """Once."""
@@ -309,6 +320,17 @@ class FakeCore:
                 "bytes": 54321,
                 "pages_lost": 2,
                 "records_unreadable": 1,
+            },
+            "durable": {
+                "owed_pages": 7,
+                "unsynced_pages": 6,
+                "segments_held": 5,
+                "checkpoints": 4,
+                "checkpoints_failed": 3,
+                "pages_written_down": 2,
+                "syncs_failed": 1,
+                "recovered_pages": 9,
+                "recovery_seconds": 0.5,
             },
         }
 

@@ -121,6 +121,15 @@ def test_the_printed_configuration_reads_back_to_the_same(machine: Machine, tmp_
             "exports[0].durability is process, wanted volatile, because memory_dir is none",
         ),
         (
+            "exports: [{name: a, size_bytes: 4K, durability: disk}]\nstore: {path: none}",
+            "exports[0].durability is disk, wanted process or volatile, because store.path is none",
+        ),
+        (
+            "exports: [{name: a, size_bytes: 4K, durability: disk}]\nstore: {encryption: on}",
+            "store.key (with exports[0].durability: disk) is memory, wanted file:PATH or "
+            "credential:NAME, because a key in memory is gone with the host",
+        ),
+        (
             "store: {capacity_bytes: 3M}",
             "store.capacity_bytes is 3M, wanted at least 4 segments (4M)",
         ),

@@ -138,6 +138,11 @@ def test_numbers_arrive_unchanged(core: FakeCore, server: ServerSnapshot) -> Non
         "nbdswap_store_scrub_bytes_total": 54321,
         "nbdswap_store_scrub_pages_lost_total": 2,
         "nbdswap_store_scrub_records_unreadable_total": 1,
+        "nbdswap_durable_owed_pages": 7,
+        "nbdswap_durable_segments_held": 5,
+        "nbdswap_durable_checkpoints_failed_total": 3,
+        "nbdswap_durable_recovered_pages": 9,
+        "nbdswap_durable_recovery_seconds": 0.5,
         "nbdswap_store_write_amplification_ratio": 1.5,
         "nbdswap_store_bytes_cleaned_total": 50000,
         "nbdswap_store_write_budget_left_bytes": 1 << 30,
@@ -174,9 +179,15 @@ def test_every_number_of_a_snapshot_is_exported(core: FakeCore, server: ServerSn
     assert snapshot["store"] is not None
     store: dict[str, Any] = {**snapshot["store"]}
     scrub = store.pop("scrub")
+    durable = store.pop("durable")
     # Exported as one ratio.
     del scrub["segments"], scrub["segments_done"]
-    sections = {"pool": {**snapshot["pool"]}, "store": store, "store_scrub": scrub}
+    sections = {
+        "pool": {**snapshot["pool"]},
+        "store": store,
+        "store_scrub": scrub,
+        "durable": durable,
+    }
     names = {name.partition("{")[0] for name in scrape(core, server)}
     for section, values in sections.items():
         for key, value in values.items():

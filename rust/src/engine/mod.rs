@@ -12,6 +12,7 @@ mod fetch;
 mod header;
 mod lane;
 mod open;
+mod recovery;
 mod silence;
 mod snapshot;
 mod switch;
@@ -33,6 +34,7 @@ pub use snapshot::{ExportSnapshot, PoolSnapshot, Snapshot};
 use switch::CodecSwitch;
 
 use crate::codec::CodecId;
+pub use crate::durable::{Flush, FlushError};
 use crate::error::{Error, Result};
 use crate::incident::{Incident, Incidents};
 use crate::page::{PageId, PageIndex, fill_word, pattern_of, repeated_word};
@@ -308,7 +310,7 @@ impl Engine {
         self.tiers.table.reserve(page)?;
         let guard = self.tiers.table.lock(page);
         self.tiers
-            .replace(&guard, Word::of(Place::Same(0)), &lane.stats);
+            .change(&guard, Word::of(Place::Same(0)), &lane.stats);
         Ok(())
     }
 
@@ -327,12 +329,20 @@ impl Engine {
             }
             return;
         }
+        // A durable export has to remember a discard until the log says so too.
+        let is_durable = self.tiers.durable_of(PageId(pages.start)).is_some();
+        let gone = Word::of(if is_durable {
+            Place::Hole
+        } else {
+            Place::Unwritten
+        });
         let (mut rest, mut did) = (pages, false);
         while let Some(part) = self.tiers.table.touched_in(rest.clone()) {
             rest.start = part.end;
             for page in part.map(PageId) {
-                if self.tiers.table.peek(page) != Word::default() {
-                    self.forget(lane, page, Word::default());
+                let word = self.tiers.table.peek(page);
+                if word != Word::default() && word != gone {
+                    self.forget(lane, page, gone);
                     did = true;
                 }
             }
@@ -345,7 +355,53 @@ impl Engine {
 
     fn forget(&self, lane: &Lane, page: PageId, word: Word) {
         let guard = self.tiers.table.lock(page);
-        self.tiers.replace(&guard, word, &lane.stats);
+        self.tiers.change(&guard, word, &lane.stats);
+    }
+
+    fn owes_too_much(&self) -> bool {
+        let durable = self.tiers.durable.as_ref();
+        durable.is_some_and(crate::durable::Durable::owes_too_much)
+    }
+
+    /// Asks that every change of an export that was answered until now survives loss of the host. None:
+    /// there is nothing to wait for, the export does not promise that.
+    pub fn flush(&self, id: ExportId) -> Option<Flush> {
+        let durable = self.tiers.durable.as_ref()?;
+        if !durable.has_export(usize::from(id.0)) {
+            return None;
+        }
+        let flush = durable.flushes.ask();
+        self.bell.ring();
+        Some(flush)
+    }
+
+    /// How a flush went; None: it is under way, and space is announced when it is over.
+    pub fn flushed(&self, flush: Flush) -> Option<std::result::Result<(), FlushError>> {
+        let durable = self.tiers.durable.as_ref();
+        let durable = durable.expect("it was asked of a durable export");
+        durable.flushes.outcome(flush)
+    }
+
+    /// Makes everything that durable exports owe survive loss of the host. `wait` lets time go by for
+    /// whoever steps, or steps itself.
+    ///
+    /// # Errors
+    /// As a flush fails, or since the device does not answer: everything is owed as before.
+    pub fn settle(&self, wait: impl Fn(&Engine)) -> std::result::Result<(), FlushError> {
+        let Some(durable) = &self.tiers.durable else {
+            return Ok(());
+        };
+        let flush = durable.flushes.ask();
+        self.bell.ring();
+        loop {
+            if let Some(outcome) = durable.flushes.outcome(flush) {
+                return outcome;
+            }
+            if self.tiers.is_silent() {
+                return Err(FlushError::Failed);
+            }
+            wait(self);
+        }
     }
 
     /// What BLOCK_STATUS says of a page.
@@ -489,8 +545,9 @@ impl Engine {
             }
         };
         let word = Word::of(place);
-        self.tiers.replace(guard, word, stats);
-        if self.tiers.is_above_high_mark() && self.tiers.pressure() == Pressure::Calm {
+        self.tiers.change(guard, word, stats);
+        let is_high = self.tiers.is_above_high_mark() && self.tiers.pressure() == Pressure::Calm;
+        if is_high || self.owes_too_much() {
             self.bell.ring();
         }
         Ok(Write::Done(Tier::of(word).expect("it was written")))

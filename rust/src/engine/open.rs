@@ -11,10 +11,12 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use super::header::{LOST_BYTES, encode_header, was_lost};
+use super::recovery::Recovery;
 use super::switch::CodecSwitch;
 use super::{Bell, Engine, ExportInfo};
 use crate::age::Clock;
 use crate::codec::CodecChoice;
+use crate::durable::Durable;
 use crate::error::{Error, Result};
 use crate::incident::Incidents;
 use crate::page::{PAGE_BYTES_ALLOWED, PageId};
@@ -40,6 +42,11 @@ pub struct ExportOptions {
     pub read_only: bool,
     /// Unless a predecessor's table is adopted, pages that were not written answer EIO.
     pub is_lost: bool,
+    /// What was flushed survives loss of the host; needs a store.
+    pub is_durable: bool,
+    /// It was durable before: unless a predecessor's table is adopted, its pages are made from the
+    /// store's log. Generation and exports are as they were then.
+    pub is_recovered: bool,
 }
 
 /// What is behind the store.
@@ -113,6 +120,10 @@ pub struct OpenReport {
     pub pages_adopted: u64,
     /// Pages whose bytes are gone.
     pub pages_lost: u64,
+    /// The predecessor's memory is gone, and durable exports were made from the store's log.
+    pub recovered: bool,
+    /// Pages that were found there.
+    pub pages_recovered: u64,
     /// What else the operator should know.
     pub warnings: Vec<String>,
 }
@@ -132,9 +143,16 @@ impl Engine {
         let table = open_table(&options, &mut exports, &mut report)?;
         // Without stored pages there is nothing to take over, whatever the backing file holds; with
         // them a backing file that does not fit is refused: its pages would be lost for a typing error.
-        let adopt_store = report.adopted && holds_stored_pages(&table);
+        let is_durable = options.exports.iter().any(|export| export.is_durable);
+        let holds_stored = report.adopted && holds_stored_pages(&table);
+        let adopt_store = holds_stored || is_durable && (report.adopted || report.recovered);
+        let adoption = Adoption {
+            adopt: adopt_store,
+            may_be_blank: report.adopted && !holds_stored,
+            keeps_freed: is_durable,
+        };
         // The store first: a backing file that is refused must not cost the predecessor's pool.
-        let opened = open_store(&mut options, adopt_store).and_then(|store| {
+        let opened = open_store(&mut options, adoption).and_then(|store| {
             let pool = open_pool(&options, &mut report)?;
             Ok((store, pool))
         });
@@ -146,10 +164,15 @@ impl Engine {
         })?;
         let frames_bytes = u64::from(pool.zpool.arena().frames()) * options.frame_bytes as u64;
         let percent = |share: u8| frames_bytes / 100 * u64::from(share);
+        let durable = is_durable.then(|| {
+            let exports = options.exports.iter().map(|export| export.is_durable);
+            Durable::new(exports.collect(), table.pages())
+        });
         let tiers = Tiers::new(
             table,
             pool.zpool,
             store,
+            durable.transpose()?,
             Clock::new(options.pool_bytes_max),
             Marks {
                 high_bytes: percent(options.high_mark_percent),
@@ -159,14 +182,41 @@ impl Engine {
             options.page_bytes,
         );
         let lane = Arc::new(LaneStats::new(exports.len()));
-        if report.adopted {
+        let mut recovery = if adopt_store {
+            Recovery::new(&tiers)?
+        } else {
+            None
+        };
+        if let Some(recovery) = recovery.as_mut().filter(|_| report.recovered) {
+            recovery.find_pages(&|page| {
+                let export = tiers.export_of(page);
+                let is_recovered = options.exports[export].is_recovered;
+                (is_recovered, exports[export].is_lost)
+            })?;
+        }
+        if report.adopted || report.recovered {
             adopt(&tiers, pool.is_adopted, &lane, &mut report);
         }
         if pool.is_adopted {
             tiers.pool.adopted()?;
         }
+        if let Some(recovery) = &mut recovery {
+            if report.recovered {
+                recovery.claim_marks();
+                report.pages_recovered = std::mem::take(&mut report.pages_adopted);
+            } else {
+                recovery.compare(&lane)?;
+            }
+            recovery.sync()?;
+        }
         if let (true, Some(store)) = (adopt_store, &tiers.store) {
             store.adopted();
+        }
+        if let Some(recovery) = recovery {
+            recovery.end();
+        }
+        if report.recovered {
+            (tiers.table.memory()).set_header(&encode_header(&options, &exports));
         }
         let dispatch = Arc::new(Dispatch::default());
         let engine = Engine {
@@ -231,6 +281,16 @@ fn validate(options: &EngineOptions) -> Result<()> {
             ));
         }
     }
+    let is_durable = options.exports.iter().any(|export| export.is_durable);
+    if is_durable && options.store.is_none() {
+        return wrong("an export is to survive loss of the host, wanted a store for it".into());
+    }
+    if let Some(export) = (options.exports.iter()).find(|one| one.is_recovered && !one.is_durable) {
+        let name = &export.name;
+        return wrong(format!(
+            "export {name} is to be recovered, wanted a durable one"
+        ));
+    }
     let (low, high) = (options.low_mark_percent, options.high_mark_percent);
     if low >= high || high > 100 {
         return wrong(format!(
@@ -294,7 +354,12 @@ fn open_table(
         }
     }
     let words = SharedWords::create(path.as_deref(), pages)?;
-    words.set_header(&encode_header(options, exports));
+    if options.exports.iter().any(|export| export.is_recovered) {
+        // The header comes when all words are there: whoever finds a table without one makes it anew.
+        report.recovered = true;
+    } else {
+        words.set_header(&encode_header(options, exports));
+    }
     Ok(Table::new(words))
 }
 
@@ -384,7 +449,15 @@ fn holds_stored_pages(table: &Table) -> bool {
     false
 }
 
-fn open_store(options: &mut EngineOptions, adopt: bool) -> Result<Option<Store>> {
+/// What is to become of what the store holds.
+#[derive(Clone, Copy)]
+struct Adoption {
+    adopt: bool,
+    may_be_blank: bool,
+    keeps_freed: bool,
+}
+
+fn open_store(options: &mut EngineOptions, adoption: Adoption) -> Result<Option<Store>> {
     let Some(source) = options.store.take() else {
         return Ok(None);
     };
@@ -392,7 +465,9 @@ fn open_store(options: &mut EngineOptions, adopt: bool) -> Result<Option<Store>>
         id: options.instance,
         generation: options.generation,
         segment_bytes: source.segment_bytes,
-        adopt,
+        adopt: adoption.adopt,
+        may_be_blank: adoption.may_be_blank,
+        keeps_freed: adoption.keeps_freed,
         punch: source.punch,
         encryption: source.encryption,
         ..StoreOptions::default()

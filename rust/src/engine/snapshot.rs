@@ -70,6 +70,9 @@ pub struct Snapshot<'a> {
     pub store_unanswered: Duration,
     /// That is too long: it does not answer.
     pub is_store_silent: bool,
+    /// Pages of durable exports that the store's log does not have as they are, and those that it has
+    /// and that are not synced; None without such exports.
+    pub owed_and_unsynced: Option<(u64, u64)>,
     /// Write-back.
     pub writeback: &'a WritebackStats,
     /// Bytes of the page table that are in use.
@@ -136,6 +139,8 @@ impl Engine {
             store: self.tiers.store.as_ref().map(crate::store::Store::stats),
             store_unanswered: self.tiers.unanswered(),
             is_store_silent: self.tiers.is_silent(),
+            owed_and_unsynced: (self.tiers.durable.as_ref())
+                .map(|durable| (durable.owed.len(), durable.unsynced.len())),
             writeback: &self.writeback_stats,
             table_bytes: self.tiers.table.resident_bytes(),
             reject_pool_full: sum(&|lane| lane.reject_pool_full.get()),

@@ -19,7 +19,7 @@ mod snapshot;
 use std::borrow::Cow;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -27,7 +27,7 @@ use pyo3::types::PyDict;
 
 use crate::background::Background;
 use crate::codec::CodecChoice;
-use crate::engine::{Engine, OpenReport};
+use crate::engine::{Engine, FlushError, OpenReport};
 use crate::error::Error;
 use crate::session::{Negotiated, Unfinished};
 use crate::worker::{HandedOver, Workers, WorkersOptions};
@@ -49,6 +49,9 @@ pyo3::create_exception!(
     "A file that is not ours or does not fit. It was not touched."
 );
 
+/// How often it is looked whether the background thread has written everything down.
+const SETTLE_PAUSE: Duration = Duration::from_millis(2);
+
 /// The engine and the threads around it.
 struct Running {
     engine: Arc<Engine>,
@@ -56,6 +59,9 @@ struct Running {
     background: Option<Background>,
     options: WorkersOptions,
     store_path: Option<String>,
+    /// Pages that were found in the store's log at the start, and the seconds that it took to open.
+    recovery: Option<(u64, f64)>,
+    opened: Instant,
 }
 
 #[derive(IntoPyObject)]
@@ -90,6 +96,8 @@ struct ReportView {
     reason: String,
     pages_adopted: u64,
     pages_lost: u64,
+    recovered: bool,
+    pages_recovered: u64,
     warnings: Vec<String>,
 }
 
@@ -100,6 +108,8 @@ impl From<OpenReport> for ReportView {
             reason: report.reason,
             pages_adopted: report.pages_adopted,
             pages_lost: report.pages_lost,
+            recovered: report.recovered,
+            pages_recovered: report.pages_recovered,
             warnings: report.warnings,
         }
     }
@@ -121,6 +131,7 @@ impl Core {
             .into_any()
             .extract()?;
         let (options, store_path) = (arguments.workers(), arguments.store_path());
+        let began = Instant::now();
         let opened = py.detach(|| Engine::open(arguments.engine()?));
         let (engine, report) = opened.map_err(to_python)?;
         let engine = Arc::new(engine);
@@ -130,6 +141,9 @@ impl Core {
             background: None,
             options,
             store_path,
+            recovery: (report.recovered)
+                .then(|| (report.pages_recovered, began.elapsed().as_secs_f64())),
+            opened: began,
         };
         Ok((
             Core {
@@ -227,6 +241,28 @@ impl Core {
         let workers = self.with(|running| running.workers())?;
         py.detach(|| workers.detach_all(Duration::from_secs_f64(deadline_s)));
         Ok(())
+    }
+
+    fn settle(&self, py: Python<'_>) -> PyResult<()> {
+        let (engine, opened, is_running) = self.with(|running| {
+            let is_running = running.background.is_some();
+            Ok((Arc::clone(&running.engine), running.opened, is_running))
+        })?;
+        let settled = py.detach(|| {
+            engine.settle(|engine| {
+                if is_running {
+                    std::thread::sleep(SETTLE_PAUSE);
+                } else {
+                    engine.step(opened.elapsed());
+                }
+            })
+        });
+        settled.map_err(|error| {
+            PyOSError::new_err(match error {
+                FlushError::Full => "the backing file has no room for what is to be kept",
+                FlushError::Failed => "the backing file cannot be written or synced",
+            })
+        })
     }
 
     fn set_codec(&self, py: Python<'_>, codec: &str, level: i32) -> PyResult<()> {

@@ -25,6 +25,8 @@ struct ExportSpec {
     size_bytes: u64,
     read_only: bool,
     lost: bool,
+    durable: bool,
+    recovered: bool,
 }
 
 #[derive(FromPyObject)]
@@ -123,6 +125,8 @@ impl ExportSpec {
             size_bytes: self.size_bytes,
             read_only: self.read_only,
             is_lost: self.lost,
+            is_durable: self.durable,
+            is_recovered: self.recovered,
         }
     }
 }

@@ -117,6 +117,20 @@ struct StoreView {
     encrypted: bool,
     summary_errors: u64,
     scrub: ScrubView,
+    durable: Option<DurableView>,
+}
+
+#[derive(IntoPyObject)]
+struct DurableView {
+    owed_pages: u64,
+    unsynced_pages: u64,
+    segments_held: u64,
+    checkpoints: u64,
+    checkpoints_failed: u64,
+    pages_written_down: u64,
+    syncs_failed: u64,
+    recovered_pages: Option<u64>,
+    recovery_seconds: Option<f64>,
 }
 
 #[derive(IntoPyObject)]
@@ -315,7 +329,29 @@ fn store_view(snapshot: &Snapshot<'_>, running: &Running) -> Option<StoreView> {
         encrypted: running.engine.is_store_encrypted(),
         summary_errors: store.summary_errors,
         scrub: scrub_view(&writeback.scrub, store.segments, running),
+        durable: snapshot
+            .owed_and_unsynced
+            .map(|pages| durable_view(pages, snapshot, running)),
     })
+}
+
+fn durable_view(
+    (owed_pages, unsynced_pages): (u64, u64),
+    snapshot: &Snapshot<'_>,
+    running: &Running,
+) -> DurableView {
+    let checkpoints = &snapshot.writeback.checkpoints;
+    DurableView {
+        owed_pages,
+        unsynced_pages,
+        segments_held: (snapshot.store.as_ref()).map_or(0, |store| store.segments_held),
+        checkpoints: checkpoints.done.get(),
+        checkpoints_failed: checkpoints.failed.get(),
+        pages_written_down: checkpoints.pages.get(),
+        syncs_failed: checkpoints.syncs_failed.get(),
+        recovered_pages: running.recovery.map(|(pages, _)| pages),
+        recovery_seconds: running.recovery.map(|(_, seconds)| seconds),
+    }
 }
 
 fn scrub_view(scrub: &ScrubStats, segments: u64, running: &Running) -> ScrubView {

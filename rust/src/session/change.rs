@@ -16,7 +16,7 @@ use super::pages::Pages;
 use super::reply::errno_of;
 use super::slab::{Place, Rest, Slab};
 use crate::engine::{StorePlace, Ticket, Tier, Write};
-use crate::wire::{Errno, Request};
+use crate::wire::{Errno, FLAG_FUA, Request};
 
 /// A request that changes pages and is being carried out.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub(super) struct Change {
     pub(super) end: u64,
     /// WRITE_ZEROES: zeros are to be written, not pages to be discarded.
     pub(super) no_hole: bool,
+    /// It is answered when it would survive loss of the host.
+    pub(super) fua: bool,
     /// The first error; what is left of the payload is read away.
     pub(super) error: Option<Errno>,
     pub(super) tier: Option<Tier>,
@@ -66,6 +68,7 @@ impl Change {
             cursor: request.offset,
             end: request.offset.saturating_add(u64::from(request.length)),
             no_hole: false,
+            fua: request.flags & FLAG_FUA != 0,
             error: None,
             tier: None,
             place: None,
@@ -172,6 +175,7 @@ impl Change {
             entry.rest = Rest::Change {
                 complete: false,
                 stalled_at: None,
+                fua: self.fua,
             };
         }
         if !desk.boxes.claim(entry.serial, 1) {

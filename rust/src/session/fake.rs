@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::pages::Pages;
-use crate::engine::{ExportId, ExportInfo, Fetch, PageState, Read, StorePlace, Tier, Write};
+use crate::durable::Flushes;
+use crate::engine::{
+    ExportId, ExportInfo, Fetch, Flush, FlushError, PageState, Read, StorePlace, Tier, Write,
+};
 use crate::error::{Error, Result};
 use crate::page::PageId;
 use crate::table::Word;
@@ -55,6 +58,8 @@ pub struct FakePages {
     fetches_fail: AtomicBool,
     gate_closed: Mutex<bool>,
     gate: Condvar,
+    is_durable: AtomicBool,
+    flushes: Flushes,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -83,6 +88,8 @@ impl FakePages {
             fetches_fail: AtomicBool::new(false),
             gate_closed: Mutex::default(),
             gate: Condvar::new(),
+            is_durable: AtomicBool::new(false),
+            flushes: Flushes::default(),
         }
     }
 
@@ -111,6 +118,23 @@ impl FakePages {
     /// Makes fetches fail, or not.
     pub fn set_fetches_fail(&self, fail: bool) {
         self.fetches_fail.store(fail, SeqCst);
+    }
+
+    /// Flushes have to be waited for, until [`end_flushes`](Self::end_flushes).
+    pub fn set_durable(&self) {
+        self.is_durable.store(true, SeqCst);
+    }
+
+    /// Ends all flushes that were asked for; how many had waited is not told.
+    pub fn end_flushes(&self, result: std::result::Result<(), FlushError>) {
+        if let Some(flush) = self.flushes.waiting() {
+            self.flushes.end(flush, result);
+        }
+    }
+
+    /// Does a flush wait?
+    pub fn has_flushes(&self) -> bool {
+        self.flushes.waiting().is_some()
     }
 
     /// Holds up all fetches, or lets them go on.
@@ -276,6 +300,14 @@ impl Pages for FakePages {
         cell.bytes.fill(0);
         cell.state = State::Zero;
         Ok(())
+    }
+
+    fn flush(&self, _id: ExportId) -> Option<Flush> {
+        self.is_durable.load(SeqCst).then(|| self.flushes.ask())
+    }
+
+    fn flushed(&self, flush: Flush) -> Option<std::result::Result<(), FlushError>> {
+        self.flushes.outcome(flush)
     }
 
     fn page_state(&self, page: PageId) -> PageState {

@@ -14,6 +14,7 @@ use super::desk::Desk;
 use super::end::End;
 use super::metrics::Op;
 use super::pages::Pages;
+use super::slab::Rest;
 use super::{Current, Negotiated, Session};
 use crate::engine::ExportId;
 use crate::wire::*;
@@ -54,8 +55,11 @@ impl Session {
     pub fn waits_for_client(&self) -> bool {
         let unsent = !self.output.filled().is_empty();
         let failed = matches!(&self.current, Current::Payload(change) if change.error.is_some());
-        let is_fetching = |place| self.waiting[place].outstanding > 0;
-        (unsent || failed) && !self.waiting.used().any(is_fetching)
+        let waits_for_us = |place| {
+            let entry = &self.waiting[place];
+            entry.outstanding > 0 || matches!(entry.rest, Rest::Flush { .. })
+        };
+        (unsent || failed) && !self.waiting.used().any(waits_for_us)
     }
 
     /// The export, and what was agreed on with the client.
@@ -108,8 +112,10 @@ fn rest_of(change: &Change) -> Request {
             panic!("{} changes nothing", change.op.name())
         }
     };
+    let no_hole = if change.no_hole { FLAG_NO_HOLE } else { 0 };
+    let fua = if change.fua { FLAG_FUA } else { 0 };
     Request {
-        flags: if change.no_hole { FLAG_NO_HOLE } else { 0 },
+        flags: no_hole | fua,
         command,
         cookie: change.cookie,
         offset: change.cursor,

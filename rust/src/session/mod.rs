@@ -20,6 +20,7 @@ mod change;
 mod desk;
 mod end;
 mod export;
+mod flush;
 mod hand_over;
 mod histogram;
 pub mod metrics;
@@ -71,7 +72,7 @@ pub struct Waits {
     pub output: bool,
     /// Fetch boxes.
     pub boxes: bool,
-    /// Space in the pool.
+    /// Space in the pool, or the end of a flush, which is announced in the same way.
     pub space: bool,
 }
 
@@ -337,6 +338,7 @@ impl Session {
             resumed |= match self.waiting[place].rest {
                 Rest::Read { .. } => self.resume_read(desk, place),
                 Rest::Change { .. } => self.resume_change(desk, place),
+                Rest::Flush { flush } => self.resume_flush(desk, place, flush),
             };
         }
         resumed
@@ -420,15 +422,6 @@ impl Session {
             desk.tally.add(op, None);
         }
         self.reply_error(refusal.op, request.cookie, refusal.errno, None, refusal.why);
-        Step::Done
-    }
-
-    /// Nothing to do: what was acknowledged is in the pool or the store, where every connection
-    /// sees it and where it survives this process.
-    fn flush<P: Pages>(&mut self, desk: &mut Desk<P>, request: &Request) -> Step {
-        self.input.consume(REQUEST_BYTES);
-        self.reply_done(request.cookie, None);
-        self.answered(desk, Op::Flush, None, desk.now, Ok(0));
         Step::Done
     }
 

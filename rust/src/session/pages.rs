@@ -7,7 +7,8 @@
 use std::ops::Range;
 
 use crate::engine::{
-    Engine, ExportId, ExportInfo, Fetch, Lane, PageState, Read, ReaderLane, StorePlace, Write,
+    Engine, ExportId, ExportInfo, Fetch, Flush, FlushError, Lane, PageState, Read, ReaderLane,
+    StorePlace, Write,
 };
 use crate::error::Result;
 use crate::page::PageId;
@@ -72,6 +73,13 @@ pub trait Pages: Send + Sync + 'static {
 
     /// Writes zeros to a whole page.
     fn zero(&self, lane: &mut Self::Lane, page: PageId) -> Result<()>;
+
+    /// Asks that every change of an export that was answered until now survives loss of the host. None:
+    /// there is nothing to wait for. Space is announced when it is over.
+    fn flush(&self, id: ExportId) -> Option<Flush>;
+
+    /// How a flush went; None: it is under way.
+    fn flushed(&self, flush: Flush) -> Option<std::result::Result<(), FlushError>>;
 
     /// What BLOCK_STATUS says of a page.
     fn page_state(&self, page: PageId) -> PageState;
@@ -146,6 +154,14 @@ impl Pages for Engine {
 
     fn zero(&self, lane: &mut Lane, page: PageId) -> Result<()> {
         self.zero(lane, page)
+    }
+
+    fn flush(&self, id: ExportId) -> Option<Flush> {
+        self.flush(id)
+    }
+
+    fn flushed(&self, flush: Flush) -> Option<std::result::Result<(), FlushError>> {
+        self.flushed(flush)
     }
 
     fn page_state(&self, page: PageId) -> PageState {

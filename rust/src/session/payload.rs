@@ -80,23 +80,45 @@ impl Session {
             change.cursor += bytes as u64;
         }
         if change.cursor == change.end {
-            self.finish_change(desk);
+            return self.finish_change(desk);
         }
         Step::Done
     }
 
-    /// The current change has been looked at to its end: answers it, or leaves it to its fetches.
-    pub(super) fn finish_change<P: Pages>(&mut self, desk: &mut Desk<P>) {
+    /// The current change has been looked at to its end: answers it, or leaves it to its fetches or to
+    /// a flush, once there is a place for it to wait.
+    pub(super) fn finish_change<P: Pages>(&mut self, desk: &mut Desk<P>) -> Step {
+        if self.waiting.is_full()
+            && let Current::Payload(change) | Current::Span(change) = &self.current
+            && (change.place.is_none() && change.fua && change.error.is_none())
+        {
+            return Step::Wait;
+        }
         let current = std::mem::replace(&mut self.current, Current::Idle);
         let (Current::Payload(change) | Current::Span(change)) = current else {
             panic!("no change is under way");
         };
         let Some(place) = change.place else {
+            if change.fua
+                && change.error.is_none()
+                && let Some(flush) = desk.pages.flush(self.area.id)
+            {
+                let Change {
+                    op,
+                    cookie,
+                    length,
+                    tier,
+                    begun,
+                    ..
+                } = change;
+                self.park(desk, (op, cookie, length), tier, begun, flush);
+                return Step::Done;
+            }
             self.promised -= REPLY_BYTES_MAX;
             self.reply_done(change.cookie, change.error);
             let result = change.error.map_or(Ok(u64::from(change.length)), Err);
             self.answered(desk, change.op, change.tier, change.begun, result);
-            return;
+            return Step::Done;
         };
         let entry = &mut self.waiting[place];
         entry.promise = REPLY_BYTES_MAX;
@@ -108,6 +130,7 @@ impl Session {
         *complete = true;
         desk.boxes.withdraw(entry.serial);
         self.waiting.set_ready(place, true);
+        Step::Done
     }
 
     /// Writes what fetches that came back were needed for. True if the request went on.
@@ -117,6 +140,7 @@ impl Session {
         let Rest::Change {
             complete,
             stalled_at,
+            fua,
         } = &mut entry.rest
         else {
             panic!("request {:#x} changes nothing", entry.cookie);
@@ -155,6 +179,14 @@ impl Session {
         if !*complete || entry.outstanding > 0 {
             self.waiting.set_ready(place, false);
             return resumed;
+        }
+        if *fua
+            && entry.error.is_none()
+            && let Some(flush) = desk.pages.flush(self.area.id)
+        {
+            entry.rest = Rest::Flush { flush };
+            entry.deadline = desk.now + self.request_timeout;
+            return true;
         }
         let result = entry.error.map_or(Ok(u64::from(entry.length)), Err);
         let (op, cookie, tier, begun) = (entry.op, entry.cookie, entry.tier, entry.begun);

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::boxes::{Boxes, FetchBox};
 use super::metrics::Op;
-use crate::engine::{Fetch, Tier};
+use crate::engine::{Fetch, Flush, Tier};
 use crate::wire::Errno;
 
 /// Requests that may wait on one connection: what the kernel's client queues, so that a disk which
@@ -37,7 +37,11 @@ pub enum Rest {
         complete: bool,
         /// Times that space had been announced when the pool was found full.
         stalled_at: Option<u64>,
+        /// It is answered when it would survive loss of the host.
+        fua: bool,
     },
+    /// All is done, and is to survive loss of the host before it is answered.
+    Flush { flush: Flush },
 }
 
 /// A request that waits.
@@ -64,10 +68,13 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// When it fails, if it waits for the store, for boxes or for space. One that waits for its
+    /// When it fails, if it waits for the store, for a flush, for boxes or for space. One that waits for its
     /// client, to send payload or to read replies, may take any time.
     pub fn due(&self) -> Option<Instant> {
-        let waits = self.outstanding > 0 || self.boxes_wanted > 0 || !self.held.is_empty();
+        let waits = self.outstanding > 0
+            || self.boxes_wanted > 0
+            || !self.held.is_empty()
+            || matches!(self.rest, Rest::Flush { .. });
         waits.then_some(self.deadline)
     }
 }
@@ -93,6 +100,7 @@ impl Slab {
             rest: Rest::Change {
                 complete: false,
                 stalled_at: None,
+                fua: false,
             },
             promise: 0,
             outstanding: 0,

@@ -39,8 +39,7 @@ impl Session {
             panic!("no span is under way")
         };
         if change.cursor == change.end || change.error.is_some() {
-            self.finish_change(desk);
-            return Step::Done;
+            return self.finish_change(desk);
         }
         match change.op {
             Op::Trim => self.discard_slice(desk),

@@ -83,6 +83,44 @@ impl Store {
         self.adopting.store(false, Ordering::Release);
     }
 
+    /// Finds the segments that hold something of this generation, whether or not it lives: their
+    /// sequences, the newest first. For a store that is being taken over, before the first record.
+    ///
+    /// Errors: [`Error::Io`] where the device does not say whether there is one.
+    pub fn find_segments(&self, buffer: &mut ReadBuffer) -> Result<Vec<(u64, SegmentIndex)>> {
+        assert!(
+            self.adopting.load(Ordering::Acquire),
+            "a search after adopted()"
+        );
+        let mut found = Vec::new();
+        for segment in (0..self.segments()).map(SegmentIndex) {
+            if let Some(head) = self.head_at(segment, &mut buffer.bytes)? {
+                self.segments.found(segment, head.sequence, head.shape);
+                found.push((head.sequence, segment));
+            }
+        }
+        found.sort_unstable_by_key(|(sequence, _)| std::cmp::Reverse(*sequence));
+        Ok(found)
+    }
+
+    /// The head of a segment, unless it was never written or given back to the file system (most of a
+    /// file is holes, and to search each of them for a tail would take minutes) or is of another
+    /// generation.
+    pub(super) fn head_at(&self, segment: SegmentIndex, bytes: &mut [u8]) -> Result<Option<Head>> {
+        let start = self.geometry.start(segment);
+        let first = Span::around(start.offset(), start.offset() + 2 * BLOCK_BYTES as u64);
+        if self.read_span(bytes, first).is_err() {
+            return self.find_head(segment, bytes).map(Some);
+        }
+        let blocks = &bytes[..first.len()];
+        let is_blank = blocks.iter().all(|byte| *byte == 0);
+        let generation = Head::generation(&blocks[..HEAD_BYTES]);
+        if is_blank || generation.is_some_and(|found| found != self.form.key.generation) {
+            return Ok(None);
+        }
+        Ok(self.find_head(segment, bytes).ok())
+    }
+
     /// The head of a segment; its copy at the end of the write if the head itself is damaged, so
     /// that one bad block does not cost a whole segment.
     pub(super) fn find_head(&self, segment: SegmentIndex, bytes: &mut [u8]) -> Result<Head> {

@@ -153,6 +153,11 @@ impl Head {
         raw
     }
 
+    /// The generation that what looks like a head says it is of.
+    pub fn generation(raw: &[u8]) -> Option<u64> {
+        (raw[..8] == HEAD_MAGIC).then(|| u64_at(raw, 16))
+    }
+
     /// Reads a head or tail of the segment that begins at `start`; every field is bounded here.
     pub fn decode(raw: &[u8], form: &Form, start: Location, segment_bytes: u32) -> Result<Self> {
         assert_eq!(raw.len(), HEAD_BYTES);

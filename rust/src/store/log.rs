@@ -135,6 +135,11 @@ impl Store {
         self.segments.free_count() as u32
     }
 
+    /// Segments that are freed and wait for a sync or a checkpoint, none of which is counted as free.
+    pub fn segments_held(&self) -> u32 {
+        self.segments.held_count() as u32
+    }
+
     /// Segments that only cleaning may take.
     pub fn segments_reserved(&self) -> u32 {
         self.segments.reserve()
@@ -216,6 +221,46 @@ impl Store {
         self.segments.seal(batch.segment);
     }
 
+    /// What superseded the record at `location` is not in the log yet: its segment, once it is freed, is
+    /// kept until a checkpoint that begins from now on has succeeded. To be called before the release.
+    pub fn outlived(&self, location: Location) {
+        self.segments.outlived(self.geometry.segment(location));
+    }
+
+    /// Makes everything that was committed survive loss of power; frees segments that waited for that.
+    /// No batch may be under way whose records are to count as durable.
+    pub fn sync(&self) -> Result<()> {
+        let number = self.segments.begin_sync();
+        if let Err(source) = self.device.sync() {
+            self.segments.doubt_sync();
+            return Err(Error::io("sync the backing file", 0, source));
+        }
+        self.segments.end_sync(number);
+        Ok(())
+    }
+
+    /// A checkpoint begins: what is outlived from now on waits for another one. Its number.
+    pub fn begin_checkpoint(&self) -> u64 {
+        self.segments.begin_checkpoint()
+    }
+
+    /// Everything that had outlived a record when that checkpoint began is in the log and synced: frees
+    /// segments that waited for that.
+    pub fn end_checkpoint(&self, number: u64) {
+        self.segments.end_checkpoint(number);
+    }
+
+    /// Plants a bug: freed segments are reused at once.
+    #[cfg(test)]
+    pub(crate) fn forget_to_keep_freed(&mut self) {
+        self.segments.keeps_freed = false;
+    }
+
+    /// The sequence that the next segment will get: all that are written have smaller ones.
+    pub fn sequence_next(&self) -> u64 {
+        self.segments.sequence_next()
+    }
+
     /// A snapshot for metrics; walks the segments.
     pub fn stats(&self) -> StoreStats {
         let census = self.segments.census(self.geometry.segment_bytes);
@@ -224,13 +269,14 @@ impl Store {
         let segment_bytes = u64::from(self.geometry.segment_bytes);
         StoreStats {
             capacity_bytes: segments * segment_bytes,
-            used_bytes: (segments - census.free) * segment_bytes,
+            used_bytes: (segments - census.free - census.held) * segment_bytes,
             live_bytes: census.live_bytes,
             segments_by_live_share: census.by_live_share,
             segments,
             segments_free: census.free - census.broken,
             segments_suspect: census.suspect,
             segments_broken: census.broken,
+            segments_held: census.held,
             segments_cleaned: self.segments.cleaned.get(),
             records_written: counters.records_written.get(),
             records_read: counters.records_read.get(),

@@ -20,7 +20,7 @@ use super::form::Form;
 use super::geometry::{Geometry, SEGMENT_BYTES_MAX, SegmentIndex};
 use super::log::{RecordRef, Store};
 use super::open::copy_at;
-use super::read::{ReadBuffer, Span};
+use super::read::ReadBuffer;
 use super::segment::Segments;
 use super::stats::Counters;
 use super::superblock::Superblock;
@@ -234,21 +234,13 @@ fn open_offline(
             key: superblock.key,
             cipher,
         },
-        segments: Segments::new(geometry.segments, 1, superblock.opens),
+        segments: Segments::new(geometry.segments, 1, superblock.opens, false),
         counters: Counters::default(),
         ahead: Ahead::default(),
         punch: AtomicBool::new(false),
         adopting: AtomicBool::new(true),
         descriptor: None,
     })
-}
-
-/// Was the segment never written, or given back to the file system? A file is mostly holes, and to search
-/// each of them for a tail would take minutes.
-fn is_blank(store: &Store, segment: SegmentIndex, bytes: &mut [u8]) -> bool {
-    let start = store.geometry.start(segment).offset();
-    let head = Span::around(start, start + 1);
-    store.read_span(bytes, head).is_ok() && bytes[..head.len()].iter().all(|byte| *byte == 0)
 }
 
 fn verify(store: Store) -> Verdict {
@@ -259,10 +251,7 @@ fn verify(store: Store) -> Verdict {
         ..Verdict::default()
     };
     for segment in (0..store.segments()).map(SegmentIndex) {
-        if is_blank(&store, segment, &mut buffer.bytes) {
-            continue;
-        }
-        let Ok(head) = store.find_head(segment, &mut buffer.bytes) else {
+        let Ok(Some(head)) = store.head_at(segment, &mut buffer.bytes) else {
             continue;
         };
         store.segments.found(segment, head.sequence, head.shape);

@@ -43,6 +43,10 @@ pub struct StoreOptions {
     pub segment_bytes: u32,
     /// Take over the records of this generation instead of beginning anew.
     pub adopt: bool,
+    /// With `adopt`: a device that is blank begins anew, since nothing is known to be on it.
+    pub may_be_blank: bool,
+    /// Freed segments are kept until a sync, or a checkpoint, as a recovery from the log needs.
+    pub keeps_freed: bool,
     /// Discard freed segments in [`Store::tidy`].
     pub punch: bool,
     /// Segments that only cleaning may use; at least 1, or a full store stays full.
@@ -59,6 +63,8 @@ impl Default for StoreOptions {
             generation: 0,
             segment_bytes: SEGMENT_BYTES_DEFAULT,
             adopt: false,
+            may_be_blank: false,
+            keeps_freed: false,
             punch: true,
             reserve_segments: 2,
             encryption: None,
@@ -89,7 +95,7 @@ impl Store {
         options.path = path.display().to_string();
         let mut device = FileDevice::open_held(path, file, held)?;
         // A new file has nothing to be looked at, and nothing to be taken over either.
-        if device.len() > 0 || options.adopt {
+        if device.len() > 0 || options.adopt && !options.may_be_blank {
             inspect(&device, &options)?;
         }
         if !options.adopt || file.bytes > device.len() {
@@ -165,7 +171,12 @@ impl Store {
             matches!(content, Content::Blank),
         )?;
         let lines = Arc::<Lines>::default();
-        let segments = Segments::new(geometry.segments, reserve_segments, opens);
+        let segments = Segments::new(
+            geometry.segments,
+            reserve_segments,
+            opens,
+            options.keeps_freed,
+        );
         if !options.adopt {
             segments.list_free(matches!(content, Content::Ours(_)));
         }
@@ -210,7 +221,7 @@ fn inspect(device: &dyn Device, options: &StoreOptions) -> Result<Content> {
     let edge = BLANK_BYTES.min(whole);
     let first_blank = blank(0, BLOCK_BYTES as u64)?;
     if first_blank && blank(0, edge)? && blank(whole - edge, edge)? {
-        return match options.adopt {
+        return match options.adopt && !options.may_be_blank {
             true => foreign("holds no store, wanted one to take over".into()),
             false => Ok(Content::Blank),
         };

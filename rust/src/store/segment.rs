@@ -16,6 +16,7 @@
 mod adoption;
 mod audit;
 mod choice;
+mod quarantine;
 
 pub use choice::{Candidates, Choice};
 
@@ -28,6 +29,7 @@ use crate::error::{Error, Result};
 use super::geometry::{SEGMENT_BYTES_MAX, SegmentIndex};
 use super::layout::Shape;
 use super::stats::Counter;
+use quarantine::{Epochs, Held};
 
 /// Stands in `live` for "not sealed yet".
 const CREDIT: u32 = 1 << 31;
@@ -64,6 +66,8 @@ struct Segment {
     failed: AtomicBool,
     /// While adopting: neither head nor tail verifies. Spares the next claim the search.
     unreadable: AtomicBool,
+    /// When it is freed, the checkpoint that has to succeed before it is reused; 0: none.
+    checkpoint_wanted: AtomicU64,
 }
 
 /// Free segments, by what is known of them. Sized for all segments, so they never grow.
@@ -78,6 +82,8 @@ struct Lists {
     broken: VecDeque<u32>,
     /// Writes fail everywhere: that one failed says nothing against its segment.
     is_device_in_doubt: bool,
+    /// Freed, and waiting for a sync or a checkpoint.
+    held: VecDeque<Held>,
     /// Taken out of `freed` by [`Segments::take_freed`].
     discarding: u32,
     sequence_next: u64,
@@ -88,13 +94,16 @@ pub(super) struct Segments {
     all: Box<[Segment]>,
     lists: Mutex<Lists>,
     reserve: u32,
+    /// Freed segments wait until what superseded their records is on the device.
+    pub(super) keeps_freed: bool,
+    epochs: Epochs,
     /// Segments that were freed after `victim` named them.
     pub cleaned: Counter,
 }
 
 impl Segments {
     /// Segments that are not in use and not free either, until `list_free`.
-    pub fn new(count: u32, reserve: u32, opens: u64) -> Self {
+    pub fn new(count: u32, reserve: u32, opens: u64, keeps_freed: bool) -> Self {
         assert!((1..=OPENS_MAX).contains(&opens), "opened {opens} times");
         let room = || VecDeque::with_capacity(count as usize);
         let lists = Lists {
@@ -103,6 +112,7 @@ impl Segments {
             suspect: room(),
             broken: room(),
             is_device_in_doubt: false,
+            held: VecDeque::with_capacity(count as usize),
             discarding: 0,
             sequence_next: opens << SEQUENCE_BITS,
         };
@@ -111,19 +121,26 @@ impl Segments {
             all,
             lists: Mutex::new(lists),
             reserve,
+            keeps_freed,
+            epochs: Epochs::default(),
             cleaned: Counter::default(),
         }
     }
 
     /// Makes all segments in which nothing lives free; called once, before any is taken. If there
     /// was a store before, they may still take room in the file.
+    /// What a recovery may still need waits, as if it had been freed now.
     pub fn list_free(&self, used_before: bool) {
-        let mut lists = self.lists();
         for (number, segment) in self.all.iter().enumerate() {
             if segment.live.load(Ordering::Relaxed) > 0 {
                 continue;
             }
             segment.sequence.store(0, Ordering::Release);
+            if segment.checkpoint_wanted.load(Ordering::SeqCst) > 0 {
+                self.hold_or_free(SegmentIndex(number as u32));
+                continue;
+            }
+            let mut lists = self.lists();
             // Either way the first ones are taken first, and the last ones discarded first.
             match used_before {
                 true => lists.freed.push_front(number as u32),
@@ -187,6 +204,7 @@ impl Segments {
         assert_eq!(live, 0, "{index:?} is free and has living records");
         segment.cleaning.store(false, Ordering::Relaxed);
         segment.set_aside.store(false, Ordering::Relaxed);
+        segment.checkpoint_wanted.store(0, Ordering::SeqCst);
         Ok(index)
     }
 
@@ -275,7 +293,12 @@ impl Segments {
         if segment.cleaning.load(Ordering::Relaxed) {
             self.cleaned.add(1);
         }
-        self.lists().freed.push_back(index.0);
+        self.hold_or_free(index);
+    }
+
+    /// The sequence that the next segment will get.
+    pub fn sequence_next(&self) -> u64 {
+        self.lists().sequence_next
     }
 
     /// Segments that a batch could take, suspect ones not included.

@@ -23,6 +23,8 @@ pub struct StoreStats {
     pub segments_suspect: u64,
     /// Those that failed again: used only to clean where nothing else is left to.
     pub segments_broken: u64,
+    /// Freed segments that wait until what superseded their records is on the device.
+    pub segments_held: u64,
     /// Segments that became free after [`victim`](super::Store::victim) named them.
     pub segments_cleaned: u64,
     /// Records in the segments that were written.

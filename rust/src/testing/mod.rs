@@ -2,5 +2,6 @@
 //! fails on demand.
 
 pub mod pages;
+pub mod power_device;
 pub mod random;
 pub mod sim_device;

@@ -22,7 +22,7 @@
 use std::time::Duration;
 
 use super::Context;
-use super::streams::{Stream, Streams, is_current, lose};
+use super::streams::{Push, Stream, Streams, is_current, lose};
 use crate::error::Error;
 use crate::incident::{Fault, Finder};
 use crate::page::PageId;
@@ -147,6 +147,11 @@ impl Cleaner {
         did.then_some(true)
     }
 
+    /// Are fewer segments free than should be?
+    pub(super) fn wants_segments(&self, store: &Store) -> bool {
+        missing(store) > 0
+    }
+
     /// Is every segment that was named empty, or as good as empty once the batch is written?
     pub(super) fn is_between_segments(&self) -> bool {
         self.records.is_empty()
@@ -247,7 +252,14 @@ impl Cleaner {
         store.read(&mut self.buffer, piece, &mut |index, object| {
             let record = &piece[index];
             match object {
-                Ok(object) => streams.push_survivor(context, record, object),
+                Ok(object) => {
+                    let record = (record, object);
+                    let pushed = streams.push_record(context, store, record, Stream::Survivors);
+                    assert!(
+                        matches!(pushed, Push::Done | Push::Stale),
+                        "it was looked whether it fits: {pushed:?}"
+                    );
+                }
                 Err(Error::Corrupt { .. }) => {
                     if lose(context, record) {
                         name(context, record, Fault::Damaged);

@@ -12,6 +12,8 @@
 //!    their page numbers and marked as moving (`transfer`), a full batch goes to the device in one
 //!    write, and every page that nobody touched meanwhile is published at its new place (`streams`).
 //!
+//! For exports whose flushed pages survive loss of the host, flushes come first (`checkpoint`).
+//!
 //! Beside it, and in its measure, sparse segments are emptied (`cleaner`). All that is written comes out
 //! of a budget, if there is one (`budget`), and nothing is while the device fails (`health`). In small shares, what lies in zpools that are not the
 //! current one moves there (`moving`). When nothing of that is to do, [`Writeback::scrub`] verifies what
@@ -20,6 +22,7 @@
 //! Locking: one page at a time, never across a call to the store that does I/O.
 
 mod budget;
+mod checkpoint;
 mod cleaner;
 mod dispatch;
 mod health;
@@ -43,6 +46,8 @@ use crate::table::{ObjectAt, Place, Word};
 use crate::tiers::{Pressure, Tiers};
 use crate::zpool::{Handle, Resident, Tag, Zpool};
 use budget::Budget;
+pub use checkpoint::CheckpointStats;
+use checkpoint::{Checkpoint, Tools};
 use cleaner::{Cleaner, Need};
 use moving::Moving;
 use scrub::Scrub;
@@ -110,6 +115,8 @@ pub struct WritebackStats {
     pub budget_waits: Counter,
     /// What the scrub did.
     pub scrub: ScrubStats,
+    /// What checkpoints did.
+    pub checkpoints: CheckpointStats,
 }
 
 /// What a step needs besides the tiers.
@@ -146,6 +153,8 @@ struct Outflow {
     streams: Streams,
     cleaner: Cleaner,
     budget: Budget,
+    /// None without durable exports.
+    checkpoint: Option<Checkpoint>,
 }
 
 impl Writeback {
@@ -165,6 +174,7 @@ impl Writeback {
                 streams: Streams::new(store, dispatch),
                 cleaner: Cleaner::new(store),
                 budget: Budget::new(budget),
+                checkpoint: (tiers.durable.as_ref()).map(|_| Checkpoint::new(tiers, store)),
             }),
             scrub: store.map(|store| Scrub::new(store, scrub_bytes_per_s)),
             moving: Moving::default(),
@@ -193,6 +203,9 @@ impl Writeback {
 
     fn work(&mut self, context: &Context<'_>, is_asked: bool) -> Work {
         let tiers = context.tiers;
+        if self.checkpoint(context) {
+            return Work::More;
+        }
         let pool = tiers.pool.stats();
         // What was asked for may have been done since, by the step that was under way or by a
         // discard. Taken for urgent, it would drain the pool and call it stuck for being empty.
@@ -240,6 +253,36 @@ impl Writeback {
             None if is_asked || context.stats.is_over_budget.get() != 0 => Work::Blocked,
             None => Work::Idle,
         }
+    }
+
+    /// Does a piece of a checkpoint, if one is under way or due.
+    fn checkpoint(&mut self, context: &Context<'_>) -> bool {
+        let tiers = context.tiers;
+        let (Some(store), Some(durable)) = (&tiers.store, &tiers.durable) else {
+            return false;
+        };
+        let Some(outflow) = &mut self.outflow else {
+            return false;
+        };
+        let Outflow {
+            streams,
+            cleaner,
+            checkpoint,
+            victims,
+            ..
+        } = outflow;
+        let mut tools = Tools {
+            store,
+            durable,
+            streams,
+            cleaner,
+        };
+        let did = (checkpoint.as_mut()).is_some_and(|one| one.run(context, &mut tools));
+        if did {
+            // Those that were chosen may be in the store by now.
+            victims.clear();
+        }
+        did
     }
 
     /// Verifies a piece of the store if it is time for one; for when [`step`](Self::step) has nothing

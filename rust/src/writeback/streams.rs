@@ -11,6 +11,8 @@
 //! * A record from the store has no mark. Its place could only have come to mean newer bytes if a
 //!   newer version of the page had been written there, by a batch that was pushed to and committed
 //!   meanwhile; the rule excludes it. So an equal word stands for the same bytes.
+//! * A mark (`durable`: a page that has no object) is pushed and published as objects are: under the
+//!   moving mark when it is new, by its place when it survives from a segment that is cleaned.
 //! * A segment gets its sequence when it is committed. So of two records of a page the newer one is in
 //!   the segment of the larger sequence, or there were two open batches with the page: whoever
 //!   recovers a log can tell them apart.
@@ -30,6 +32,7 @@ use super::dispatch::{DEPTH, Dispatch};
 use super::health::Health;
 use super::victims::Victim;
 use crate::codec::CodecId;
+use crate::durable::{Durable, MARK_BYTES, MARK_CODEC, Mark, POSITION_PAGE, position_object};
 use crate::error::Result;
 use crate::page::PageId;
 use crate::store::{Batch, Location, Reason, RecordRef, Store};
@@ -57,6 +60,8 @@ struct Entry {
     /// The page's word when it was pushed.
     word: Word,
     to: Location,
+    /// Where the page's record is that cleaning copied; None: the page has no record.
+    from: Option<Location>,
 }
 
 struct Open {
@@ -186,30 +191,95 @@ impl Streams {
         };
         let word = word.with_moving(true);
         guard.publish(word);
-        open.entries.push(Entry { page, word, to });
+        let from = None;
+        open.entries.push(Entry {
+            page,
+            word,
+            to,
+            from,
+        });
         self.pages.insert(page.0);
         Push::Done
     }
 
-    /// Copies a record of a segment that is being cleaned, if it is still its page's. The batch has
-    /// room for it.
-    pub(super) fn push_survivor(
+    /// Copies a record that is read, if it is still its page's, into the batch of a stream.
+    pub(super) fn push_record(
         &mut self,
         context: &Context<'_>,
-        record: &RecordRef,
-        bytes: &[u8],
-    ) {
+        store: &Store,
+        (record, bytes): (&RecordRef, &[u8]),
+        to: Stream,
+    ) -> Push {
         let page = PageId(record.page);
-        let _guard = context.tiers.table.lock(page);
-        if !is_current(context, record) || self.holds(page) {
-            return;
+        if self.holds(page) {
+            return Push::Stale;
         }
-        let open = self.at(Stream::Survivors);
-        let to = open.batch.push(record.page, record.codec, bytes);
-        let to = to.expect("the cleaner looked whether it fits");
-        let word = word_of(record);
-        open.entries.push(Entry { page, word, to });
+        let Some(stream) = self.open(store, to) else {
+            return Push::NoSegment;
+        };
+        let guard = context.tiers.table.lock(page);
+        if !is_current(context, record) {
+            return Push::Stale;
+        }
+        let open = self.at(stream);
+        let Some(to) = open.batch.push(record.page, record.codec, bytes) else {
+            return Push::Full(stream);
+        };
+        open.entries.push(Entry {
+            page,
+            word: guard.word(),
+            to,
+            from: Some(record.location),
+        });
         self.pages.insert(page.0);
+        Push::Done
+    }
+
+    /// Writes down that a page has no object, if that is owed and so.
+    pub(super) fn push_mark(
+        &mut self,
+        context: &Context<'_>,
+        store: &Store,
+        page: PageId,
+        durable: &Durable,
+    ) -> Push {
+        if self.holds(page) {
+            return Push::Stale;
+        }
+        let Some(stream) = self.open(store, Stream::Old) else {
+            return Push::NoSegment;
+        };
+        let guard = context.tiers.table.lock(page);
+        let word = guard.word();
+        let Some(mark) = mark_of(word).filter(|_| durable.owed.contains(page)) else {
+            return Push::Stale;
+        };
+        let open = self.at(stream);
+        let Some(to) = open.batch.push(page.0, MARK_CODEC, &mark.encode()) else {
+            return Push::Full(stream);
+        };
+        let word = word.with_moving(true);
+        guard.publish(word);
+        open.entries.push(Entry {
+            page,
+            word,
+            to,
+            from: None,
+        });
+        self.pages.insert(page.0);
+        Push::Done
+    }
+
+    /// Writes down that all segments of smaller sequences are whole and on the device.
+    pub(super) fn push_position(&mut self, store: &Store, sequence: u64) -> Push {
+        let Some(stream) = self.open(store, Stream::Old) else {
+            return Push::NoSegment;
+        };
+        let batch = &mut self.at(stream).batch;
+        match batch.push(POSITION_PAGE, MARK_CODEC, &position_object(sequence)) {
+            Some(_) => Push::Done,
+            None => Push::Full(stream),
+        }
     }
 
     /// Makes sure that the survivors' batch is open. False: there is no segment.
@@ -320,6 +390,12 @@ impl Streams {
             store.seal(&mut open.batch);
         } else {
             context.stats.segments_failed.add(1);
+            // Part of it may have landed: what a recovery finds of it must not be the newest of a page.
+            for entry in open.entries.iter().filter(|entry| entry.from.is_some()) {
+                context
+                    .tiers
+                    .owe_again(&context.tiers.table.lock(entry.page));
+            }
             take_back(context, store, &mut open.entries);
         }
         self.spares.push(open);
@@ -360,9 +436,21 @@ impl Streams {
 fn publish(context: &Context<'_>, store: &Store, entry: &Entry) {
     let guard = context.tiers.table.lock(entry.page);
     let word = guard.word();
-    if word.unmarked() != entry.word.unmarked() || word.is_moving() != entry.word.is_moving() {
+    let durable = context.tiers.durable_of(entry.page);
+    let is_mark = mark_of(entry.word).is_some();
+    let is_there = word.unmarked() == entry.word.unmarked()
+        && word.is_moving() == entry.word.is_moving()
+        && (!is_mark || durable.is_some_and(|durable| durable.mark(entry.page) == entry.from));
+    if !is_there {
         context.stats.pages_overtaken.add(1);
+        if durable.is_some() {
+            // A flush may be answered because of this record, and the page is owed already.
+            store.outlived(entry.to);
+        }
         return;
+    }
+    if let Some(durable) = durable {
+        durable.committed(entry.page);
     }
     let (codec, bytes) = match word.place() {
         Place::Pool(object) => {
@@ -375,7 +463,15 @@ fn publish(context: &Context<'_>, store: &Store, entry: &Entry) {
             context.stats.bytes_cleaned.add(object.bytes as u64);
             (object.codec, object.bytes)
         }
-        place => unreachable!("a batch of objects has {place:?}"),
+        _ => {
+            let durable = durable.expect("pages of others have no marks");
+            store.retain(entry.to, MARK_BYTES as u32);
+            guard.publish(word.with_moving(false));
+            if let Some(old) = durable.set_mark(entry.page, Some(entry.to)) {
+                store.release(old, MARK_BYTES as u32);
+            }
+            return;
+        }
     };
     store.retain(entry.to, bytes as u32);
     let at = entry.to;
@@ -386,9 +482,9 @@ fn publish(context: &Context<'_>, store: &Store, entry: &Entry) {
 /// The batch will not be written: its pages stay where they are.
 fn take_back(context: &Context<'_>, store: &Store, entries: &mut Vec<Entry>) {
     for entry in entries.drain(..) {
-        match entry.word.place() {
-            Place::Store(object) => store.spare(object.at),
-            _ => {
+        match entry.from {
+            Some(from) => store.spare(from),
+            None => {
                 let guard = context.tiers.table.lock(entry.page);
                 guard.publish(guard.word().with_moving(false));
             }
@@ -396,33 +492,56 @@ fn take_back(context: &Context<'_>, store: &Store, entries: &mut Vec<Entry>) {
     }
 }
 
-/// The word of a page that is where the record is.
-fn word_of(record: &RecordRef) -> Word {
-    let codec = CodecId::from_bits(record.codec).expect("we wrote it");
-    Word::of(Place::Store(ObjectAt {
-        codec,
+/// What a page without an object is.
+fn mark_of(word: Word) -> Option<Mark> {
+    match word.place() {
+        Place::Hole => Some(Mark::Discarded),
+        Place::Lost => Some(Mark::Lost),
+        Place::Same(pattern) => Some(Mark::Filled(pattern)),
+        Place::Unwritten | Place::Pool(_) | Place::Store(_) => None,
+    }
+}
+
+/// The word of a page that is where the record is; None: it is of no codec of ours.
+fn word_of(record: &RecordRef) -> Option<Word> {
+    Some(Word::of(Place::Store(ObjectAt {
+        codec: CodecId::from_bits(record.codec)?,
         bytes: record.bytes as usize,
         at: record.location,
-    }))
+    })))
 }
 
 /// Is the record where its page is, in the segment that it was listed in?
 pub(super) fn is_current(context: &Context<'_>, record: &RecordRef) -> bool {
     let tiers = context.tiers;
-    tiers.table.peek(PageId(record.page)) == word_of(record)
-        && tiers.store_of_a_stored_page().sequence(record.location) == record.sequence
+    if record.page as usize >= tiers.table.pages() {
+        return false;
+    }
+    let page = PageId(record.page);
+    let is_there = if record.codec == MARK_CODEC {
+        let durable = tiers.durable_of(page);
+        durable.is_some_and(|durable| durable.mark(page) == Some(record.location))
+    } else {
+        word_of(record) == Some(tiers.table.peek(page))
+    };
+    is_there && tiers.store_of_a_stored_page().sequence(record.location) == record.sequence
 }
 
 /// The bytes of a record are not what was written: its page is lost, and known to be. False: the page
 /// is elsewhere by now.
 pub(super) fn lose(context: &Context<'_>, record: &RecordRef) -> bool {
-    let guard = context.tiers.table.lock(PageId(record.page));
-    let is_there = is_current(context, record);
-    if is_there {
-        let lost = Word::of(Place::Lost);
-        context.tiers.replace(&guard, lost, context.lane);
+    let tiers = context.tiers;
+    let guard = tiers.table.lock(PageId(record.page));
+    if !is_current(context, record) {
+        return false;
     }
-    is_there
+    if record.codec == MARK_CODEC {
+        // What it said, the page's word says too: it is written anew.
+        tiers.owe_again(&guard);
+        return false;
+    }
+    tiers.change(&guard, Word::of(Place::Lost), context.lane);
+    true
 }
 
 #[cfg(test)]

@@ -116,6 +116,8 @@ fn options(device: Arc<SimDevice>) -> EngineOptions {
         size_bytes,
         read_only: false,
         is_lost: false,
+        is_durable: false,
+        is_recovered: false,
     };
     EngineOptions {
         instance: 7,

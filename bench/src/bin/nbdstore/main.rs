@@ -71,6 +71,8 @@ impl Driver {
                 size_bytes: plan.pages * PAGE_BYTES as u64,
                 read_only: false,
                 is_lost: false,
+                is_durable: false,
+                is_recovered: false,
             }],
             page_bytes: PAGE_BYTES,
             zpool: ZpoolKind::Zfit,

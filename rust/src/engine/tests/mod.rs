@@ -7,6 +7,7 @@ mod degraded;
 mod faults;
 mod matrix;
 mod opening;
+mod power;
 mod quiet;
 mod room;
 mod scrub;
@@ -78,6 +79,8 @@ fn options(
         size_bytes: pages * setup.page_bytes as u64 - cut,
         read_only: false,
         is_lost: false,
+        is_durable: false,
+        is_recovered: false,
     };
     EngineOptions {
         instance: 7,

@@ -1,5 +1,6 @@
 //! Sessions driven by hand: a client's bytes in, replies out, fetches done when a test says so.
 
+mod flush;
 mod fuzz;
 mod hand_over;
 mod rules;

@@ -9,6 +9,7 @@ pub(in super::super) struct Census {
     pub free: u64,
     pub suspect: u64,
     pub broken: u64,
+    pub held: u64,
     pub live_bytes: u64,
     /// Written segments by the tenth of a segment that lives in them.
     pub by_live_share: [u64; 10],
@@ -29,12 +30,15 @@ impl Segments {
         }
         let lists = self.lists();
         let (suspect, broken) = (lists.suspect.len() as u64, lists.broken.len() as u64);
+        let held = lists.held.len() as u64;
         drop(lists);
+        let dead = lives().filter(|live| *live == 0).count() as u64;
         Census {
             suspect,
             broken,
             by_live_share,
-            free: lives().filter(|live| *live == 0).count() as u64,
+            free: dead.saturating_sub(held),
+            held,
             live_bytes: lives().map(|live| u64::from(live & !CREDIT)).sum(),
         }
     }
@@ -43,8 +47,10 @@ impl Segments {
     pub fn check(&self) {
         let lists = self.lists();
         let mut listed = vec![false; self.all.len()];
+        let held = lists.held.iter().map(|held| &held.number);
         let distrusted = lists.suspect.iter().chain(&lists.broken);
-        for number in lists.ready.iter().chain(&lists.freed).chain(distrusted) {
+        let free = lists.ready.iter().chain(&lists.freed).chain(distrusted);
+        for number in free.chain(held) {
             assert!(!listed[*number as usize], "segment {number} is free twice");
             listed[*number as usize] = true;
         }

@@ -47,6 +47,7 @@ impl Scene {
             Table::new(SharedWords::create(None, 100).unwrap()),
             Pools::new(arena.unwrap(), ZpoolKind::Zblock),
             Some(Store::open(device, options).unwrap()),
+            None,
             Clock::new(1 << 20),
             Marks {
                 high_bytes: 1 << 20,
@@ -188,7 +189,8 @@ fn a_page_that_came_to_lie_where_it_lay_is_not_mistaken_for_what_was_copied() {
     // Cleaning copies version 1.
     scene.with(|streams, context, store| {
         assert!(streams.open_survivors(store));
-        streams.push_survivor(context, &record, &[1; BYTES]);
+        let pushed = streams.push_record(context, store, (&record, &[1; BYTES]), Stream::Survivors);
+        assert_eq!(pushed, Push::Done);
     });
     // The page is rewritten, and its segment is free.
     let second = scene.write(PAGE, 2);

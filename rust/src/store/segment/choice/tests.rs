@@ -6,7 +6,7 @@ const SEGMENT_BYTES: u32 = 64 << 10;
 
 /// Segments of these living bytes, written in this order, each full of records.
 fn segments(lives: &[u32]) -> Segments {
-    let segments = Segments::new(lives.len() as u32 + 8, 1, 1);
+    let segments = Segments::new(lives.len() as u32 + 8, 1, 1, false);
     segments.list_free(false);
     for live in lives {
         write(&segments, *live);

@@ -1,0 +1,294 @@
+//! What the log says of durable exports when an engine is opened: all that there is after loss of the
+//! host, and what is still owed to it when the memory of a predecessor was taken over.
+//!
+//! Segments are looked at from the newest to the oldest, so that of a page the first record that is found
+//! counts. How much of the log is known to be whole and on the device stands in it (`position`, written
+//! by every checkpoint). There the lists of records are enough, and whether an object is what was written
+//! is found out when it is read, as always. Of what was written since, part may be missing: every record
+//! is verified, and one that is damaged was never acknowledged as flushed, so that the one before it
+//! counts. Its page is owed: before the log is called whole again, there is a newer record of it.
+//!
+//! What it cannot tell: a record of the newest segments that rotted between the last checkpoint and the
+//! loss of the host from one that was never wholly written; and which pages a segment had whose list is
+//! damaged together with records, or both of whose heads are. What the device does not give at all ends
+//! the recovery with its error: it may be better later.
+//!
+//! Locking: none, nothing else runs yet.
+
+use std::sync::atomic::Ordering;
+
+use crate::codec::CodecId;
+use crate::durable::{Durable, MARK_BYTES, MARK_CODEC, Mark, POSITION_PAGE, PageSet, position_of};
+use crate::error::{Error, Result};
+use crate::page::PageId;
+use crate::stats::LaneStats;
+use crate::store::{ReadBuffer, RecordRef, SegmentIndex, Store};
+use crate::table::{ObjectAt, Place, Word};
+use crate::tiers::Tiers;
+
+/// The log of a store that is being taken over, as it is read.
+pub(super) struct Recovery<'a> {
+    tiers: &'a Tiers,
+    store: &'a Store,
+    durable: &'a Durable,
+    buffer: ReadBuffer,
+    records: Vec<RecordRef>,
+    /// Pages whose newest record was found.
+    seen: PageSet,
+    /// Pages that are to be written down again.
+    again: PageSet,
+}
+
+impl<'a> Recovery<'a> {
+    /// None without durable exports.
+    pub(super) fn new(tiers: &'a Tiers) -> Result<Option<Recovery<'a>>> {
+        let (Some(store), Some(durable)) = (&tiers.store, &tiers.durable) else {
+            return Ok(None);
+        };
+        let pages = tiers.table.pages();
+        Ok(Some(Recovery {
+            tiers,
+            store,
+            durable,
+            buffer: ReadBuffer::new(),
+            records: Vec::with_capacity(store.records_max()),
+            seen: PageSet::new(pages)?,
+            again: PageSet::new(pages)?,
+        }))
+    }
+
+    /// Lists the records of a segment that concern us.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the device does not give the list, nor all of what it lists.
+    fn list(&mut self, segment: SegmentIndex) -> Result<()> {
+        let (tiers, records) = (self.tiers, &mut self.records);
+        records.clear();
+        self.store
+            .segment_records(segment, &mut self.buffer, &mut |record| {
+                let is_ours = (record.page as usize) < tiers.table.pages()
+                    && tiers.durable_of(PageId(record.page)).is_some();
+                if is_ours || record.page == POSITION_PAGE {
+                    records.push(record);
+                }
+            })
+    }
+
+    /// Makes the words of all durable pages from the log. `kind` says of the export of a page whether it
+    /// was durable before (if not, what is found of it is of no use, and the page is lost), and whether
+    /// pages that are in no record are lost.
+    pub(super) fn find_pages(&mut self, kind: &dyn Fn(PageId) -> (bool, bool)) -> Result<()> {
+        let mut position = 0;
+        for (sequence, segment) in self.store.find_segments(&mut self.buffer)? {
+            let is_whole = sequence < position;
+            self.list(segment)?;
+            let mut records = std::mem::take(&mut self.records);
+            for record in &records {
+                let page = PageId(record.page);
+                if record.page != POSITION_PAGE && !kind(page).0 {
+                    self.lose(record)?;
+                }
+            }
+            if is_whole {
+                for record in &records {
+                    if record.codec != MARK_CODEC {
+                        self.take_object(record)?;
+                    }
+                }
+                records.retain(|record| record.codec == MARK_CODEC);
+            }
+            let found = self.verify(&records, is_whole)?;
+            position = position.max(found);
+            self.records = records;
+        }
+        self.durable.position.store(position, Ordering::Relaxed);
+        let mut from = 0;
+        while let Some(page) = self.again.next(from) {
+            from = page.0 + 1;
+            if !self.seen.contains(page) {
+                self.tiers.table.reserve(page)?;
+                let word = if kind(page).1 {
+                    Place::Lost
+                } else {
+                    Place::Hole
+                };
+                self.tiers.table.lock(page).publish(Word::of(word));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads records and takes those that are what was written. The position that one of them tells, or 0.
+    fn verify(&mut self, records: &[RecordRef], is_whole: bool) -> Result<u64> {
+        let mut position = 0;
+        let mut outcome = Ok(());
+        let mut buffer = std::mem::take(&mut self.buffer);
+        self.store.read(&mut buffer, records, &mut |index, object| {
+            let record = &records[index];
+            if record.page == POSITION_PAGE {
+                let found = object.ok().and_then(position_of);
+                position = position.max(found.unwrap_or(0));
+                return;
+            }
+            let page = PageId(record.page);
+            let taken = match object {
+                Ok(object) if record.codec == MARK_CODEC => self.take_mark(record, object),
+                Ok(_) => self.take_object(record),
+                // What cannot be read may well be what was flushed.
+                Err(error) if is_whole || matches!(error, Error::Io { .. }) => self.lose(record),
+                Err(_) if self.seen.contains(page) => Ok(()),
+                Err(_) => {
+                    self.again.insert(page);
+                    Ok(())
+                }
+            };
+            if let Err(error) = taken {
+                outcome = Err(error);
+            }
+        });
+        self.buffer = buffer;
+        outcome.map(|()| position)
+    }
+
+    fn take_object(&mut self, record: &RecordRef) -> Result<()> {
+        let codec = CodecId::from_bits(record.codec);
+        match codec.filter(|_| record.bytes as usize <= self.tiers.page_bytes) {
+            Some(codec) => {
+                let place = Place::Store(ObjectAt {
+                    codec,
+                    bytes: record.bytes as usize,
+                    at: record.location,
+                });
+                self.take(record, Word::of(place))
+            }
+            // Of a codec of a later version, perhaps.
+            None => self.lose(record),
+        }
+    }
+
+    fn take(&mut self, record: &RecordRef, word: Word) -> Result<()> {
+        let page = PageId(record.page);
+        if self.seen.contains(page) {
+            return Ok(());
+        }
+        self.seen.insert(page);
+        self.tiers.table.reserve(page)?;
+        self.tiers.table.lock(page).publish(word);
+        Ok(())
+    }
+
+    /// The page's newest record is damaged.
+    fn lose(&mut self, record: &RecordRef) -> Result<()> {
+        let page = PageId(record.page);
+        if self.seen.contains(page) {
+            return Ok(());
+        }
+        // Written down, since the record may be reused.
+        self.again.insert(page);
+        self.take(record, Word::of(Place::Lost))
+    }
+
+    fn take_mark(&mut self, record: &RecordRef, object: &[u8]) -> Result<()> {
+        let page = PageId(record.page);
+        if self.seen.contains(page) {
+            return Ok(());
+        }
+        let place = match Mark::decode(object) {
+            Some(Mark::Discarded) => Place::Hole,
+            Some(Mark::Filled(pattern)) => Place::Same(pattern),
+            Some(Mark::Lost) => Place::Lost,
+            None => return self.lose(record),
+        };
+        self.take(record, Word::of(place))?;
+        self.durable.set_mark(page, Some(record.location));
+        Ok(())
+    }
+
+    /// Claims the records of all marks, as adoption claims those of objects.
+    pub(super) fn claim_marks(&mut self) {
+        let mut from = 0;
+        while let Some(page) = self.seen.next(from) {
+            from = page.0 + 1;
+            let Some(at) = self.durable.mark(page) else {
+                continue;
+            };
+            let claimed = (self.store).adopt_record(&mut self.buffer, at, MARK_BYTES as u32);
+            if claimed.is_err() {
+                self.durable.set_mark(page, None);
+                self.again.insert(page);
+            }
+        }
+    }
+
+    /// Finds what a predecessor's table knows and the log does not. Segments that a recovery would need
+    /// until that is written down are kept.
+    pub(super) fn compare(&mut self, lane: &LaneStats) -> Result<()> {
+        for (_, segment) in self.store.find_segments(&mut self.buffer)? {
+            self.list(segment)?;
+            for record in std::mem::take(&mut self.records) {
+                let page = PageId(record.page);
+                if record.page == POSITION_PAGE || self.seen.contains(page) {
+                    continue;
+                }
+                self.seen.insert(page);
+                match self.tiers.table.peek(page).place() {
+                    Place::Store(object) if object.at == record.location => {}
+                    // A copy of it that was not published, and maybe not wholly written.
+                    Place::Store(_) => self.again.insert(page),
+                    Place::Unwritten => {
+                        // Discarded while the export was not a durable one.
+                        self.tiers.table.reserve(page)?;
+                        let word = Word::of(Place::Hole);
+                        self.tiers.table.lock(page).publish(word);
+                        lane.moved(self.tiers.export_of(page), Word::default(), word);
+                        self.store.outlived(record.location);
+                    }
+                    _ => self.store.outlived(record.location),
+                }
+            }
+        }
+        self.each_page(|recovery, page, word| {
+            if !matches!(word.place(), Place::Store(_)) {
+                recovery.again.insert(page);
+            }
+        });
+        Ok(())
+    }
+
+    /// Syncs what was found, which may be nowhere but in the device's cache. If that cannot be done,
+    /// nothing is relied on: all pages are written again, and until then everything is kept. Before the
+    /// store is adopted.
+    pub(super) fn sync(&mut self) -> Result<()> {
+        if self.store.sync().is_ok() {
+            return Ok(());
+        }
+        for (_, segment) in self.store.find_segments(&mut self.buffer)? {
+            self.store.outlived(self.store.start(segment));
+        }
+        self.each_page(|recovery, page, _| recovery.again.insert(page));
+        Ok(())
+    }
+
+    /// Ends it, when the store is adopted: what was found to be owed is.
+    pub(super) fn end(self) {
+        let tiers = self.tiers;
+        self.again
+            .drain(|page| tiers.owe_again(&tiers.table.lock(page)));
+    }
+
+    /// Goes over all durable pages that were written.
+    fn each_page(&mut self, mut each: impl FnMut(&mut Self, PageId, Word)) {
+        let tiers = self.tiers;
+        let pages = tiers.table.pages() as u32;
+        let mut at = 0;
+        while let Some(part) = tiers.table.touched_in(at..pages) {
+            at = part.end;
+            for page in part.map(PageId) {
+                let word = tiers.table.peek(page);
+                if word != Word::default() && tiers.durable_of(page).is_some() {
+                    each(self, page, word);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,243 @@
+"""Exports whose flushed pages survive loss of the host: a server is killed, its memory is gone.
+
+That is a reboot. What a drive's cache loses is simulated in `rust/src/engine/tests/power.rs`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ServerFactory
+from tests.support.pages import MIB, PAGE_BYTES, make_data, make_distinct_page
+from tests.support.rawnbd import Command, Flag, RawClient
+from tests.support.servers import Server, ServerSettings
+from tests.support.tools import require
+
+DISK, PLAIN = "disk", "plain"
+EXPORT_BYTES = 64 * MIB
+BATCH_BYTES = 256 * 1024
+PAGES = 4096
+EIO = 5
+SEED = 60
+
+pytestmark = pytest.mark.only_nbdswap
+
+
+def exports(durability: str = "disk") -> tuple[dict[str, str | int], ...]:
+    return (
+        {"name": PLAIN, "size_bytes": EXPORT_BYTES},
+        {"name": DISK, "size_bytes": EXPORT_BYTES, "durability": durability},
+    )
+
+
+SETTINGS = ServerSettings(
+    exports=exports(),
+    pool_bytes=64 * MIB,
+    populate=False,
+    store_config={"capacity_bytes": "256M"},
+)
+
+
+def start(server: ServerFactory, settings: ServerSettings = SETTINGS) -> Server:
+    prepared = server(start=False)
+    prepared.start(settings)
+    return prepared
+
+
+def flush(client: RawClient) -> None:
+    assert client.call(Command.FLUSH, 0, 0).error == 0
+
+
+def write(running: Server, export: str, data: bytes, offset: int = 0, *, then_flush: bool) -> None:
+    with RawClient.connect(running.unix_path, export) as client:
+        for at in range(0, len(data), BATCH_BYTES):
+            client.write(offset + at, data[at : at + BATCH_BYTES])
+        if then_flush:
+            flush(client)
+        client.disconnect()
+
+
+def read(running: Server, export: str, offset: int, length: int) -> bytes:
+    with RawClient.connect(running.unix_path, export) as client:
+        parts = [
+            client.read(at, min(BATCH_BYTES, offset + length - at))
+            for at in range(offset, offset + length, BATCH_BYTES)
+        ]
+        client.disconnect()
+    return b"".join(parts)
+
+
+def lose_host(running: Server, settings: ServerSettings | None = None) -> None:
+    running.kill()
+    running.delete_memory_files()
+    running.start(settings)
+
+
+def test_flushed_pages_are_there_and_others_fail(server: ServerFactory) -> None:
+    running = start(server)
+    data = make_data(1, PAGES)
+    write(running, DISK, data, then_flush=True)
+    write(running, PLAIN, data[:MIB], then_flush=True)
+    lose_host(running)
+    assert read(running, DISK, 0, len(data)) == data
+    assert read(running, DISK, len(data), MIB) == bytes(MIB), "never written"
+    with RawClient.connect(running.unix_path, PLAIN) as client:
+        assert client.call(Command.READ, 0, PAGE_BYTES).error == EIO
+        client.disconnect()
+    durable = running.status()["store"]["durable"]
+    assert durable["recovered_pages"] >= PAGES * 9 // 10  # Pages of zeros may be neighbours.
+    assert durable["recovery_seconds"] > 0
+
+
+def test_what_came_after_the_flush_is_old_or_new_and_never_a_mixture(server: ServerFactory) -> None:
+    running = start(server)
+    old = b"".join(make_distinct_page(SEED, index) for index in range(PAGES))
+    new = b"".join(make_distinct_page(SEED, PAGES + index) for index in range(PAGES))
+    write(running, DISK, old, then_flush=True)
+    for _ in range(3):
+        write(running, DISK, new[: len(new) // 2], then_flush=False)
+        lose_host(running)
+        found = read(running, DISK, 0, len(old))
+        for at in range(0, len(found), PAGE_BYTES):
+            page = found[at : at + PAGE_BYTES]
+            assert page in (old[at : at + PAGE_BYTES], new[at : at + PAGE_BYTES]), f"byte {at}"
+        assert found[len(new) // 2 :] == old[len(new) // 2 :]
+
+
+def test_flushed_discards_stay_discarded(server: ServerFactory) -> None:
+    running = start(server)
+    data = make_data(2, 1024)
+    write(running, DISK, data, then_flush=True)
+    with RawClient.connect(running.unix_path, DISK) as client:
+        assert client.call(Command.TRIM, 0, MIB).error == 0
+        flush(client)
+        client.disconnect()
+    lose_host(running)
+    assert read(running, DISK, 0, MIB) == bytes(MIB)
+    assert read(running, DISK, MIB, len(data) - MIB) == data[MIB:]
+
+
+def test_a_write_with_fua_needs_no_flush(server: ServerFactory) -> None:
+    running = start(server)
+    page = make_distinct_page(SEED, 3)
+    with RawClient.connect(running.unix_path, DISK) as client:
+        client.write(8 * PAGE_BYTES, page, flags=Flag.FUA)
+        client.disconnect()
+    lose_host(running)
+    assert read(running, DISK, 8 * PAGE_BYTES, PAGE_BYTES) == page
+
+
+def test_a_flush_covers_what_other_connections_wrote(server: ServerFactory) -> None:
+    running = start(server)
+    data = make_data(4, 256)
+    with (
+        RawClient.connect(running.unix_path, DISK) as writer,
+        RawClient.connect(running.unix_path, DISK) as flusher,
+    ):
+        writer.write(0, data)
+        flush(flusher)
+    lose_host(running)
+    assert read(running, DISK, 0, len(data)) == data
+
+
+def test_everything_is_there_after_a_stop_and_a_reboot(server: ServerFactory) -> None:
+    running = start(server)
+    data = make_data(5, 1024)
+    write(running, DISK, data, then_flush=False)
+    running.stop()
+    running.delete_memory_files()
+    running.start()
+    assert read(running, DISK, 0, len(data)) == data
+
+
+def test_a_kill_alone_loses_nothing_and_the_next_reboot_neither(server: ServerFactory) -> None:
+    running = start(server)
+    data = make_data(6, PAGES)
+    write(running, DISK, data, then_flush=False)
+    running.kill()
+    running.start()
+    assert read(running, DISK, 0, len(data)) == data
+    write(running, DISK, b"", then_flush=True)
+    lose_host(running)
+    assert read(running, DISK, 0, len(data)) == data
+
+
+def test_an_export_that_becomes_durable_is_written_down_at_the_start(server: ServerFactory) -> None:
+    settings = replace(SETTINGS, exports=exports("process"))
+    running = start(server, settings)
+    data = make_data(7, PAGES)
+    write(running, DISK, data, then_flush=True)
+    with RawClient.connect(running.unix_path, DISK) as client:
+        assert client.call(Command.TRIM, 0, MIB).error == 0
+        client.disconnect()
+    running.stop()
+    running.start(SETTINGS)
+    lose_host(running)
+    assert read(running, DISK, 0, MIB) == bytes(MIB)
+    assert read(running, DISK, MIB, len(data) - MIB) == data[MIB:]
+
+
+def test_an_upgrade_keeps_what_was_flushed_and_what_was_not(server: ServerFactory) -> None:
+    running = start(server)
+    data = make_data(8, PAGES)
+    with RawClient.connect(running.unix_path, DISK) as client:
+        client.write(0, data[:MIB])
+        flush(client)
+        client.write(MIB, data[MIB:])
+        assert running.upgrade().returncode == 0
+        assert client.read(MIB, MIB) == data[MIB : 2 * MIB]
+        flush(client)
+        client.disconnect()
+    lose_host(running)
+    assert read(running, DISK, 0, len(data)) == data
+
+
+def test_an_encrypted_store_is_recovered_with_its_key(
+    server: ServerFactory, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(bytes(range(32)))
+    key.chmod(0o600)
+    running = start(server, replace(SETTINGS, key=f"file:{key}"))
+    data = make_data(9, PAGES)
+    write(running, DISK, data, then_flush=True)
+    assert data[:64] not in running.store_path.read_bytes()
+    lose_host(running)
+    assert read(running, DISK, 0, len(data)) == data
+
+
+def test_fio_verifies_what_it_wrote_with_fsync_after_a_loss(
+    server: ServerFactory, tmp_path: Path
+) -> None:
+    require("fio", "fio")
+    running = start(server)
+    uri = f"nbd+unix:///{DISK}?socket={running.unix_path}"
+    job = [
+        "fio",
+        "--name=flushes",
+        "--ioengine=nbd",
+        f"--uri={uri}",
+        "--rw=randwrite",
+        "--bs=4k",
+        "--size=16M",
+        "--iodepth=8",
+        "--randseed=1",
+        "--verify=crc32c",
+        f"--aux-path={tmp_path}",
+    ]
+    written = [*job, "--fsync=64", "--end_fsync=1", "--do_verify=0"]
+    subprocess.run(written, check=True, capture_output=True, cwd=tmp_path, timeout=120)
+    lose_host(running)
+    verified = subprocess.run(
+        [*job, "--verify_only=1"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
+    )
+    assert verified.returncode == 0, verified.stdout + verified.stderr
