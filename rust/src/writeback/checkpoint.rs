@@ -11,7 +11,8 @@
 //! wait for one are wanted; and when a recovery would have much to verify. The budget does not stop it:
 //! what it writes is counted there.
 //!
-//! When segments run out, sparse ones are cleaned and synced. When that does not help, or the device
+//! When segments run out, sparse ones are cleaned and synced; after that it takes one of those that are kept
+//! for cleaning, if that is enough and frees others. When that does not help, or the device
 //! fails, the flushes fail; everything is owed as before, and the next checkpoint tries again.
 //!
 //! After a sync that failed nothing that it should have covered is believed: it is written again, from
@@ -26,7 +27,7 @@ use super::Context;
 use super::cleaner::{Cleaner, Need};
 use super::streams::{Push, Stream, Streams, is_current, lose};
 use super::victims::Victim;
-use crate::durable::{Durable, Flush, FlushError};
+use crate::durable::{Durable, Flush, FlushError, MARK_BYTES};
 use crate::error::Error;
 use crate::incident::{Fault, Finder};
 use crate::page::PageId;
@@ -45,6 +46,15 @@ const OWED_PERCENT_MAX: u64 = 50;
 /// Segments that a recovery may have to verify: this share of all, but at least so many.
 const UNSURE_SHARE: u64 = 16;
 const UNSURE_MIN: u64 = 64;
+
+/// Pieces of cleaning that are tried for a segment before the store is called full: enough to empty two dozen
+/// segments, which must give one. Segments that nearly all live can be moved together without end.
+const CLEANING_PIECES_MAX: u32 = 512;
+
+/// More than what a segment has besides its records and their entries.
+const SEGMENT_OVERHEAD_BYTES: u32 = 256;
+/// What the list of records takes for each.
+const ENTRY_BYTES: u32 = 8;
 
 /// How long a checkpoint that nobody asked for waits after one that failed, and after one that could not
 /// free all segments that wait.
@@ -89,6 +99,8 @@ pub(super) struct Checkpoint {
     /// Batches that had failed when that was last looked at.
     failures_seen: u64,
     has_position: bool,
+    /// Pieces of cleaning since a page was last written down.
+    cleaning_pieces: u32,
     /// The sequence that was next when the last one succeeded.
     last_sequence: u64,
     buffer: ReadBuffer,
@@ -115,6 +127,7 @@ impl Checkpoint {
             held_since: Duration::ZERO,
             failures_seen: 0,
             has_position: false,
+            cleaning_pieces: 0,
             last_sequence: store.sequence_next(),
             buffer: ReadBuffer::new(),
             scratch: vec![0; tiers.pool.object_bytes_max()].into_boxed_slice(),
@@ -175,6 +188,7 @@ impl Checkpoint {
         self.number = store.begin_checkpoint();
         self.failures_seen = context.stats.segments_failed.get();
         self.has_position = false;
+        self.cleaning_pieces = 0;
         self.stage = Stage::Draining;
         true
     }
@@ -230,7 +244,10 @@ impl Checkpoint {
                 return Ok(());
             }
             match self.push(context, tools, page)? {
-                Push::Done => context.stats.checkpoints.pages.add(1),
+                Push::Done => {
+                    context.stats.checkpoints.pages.add(1);
+                    self.cleaning_pieces = 0;
+                }
                 // It is not what it was a moment ago: looked at again.
                 Push::Stale if tools.durable.owed.contains(page) => continue,
                 Push::Stale => {}
@@ -241,7 +258,11 @@ impl Checkpoint {
                 }
                 Push::NoSegment => {
                     self.stage = Stage::Sweeping(page.0);
-                    let found = find_room(context, tools);
+                    self.cleaning_pieces += 1;
+                    let found = self.cleaning_pieces < CLEANING_PIECES_MAX
+                        && find_room(context, tools)
+                        || pays_for_itself(context, tools)
+                            && tools.streams.open_from_reserve(tools.store);
                     return if found { Ok(()) } else { Err(FlushError::Full) };
                 }
             }
@@ -409,6 +430,25 @@ fn sync(context: &Context<'_>, store: &Store, durable: &Durable) -> Result<(), F
             Err(FlushError::Failed)
         }
     }
+}
+
+/// Would one segment take all that is owed, and others be freed by that?
+fn pays_for_itself(context: &Context<'_>, tools: &Tools<'_>) -> bool {
+    let Tools { store, durable, .. } = tools;
+    let (mut bytes, mut from) = (SEGMENT_OVERHEAD_BYTES, 0);
+    while let Some(page) = durable.owed.next(from) {
+        from = page.0 + 1;
+        let object_bytes = match context.tiers.table.peek(page).place() {
+            Place::Pool(object) => object.bytes,
+            Place::Store(object) => object.bytes,
+            _ => MARK_BYTES,
+        };
+        bytes += store.record_bytes(object_bytes as u32) + ENTRY_BYTES;
+        if bytes > store.segment_bytes() {
+            return false;
+        }
+    }
+    store.segments_held() > 0
 }
 
 /// There is no segment to write into. True: there may be one now.

@@ -287,6 +287,13 @@ impl Streams {
         self.open(store, Stream::Survivors).is_some()
     }
 
+    /// Opens a batch for what has to be written down in a segment that is kept for cleaning. False: there is
+    /// none.
+    pub(super) fn open_from_reserve(&mut self, store: &Store) -> bool {
+        let batch = &mut self.at(Stream::Old).batch;
+        !batch.is_open() && store.begin(batch, Reason::Cleaning).is_ok()
+    }
+
     /// Opens the batch of a stream; without a segment for it, the other one that write-back fills.
     fn open(&mut self, store: &Store, wanted: Stream) -> Option<Stream> {
         let (reason, other) = match wanted {
