@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use nbdswap_core::codec::{CODECS, CodecChoice, Compressor, Decompressor};
 use nbdswap_core::engine::{
-    Backing, Engine, EngineOptions, ExportOptions, Fetch, Lane, Read, ReaderLane, StoreSource,
-    Write,
+    Backing, Engine, EngineOptions, ExportId, ExportOptions, Fetch, Lane, Read, ReaderLane,
+    StoreSource, Write,
 };
 use nbdswap_core::page::PageId;
 use nbdswap_core::store::{Device, Encryption, KEY_BYTES, MasterKey};
@@ -103,7 +103,8 @@ fn engine(codec: &str, zpool: ZpoolKind, is_encrypted: bool) -> Engine {
             size_bytes: u64::from(PAGES) * PAGE as u64,
             read_only: false,
             is_lost: false,
-            is_durable: false,
+            // Half of them are encrypted, and these are durable too.
+            is_durable: is_encrypted,
             is_recovered: false,
         }],
         page_bytes: PAGE,
@@ -181,6 +182,13 @@ impl Bench {
             }
             self.engine.step(Duration::from_micros(self.now_us));
             self.now_us += self.engine.scrub(self.now_us).expect("it is on");
+            if index % 150 == 149
+                && let Some(flush) = self.engine.flush(ExportId(0))
+            {
+                while self.engine.flushed(flush).is_none() {
+                    self.engine.step(Duration::from_micros(self.now_us));
+                }
+            }
             match index % 10 {
                 8 => self
                     .engine
