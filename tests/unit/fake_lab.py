@@ -137,7 +137,8 @@ class FakeObjects:
     ) -> Mapping[str, object]:
         """`loose` takes a tenth more."""
         if os.environ.get(INTERRUPT_AT) == zpool:
-            # As if somebody pressed Ctrl-C now.
+            # As if somebody pressed Ctrl-C now, also where tests run in the background, which ignores it.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.raise_signal(signal.SIGINT)
         overhead = {"tight": 1.05, "loose": 1.15}[zpool]
         report = pack_result(
