@@ -137,7 +137,7 @@ class FakeObjects:
     ) -> Mapping[str, object]:
         """`loose` takes a tenth more."""
         if os.environ.get(INTERRUPT_AT) == zpool:
-            # As if somebody pressed Ctrl-C now, also where tests run in the background, which ignores it.
+            # As if somebody pressed Ctrl-C now. What runs in the background ignores that.
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.raise_signal(signal.SIGINT)
         overhead = {"tight": 1.05, "loose": 1.15}[zpool]
