@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import ServerFactory
 from tests.support.fragile_disk import FragileDisk, fragile_disk
 from tests.support.pages import MIB, PAGE_BYTES
-from tests.support.rawnbd import TIMEOUT_S, Command, RawClient
+from tests.support.rawnbd import TIMEOUT_S, Command, Flag, RawClient
 from tests.support.servers import EXPORT, Server
 from tests.support.trouble import NoiseClient, errors_of, events, wait_until
 
@@ -109,6 +109,45 @@ def test_a_disk_that_answers_nothing_holds_up_nothing_that_does_not_need_it(
         client.check()
         wait_until(lambda: client.write(LATE[-1]) == "ok", "there is no room")
         client.check()
+
+
+def test_a_flush_behind_a_disk_that_answers_nothing_fails_and_holds_up_nobody(
+    server: ServerFactory, disk: FragileDisk
+) -> None:
+    running = server(
+        exports=({"name": EXPORT, "size_bytes": EXPORT_BYTES, "durability": "disk"},),
+        store_path=disk.path,
+        store_config={"capacity_bytes": STORE_BYTES},
+        request_timeout_s=REQUEST_TIMEOUT_S,
+    )
+    with RawClient.connect(running.unix_path, EXPORT) as raw:
+        client = NoiseClient(raw)
+        assert client.write(0) == "ok"
+        assert raw.call(Command.FLUSH, 0, 0).error_name == "ok"
+        disk.fall_silent()
+        assert client.write(1) == "ok"
+        assert raw.call(Command.FLUSH, 0, 0).error_name == "EIO"
+        wait_until(partial(events, running, "trouble=store_silent"), "it is not told")
+        began_s = time.monotonic()
+        for _ in range(10):
+            assert raw.call(Command.FLUSH, 0, 0).error_name == "EIO"
+            reply = raw.call(
+                Command.WRITE, 2 * PAGE_BYTES, PAGE_BYTES, data=bytes(PAGE_BYTES), flags=Flag.FUA
+            )
+            assert reply.error_name == "EIO"
+            assert client.write(3) == "ok"
+        # Not one of them waited for its deadline.
+        assert time.monotonic() - began_s < REQUEST_TIMEOUT_S
+        disk.answer()
+        wait_until(lambda: raw.call(Command.FLUSH, 0, 0).error_name == "ok", "it never flushes")
+        assert raw.read(3 * PAGE_BYTES, PAGE_BYTES) == client.held[3]
+    running.kill()
+    running.delete_memory_files()
+    running.start()
+    with RawClient.connect(running.unix_path, EXPORT) as raw:
+        after = NoiseClient(raw)
+        after.held = client.held
+        after.check()
 
 
 def test_a_server_stops_although_its_disk_answers_nothing(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ServerFactory
+from tests.interop.test_nbdsh import nbdsh
 from tests.support.pages import MIB, PAGE_BYTES, make_data, make_distinct_page
 from tests.support.rawnbd import Command, Flag, RawClient
 from tests.support.servers import Server, ServerSettings
@@ -69,6 +70,12 @@ def read(running: Server, export: str, offset: int, length: int) -> bytes:
         ]
         client.disconnect()
     return b"".join(parts)
+
+
+def flush_counts(running: Server) -> int:
+    """Checkpoints that flushes had."""
+    checkpoints: int = running.status()["store"]["durable"]["checkpoints"]
+    return checkpoints
 
 
 def lose_host(running: Server, settings: ServerSettings | None = None) -> None:
@@ -241,3 +248,65 @@ def test_fio_verifies_what_it_wrote_with_fsync_after_a_loss(
         timeout=120,
     )
     assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def test_what_qemu_flushed_or_wrote_with_fua_is_there_after_a_loss(server: ServerFactory) -> None:
+    """qemu is how a virtual machine's FLUSH gets here; with a write-through cache it sends FUA."""
+    program = require("qemu-io", "qemu-utils")
+    running = start(server)
+
+    def qemu_io(cache: str, *commands: str) -> str:
+        options = [program, "-f", "raw", "-t", cache]
+        options += [word for command in commands for word in ("-c", command)]
+        options.append(f"nbd+unix:///{DISK}?socket={running.unix_path}")
+        done = subprocess.run(options, check=True, capture_output=True, text=True, timeout=60)
+        assert "failed" not in done.stdout + done.stderr, done.stdout + done.stderr
+        return done.stdout
+
+    qemu_io("writeback", "write -P 0x11 0 1m", "flush")
+    lose_host(running)
+    qemu_io("writeback", "read -P 0x11 0 1m", "write -P 0x22 64k 64k", "flush")
+    lose_host(running)
+    qemu_io("writeback", "read -P 0x22 64k 64k", "write -f -P 0x33 128k 4k", "write -z -f 0 64k")
+    lose_host(running)
+    qemu_io("writeback", "read -P 0 0 64k", "read -P 0x33 128k 4k", "read -P 0x11 132k 892k")
+    fua = flush_counts(running)
+    qemu_io("writethrough", "write -P 0x44 2m 64k")
+    assert flush_counts(running) > fua, "no flush reached the disk"
+    lose_host(running)
+    qemu_io("writeback", "read -P 0x44 2m 64k")
+
+
+def test_what_libnbd_flushed_or_wrote_with_fua_is_there_after_a_loss(server: ServerFactory) -> None:
+    running = start(server)
+    uri = f"nbd+unix:///{DISK}?socket={running.unix_path}"
+    nbdsh(
+        uri,
+        """
+        assert h.can_flush() and h.can_fua()
+        data = random.Random(1).randbytes(64 * P)
+        h.pwrite(data, 0)
+        h.flush()
+        h.pwrite(data[:P], M, nbd.CMD_FLAG_FUA)
+        h.trim(8 * P, 8 * P, nbd.CMD_FLAG_FUA)
+        h.zero(8 * P, 32 * P, nbd.CMD_FLAG_FUA)
+        h.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(data)), 2 * M)
+        while h.aio_in_flight():
+            h.poll(-1)
+        cookie = h.aio_flush()
+        while not h.aio_command_completed(cookie):
+            h.poll(-1)
+        """,
+    )
+    lose_host(running)
+    nbdsh(
+        uri,
+        """
+        data = random.Random(1).randbytes(64 * P)
+        zeros = bytes(8 * P)
+        wanted = data[:8 * P] + zeros + data[16 * P:32 * P] + zeros + data[40 * P:]
+        assert h.pread(64 * P, 0) == wanted
+        assert h.pread(P, M) == data[:P]
+        assert h.pread(64 * P, 2 * M) == data
+        """,
+    )

@@ -375,11 +375,14 @@ impl Engine {
         Some(flush)
     }
 
-    /// How a flush went; None: it is under way, and space is announced when it is over.
+    /// How a flush went; None: it is under way, and space is announced when it is over. While the device
+    /// does not answer, one that is not over fails at once; it may still be done later.
     pub fn flushed(&self, flush: Flush) -> Option<std::result::Result<(), FlushError>> {
         let durable = self.tiers.durable.as_ref();
         let durable = durable.expect("it was asked of a durable export");
-        durable.flushes.outcome(flush)
+        let outcome = durable.flushes.outcome(flush);
+        // Whoever steps may be in the kernel for ever, and answers nobody then.
+        outcome.or_else(|| self.tiers.is_silent().then_some(Err(FlushError::Failed)))
     }
 
     /// Makes everything that durable exports owe survive loss of the host. `wait` lets time go by for
@@ -394,11 +397,8 @@ impl Engine {
         let flush = durable.flushes.ask();
         self.bell.ring();
         loop {
-            if let Some(outcome) = durable.flushes.outcome(flush) {
+            if let Some(outcome) = self.flushed(flush) {
                 return outcome;
-            }
-            if self.tiers.is_silent() {
-                return Err(FlushError::Failed);
             }
             wait(self);
         }

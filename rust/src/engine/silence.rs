@@ -3,8 +3,8 @@
 //!
 //! When something has been asked and nothing has come back for `patience`, which is how long a request
 //! may wait, the device is *silent* in that direction. Then nobody is sent after those who wait:
-//! reads of stored pages fail at once, and writes that find no room in the pool are refused at once.
-//! What is in memory is served as before. The first answer ends it, whatever it says.
+//! reads of stored pages fail at once, flushes that are not over fail at once, and writes that find no room
+//! in the pool are refused at once. What is in memory is served as before. The first answer ends it, whatever it says.
 //! Locking: none; nothing here takes the lock of write-back, which a silent device may hold.
 
 use std::time::Duration;

@@ -6,6 +6,10 @@
 //! refuses writes as without a store. Everything stays readable. So in any day of one process at most
 //! the day's bytes and one burst are written.
 //!
+//! Checkpoints do not ask: what a flush promises is not for a budget to break. What they write is taken
+//! out, down to nothing, and what goes beyond it is not owed: a client that flushes much would otherwise
+//! keep everybody's pages in the pool for days.
+//!
 //! Which pages leave does not depend on the budget. What counts is room in the pool, and a byte
 //! written makes a byte of room whether it is of a page that shrank well or of one that did not shrink
 //! at all: to prefer the smaller objects would move more pages with the same bytes, that is, leave

@@ -155,3 +155,54 @@ fn a_used_up_budget_stops_write_back_and_time_brings_it_back() {
     run.verify();
     run.engine.check();
 }
+
+#[test]
+fn a_used_up_budget_neither_refuses_nor_delays_a_flush() {
+    let budget = WriteBudget {
+        bytes_per_day_max: 1,
+        burst_bytes: 2 * u64::from(SEGMENT),
+    };
+    let setup = Setup {
+        budget: Some(budget),
+        ..TIGHT
+    };
+    let mut run = Run::open_with(setup, 6, None, |options| {
+        options.exports[1].is_durable = true;
+    });
+    // The export that promises nothing uses it up.
+    let refused = (0..300)
+        .filter(|&page| !run.write_noise(PageId(page)))
+        .count();
+    assert!(refused > 100, "{refused} writes were refused");
+    assert_eq!(run.step(), Work::Blocked);
+    let written = |run: &Run| run.engine.snapshot().store.unwrap().written_bytes;
+    let spent_bytes = written(&run);
+    assert!(spent_bytes <= budget.burst_bytes);
+    run.engine.discard(&mut run.lane, 0..30);
+    run.model[..30].iter_mut().for_each(|page| page.fill(0));
+
+    for _ in 0..40 {
+        let now = run.now;
+        // Room comes from what was flushed before, which is in the store now.
+        for page in (300..500).step_by(40) {
+            let page = PageId(page + run.random.below(40) as u32);
+            assert!(run.write_noise(page), "no room for {page}");
+        }
+        assert_eq!(run.flush(), Ok(()));
+        assert!(
+            run.now < now + Duration::from_millis(100),
+            "{:?}",
+            run.now - now
+        );
+    }
+    // It is counted, though.
+    let left_bytes = run.engine.snapshot().writeback.budget_left_bytes.get();
+    assert!(left_bytes < u64::from(SEGMENT), "{left_bytes}");
+    let flushed_bytes = written(&run) - spent_bytes;
+    assert!(
+        flushed_bytes > 10 * budget.burst_bytes,
+        "{flushed_bytes} bytes"
+    );
+    run.verify();
+    run.engine.check();
+}

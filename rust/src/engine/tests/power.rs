@@ -487,7 +487,7 @@ fn failing() -> Run {
 }
 
 impl Run {
-    fn flush(&mut self) -> std::result::Result<(), FlushError> {
+    pub(super) fn flush(&mut self) -> std::result::Result<(), FlushError> {
         let flush = self.engine.flush(ExportId(1)).expect("it is durable");
         for _ in 0..10_000 {
             if let Some(outcome) = self.engine.flushed(flush) {

@@ -125,3 +125,39 @@ fn behind_a_silent_device_writes_without_room_are_refused_at_once_until_it_answe
     assert_eq!(run.count_errors(), 0);
     run.engine.check();
 }
+
+#[test]
+fn behind_a_silent_device_a_flush_fails_at_once_until_it_answers() {
+    let mut run = Run::open_with(SMALL, 3, None, |options| {
+        options.exports[1].is_durable = true;
+    });
+    for page in 300..320 {
+        assert!(run.write_noise(PageId(page)));
+    }
+    let device = Arc::clone(run.sim_shared());
+    let mut observer = Observer::new(PATIENCE);
+    let durable = ExportId(1);
+    let engine = &run.engine;
+    device.close_write_gate();
+    std::thread::scope(|scope| {
+        let first = engine.flush(durable).unwrap();
+        let stepping = scope.spawn(|| while engine.step(Duration::from_secs(1)) == Work::More {});
+        device.wait_for_waiting(1);
+        assert!(!engine.observe(&mut observer, Duration::ZERO));
+        assert_eq!(engine.flushed(first), None, "the device has time to answer");
+        assert!(engine.observe(&mut observer, PATIENCE), "who waits is told");
+        assert_eq!(engine.flushed(first), Some(Err(FlushError::Failed)));
+        let second = engine.flush(durable).unwrap();
+        assert_eq!(engine.flushed(second), Some(Err(FlushError::Failed)));
+        assert_eq!(engine.flush(ExportId(0)), None, "it waits for no device");
+
+        device.open_gate();
+        stepping.join().unwrap();
+        assert!(engine.observe(&mut observer, 2 * PATIENCE));
+        // It was done after all; nobody was told that it was not possible.
+        assert_eq!(engine.flushed(first), Some(Ok(())));
+    });
+    assert_eq!(run.flush(), Ok(()));
+    assert_eq!(run.count_errors(), 0);
+    run.engine.check();
+}
