@@ -15,6 +15,7 @@ __all__ = [
     "ForeignFileError",
     "LabObjects",
     "LabPages",
+    "check_keyring_key",
     "codecs",
     "compress_page",
     "decompress_page",
@@ -73,10 +74,11 @@ class StoreSpec(TypedDict):
     """Bytes that may be written at once after a quiet time, and after opening."""
     scrub_bytes_per_s: int
     """What the scrub may read of the store while nothing else is to do; 0: no scrub."""
-    key_path: str | None
-    """File of the 32 bytes that the store is encrypted with, its owner's alone."""
+    key: str | None
+    """Where the 32 bytes are that the store is encrypted with: `file:PATH`, its owner's alone, or
+    `keyring:NAME`, a key of type `user`, see keyrings(7)."""
     make_key: bool
-    """Make that file if it is not there. Without a path: a key that only this process knows.
+    """Make that file if it is not there. Without a key: one that only this process knows.
 
     With neither, the store is in clear.
     """
@@ -325,16 +327,23 @@ class StoreVerdict(TypedDict):
     damaged: list[StoreDamage]
     """The first 1000 by their place."""
 
+def check_keyring_key(name: str) -> None:
+    """Returns if `keyring:NAME` is a key that a store can be encrypted with.
+
+    Raises ForeignFileError for one that is not there, has expired or is no key, OSError where
+    the system does not let us ask or read.
+    """
+
 def inspect_store(path: str) -> StoreInspection:
     """Reads the superblock of a store and its copy, and nothing else. Releases the GIL.
 
     Raises ForeignFileError for a file that is in use or no file, OSError.
     """
 
-def verify_store(path: str, key_path: str | None) -> StoreVerdict:
+def verify_store(path: str, key: str | None) -> StoreVerdict:
     """Reads and verifies every record. Releases the GIL.
 
-    key_path: for a store that is encrypted.
+    key: for a store that is encrypted, as in `StoreSpec`.
 
     Raises ForeignFileError for a damaged superblock, a wrong key and a file in use, OSError,
     ConfigError for sizes that no store has.

@@ -144,8 +144,8 @@ def polling_choice(value: Any) -> int | str:
 
 
 def store_key(value: Any) -> str:
-    """`memory`, `file:PATH` or `credential:NAME`."""
-    wanted = "memory, file:PATH or credential:NAME"
+    """`memory`, `file:PATH`, `credential:NAME` or `keyring:NAME`."""
+    wanted = "memory, file:PATH, credential:NAME or keyring:NAME"
     kind, colon, name = value.partition(":") if isinstance(value, str) else ("", "", "")
     if value == "memory":
         return "memory"
@@ -154,6 +154,8 @@ def store_key(value: Any) -> str:
     # A name that systemd takes too, and no way out of its directory.
     if kind == "credential" and name not in {"", ".", ".."} and "/" not in name:
         return f"credential:{name}"
+    if kind == "keyring" and name:
+        return f"keyring:{name}"
     raise unwanted(wanted)
 
 

@@ -224,7 +224,10 @@ class Config(Section):
             wanted = "process or volatile, because store.path is none"
             raise misfit(f"{key}.durability", "disk", wanted)
         if self.store.encryption == "on" and self.store.key == "memory":
-            wanted = "file:PATH or credential:NAME, because a key in memory is gone with the host"
+            wanted = (
+                "file:PATH, credential:NAME or keyring:NAME, because a key in memory is gone with "
+                "the host"
+            )
             raise misfit(f"store.key (with {key}.durability: disk)", "memory", wanted)
 
     def _check_pool(self) -> None:

@@ -11,7 +11,7 @@ from nbdswap.config import Config
 from nbdswap.errors import ConfigError, RefusedError
 from nbdswap.exports import export_specs
 from nbdswap.snapshots import CoreSnapshot
-from nbdswap.store_key import key_path, makes_key
+from nbdswap.store_key import key_source, makes_key
 from nbdswap.succession import Succession
 
 if TYPE_CHECKING:
@@ -144,7 +144,6 @@ def _store_spec(config: Config, instance: int, held_fd: int | None) -> "StoreSpe
         if held_fd is not None:
             os.close(held_fd)
         return None
-    key = key_path(config, instance)
     return {
         "path": str(store.path),
         "capacity_bytes": store.capacity_bytes,
@@ -156,7 +155,7 @@ def _store_spec(config: Config, instance: int, held_fd: int | None) -> "StoreSpe
         "write_bytes_per_day_max": store.write_bytes_per_day_max,
         "write_burst_bytes": store.write_burst_bytes,
         "scrub_bytes_per_s": store.scrub_bytes_per_s,
-        "key_path": None if key is None else str(key),
+        "key": key_source(config, instance),
         "make_key": makes_key(config),
     }
 

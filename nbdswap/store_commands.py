@@ -22,7 +22,7 @@ from nbdswap.config_file import Override, load
 from nbdswap.errors import ExitCode, RefusedError, UsageError
 from nbdswap.machine import Machine
 from nbdswap.state import State, StateDir
-from nbdswap.store_key import key_path
+from nbdswap.store_key import key_source
 from nbdswap.succession import memory_files
 from nbdswap.units import human_size
 
@@ -90,8 +90,8 @@ def verify_command(
         superblock = inspect_store(str(offline.path))["superblock"]
         key = None
         if superblock is not None and superblock["encrypted"]:
-            key = key_path(offline.config, superblock["instance"])
-        verdict = verify_store(str(offline.path), None if key is None else str(key))
+            key = key_source(offline.config, superblock["instance"])
+        verdict = verify_store(str(offline.path), key)
         owners = Owners(offline.state)
         damaged = [owners.name(damage) for damage in verdict["damaged"]]
     is_whole = not (verdict["records_damaged"] or verdict["records_missing"])

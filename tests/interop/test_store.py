@@ -17,6 +17,7 @@ from nbdswap.nbd.negotiator import connect
 from tests.conftest import ServerFactory
 from tests.support.pages import MIB, PAGE_BYTES
 from tests.support.servers import EXPORT, Server, nbdswap_command
+from tests.support.tools import require
 
 PAGES = 2048
 COMMAND_TIMEOUT_S = 60.0
@@ -123,6 +124,41 @@ def test_another_key_is_refused_and_the_first_one_still_works(
     keys[0].chmod(0o600)
     running.start(right)
     assert asyncio.run(read_all(running)) == pages
+
+
+def keyctl(*words: str, data: bytes = b"") -> str:
+    done = subprocess.run(["keyctl", *words], check=False, capture_output=True, input=data)
+    if done.returncode != 0:
+        pytest.skip(f"no keyrings here: {done.stderr.decode().strip()}")
+    return done.stdout.decode().strip()
+
+
+def test_a_key_in_the_keyring_is_found_by_every_server_while_it_is_there(
+    server: ServerFactory,
+) -> None:
+    require("keyctl", "keyutils")
+    name, key = f"nbdswap-test:{os.getpid()}", os.urandom(32)
+    planted = keyctl("padd", "user", name, "@u", data=key)
+    try:
+        running = server(size_bytes=PAGES * PAGE_BYTES, pool_bytes=2 * MIB, key=f"keyring:{name}")
+        pages = asyncio.run(write_all(running))
+        assert running.upgrade().returncode == 0
+        running.kill()
+        assert b" of a client " not in store_file(running).read_bytes()
+        code, verdict = command(running, "verify")
+        assert code == 0, verdict
+        running.start()
+        assert asyncio.run(read_all(running)) == pages
+        running.kill()
+    finally:
+        keyctl("unlink", planted, "@u")
+    assert f"keyctl padd user {name}" in refusal(running)
+    keyctl("padd", "user", name, "@u", data=key)
+    try:
+        running.start()
+        assert asyncio.run(read_all(running)) == pages
+    finally:
+        keyctl("purge", "user", name)
 
 
 def test_a_damaged_record_is_named_with_its_page_and_a_superblock_is_repaired(

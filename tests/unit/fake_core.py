@@ -310,7 +310,7 @@ class FakeCore:
             "silent": self.store_is_silent,
             "unanswered_seconds": self.store_unanswered_s,
             "out_of_space": False,
-            "encrypted": spec.get("key_path") is not None or spec.get("make_key", False),
+            "encrypted": spec.get("key") is not None or spec.get("make_key", False),
             "summary_errors": 4,
             "scrub": {
                 "segments": 8,

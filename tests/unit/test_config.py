@@ -126,8 +126,8 @@ def test_the_printed_configuration_reads_back_to_the_same(machine: Machine, tmp_
         ),
         (
             "exports: [{name: a, size_bytes: 4K, durability: disk}]\nstore: {encryption: on}",
-            "store.key (with exports[0].durability: disk) is memory, wanted file:PATH or "
-            "credential:NAME, because a key in memory is gone with the host",
+            "store.key (with exports[0].durability: disk) is memory, wanted file:PATH, "
+            "credential:NAME or keyring:NAME, because a key in memory is gone with the host",
         ),
         (
             "store: {capacity_bytes: 3M}",

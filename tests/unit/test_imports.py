@@ -51,7 +51,7 @@ MAY_KNOW: dict[str, set[str]] = {
     # Clients.
     "exports": {"_core", "config", "nbd"},
     "engine": {"_core", "config", "errors", "exports", "snapshots", "store_key", "succession"},
-    "store_key": {"config", "errors"},
+    "store_key": {"_core", "config", "errors"},
     "negotiation": {"nbd"},
     "server": {"_core", "engine", "errors", "handover", "listeners", "logs", "nbd", "negotiation"},
     # From one server to the next.

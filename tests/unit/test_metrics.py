@@ -28,7 +28,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 @pytest.fixture
 def core() -> FakeCore:
     """An engine with a store."""
-    store = {"path": "/s", "capacity_bytes": 8 << 20, "key_path": None, "make_key": True}
+    store = {"path": "/s", "capacity_bytes": 8 << 20, "key": None, "make_key": True}
     exports = [{"name": "swap", "size_bytes": 1 << 20, "read_only": False, "lost": False}]
     pool = {"zpool": "zblock", "frame_bytes": 4096, "pool_bytes_max": 1 << 20}
     codec = {"codec": "lz4", "codec_level": 1}

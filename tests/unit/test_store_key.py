@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nbdswap.errors import ConfigError, ExitCode, NotPermittedError, RefusedError
-from nbdswap.store_key import check_key, forget_key, key_path, makes_key
+from nbdswap.store_key import check_key, forget_key, key_source, makes_key
 from tests.unit.conftest import MakeConfig
 
 
@@ -18,7 +18,7 @@ def make_key(path: Path, *, key: bytes = os.urandom(32), mode: int = 0o600) -> P
 
 def test_without_encryption_there_is_no_key(make_config: MakeConfig) -> None:
     config = make_config()
-    assert key_path(config, 1) is None
+    assert key_source(config, 1) is None
     assert not makes_key(config)
     check_key(config)
 
@@ -27,8 +27,8 @@ def test_a_key_in_memory_lies_beside_the_pool_and_is_forgotten(
     make_config: MakeConfig, tmp_path: Path
 ) -> None:
     config = make_config({"store.encryption": "on"})
-    path = key_path(config, 0xAB)
-    assert path == tmp_path / "memory" / "nbdswap-00000000000000ab.key"
+    path = tmp_path / "memory" / "nbdswap-00000000000000ab.key"
+    assert key_source(config, 0xAB) == f"file:{path}"
     assert makes_key(config)
     check_key(config)
     make_key(path)
@@ -41,7 +41,7 @@ def test_a_key_in_memory_lies_beside_the_pool_and_is_forgotten(
 def test_a_key_file_is_taken_where_it_is(make_config: MakeConfig, tmp_path: Path) -> None:
     path = make_key(tmp_path / "key", mode=0o400)
     config = make_config({"store.encryption": "on", "store.key": f"file:{path}"})
-    assert key_path(config, 1) == path
+    assert key_source(config, 1) == f"file:{path}"
     assert not makes_key(config)
     check_key(config)
 
@@ -56,7 +56,21 @@ def test_a_credential_is_looked_for_where_systemd_puts_it(
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     make_key(tmp_path / "swap", mode=0o400)
     check_key(config)
-    assert key_path(config, 1) == tmp_path / "swap"
+    assert key_source(config, 1) == f"file:{tmp_path / 'swap'}"
+
+
+def test_a_key_that_is_not_in_the_keyring_is_refused_with_how_to_put_it_there(
+    make_config: MakeConfig,
+) -> None:
+    config = make_config({"store.encryption": "on", "store.key": "keyring:no-such:key"})
+    assert key_source(config, 1) == "keyring:no-such:key"
+    assert not makes_key(config)
+    # Most containers have no keyrings: that is another matter, and said so.
+    with pytest.raises((RefusedError, NotPermittedError)) as refused:
+        check_key(config)
+    found = str(refused.value)
+    assert "keyring:no-such:key" in found
+    assert isinstance(refused.value, NotPermittedError) or "keyctl padd user no-such:key" in found
 
 
 @pytest.mark.parametrize(
@@ -98,8 +112,9 @@ def test_a_key_that_may_not_be_read_is_not_permitted(
 
 
 @pytest.mark.parametrize(
-    "key", ["", "disk", "file:", "file", "credential:", "credential:a/b", "credential:..", 7]
+    "key",
+    ["", "disk", "file:", "file", "credential:", "credential:a/b", "credential:..", "keyring:", 7],
 )
 def test_a_key_that_names_nothing_is_refused(make_config: MakeConfig, key: object) -> None:
-    with pytest.raises(ConfigError, match="wanted memory, file:PATH or credential:NAME"):
+    with pytest.raises(ConfigError, match="wanted memory, file:PATH, credential:NAME or "):
         make_config({"store.key": key})

@@ -354,6 +354,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<lab::LabPages>()?;
     module.add_class::<lab::LabObjects>()?;
     module.add_function(wrap_pyfunction!(lab::zpools, module)?)?;
+    module.add_function(wrap_pyfunction!(offline::check_keyring_key, module)?)?;
     module.add_function(wrap_pyfunction!(offline::inspect_store, module)?)?;
     module.add_function(wrap_pyfunction!(offline::verify_store, module)?)?;
     module.add_function(wrap_pyfunction!(offline::repair_store, module)?)?;

@@ -2,12 +2,13 @@
 //!
 //! Locking: none.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
 
 use super::to_python;
-use crate::store::{self, Damage, Label};
+use crate::store::{self, Damage, KeySource, Label};
 
 #[derive(IntoPyObject)]
 pub(super) struct LabelView {
@@ -99,11 +100,11 @@ pub(super) fn inspect_store(py: Python<'_>, path: PathBuf) -> PyResult<Inspectio
 pub(super) fn verify_store(
     py: Python<'_>,
     path: PathBuf,
-    key_path: Option<PathBuf>,
+    key: Option<OsString>,
 ) -> PyResult<VerdictView> {
     let verified = py.detach(|| {
-        let key = key_path
-            .map(|path| store::read_key(&path, false))
+        let key = key
+            .map(|key| KeySource::parse(&key)?.read(false))
             .transpose()?;
         store::verify_store(&path, key.as_ref().map(|encryption| &encryption.key))
     });
@@ -130,4 +131,11 @@ pub(super) fn repair_store(
 ) -> PyResult<Option<&'static str>> {
     py.detach(|| store::repair_store(&path, dry_run))
         .map_err(to_python)
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
+pub(super) fn check_keyring_key(name: String) -> PyResult<()> {
+    let read = KeySource::Keyring(name).read(false);
+    read.map(drop).map_err(to_python)
 }

@@ -2,6 +2,7 @@
 //!
 //! Locking: none.
 
+use std::ffi::OsString;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use pyo3::prelude::*;
 use crate::codec::CodecChoice;
 use crate::engine::{Backing, EngineOptions, ExportOptions, StoreSource, WriteBudget};
 use crate::error::Result;
-use crate::store::{FileOptions, draw_key, read_key};
+use crate::store::{FileOptions, KeySource, draw_key};
 use crate::worker::{Polling, WorkersOptions};
 use crate::zpool::ZpoolKind;
 
@@ -42,7 +43,7 @@ struct StoreSpec {
     write_bytes_per_day_max: Option<u64>,
     write_burst_bytes: u64,
     scrub_bytes_per_s: u64,
-    key_path: Option<PathBuf>,
+    key: Option<OsString>,
     make_key: bool,
 }
 
@@ -138,8 +139,8 @@ impl StoreSpec {
             direct: self.direct,
             preallocate: self.preallocate,
         };
-        let encryption = match self.key_path.as_deref() {
-            Some(path) => Some(read_key(path, self.make_key)?),
+        let encryption = match self.key.as_deref() {
+            Some(key) => Some(KeySource::parse(key)?.read(self.make_key)?),
             None if self.make_key => Some(draw_key()?),
             None => None,
         };

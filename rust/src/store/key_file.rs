@@ -1,6 +1,6 @@
-//! Where a master key comes from: a file of 32 bytes that is its owner's alone.
+//! A master key in a file of 32 bytes that is its owner's alone.
 //!
-//! Chance comes in here, at start, and not in the store. Not here: what the key does (`cipher`).
+//! Not here: other places of keys (`key_source`), what the key does (`cipher`).
 //! Locking: none.
 
 use std::fs::File;
@@ -8,47 +8,25 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use ring::rand::{SecureRandom, SystemRandom};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 
-use super::cipher::{Encryption, KEY_BYTES, MasterKey, SALT_BYTES};
+use super::cipher::KEY_BYTES;
+use super::key_source::random_bytes;
 
-/// The key in a file, with a new salt. `make`: a file that is not there is made, with a new key.
+/// The key in a file. `make`: a file that is not there is made, with a new key.
 ///
 /// # Errors
 /// [`Error::Foreign`] for a file that is no key or that others may read, [`Error::Io`].
-pub fn read_key(path: &Path, make: bool) -> Result<Encryption> {
-    let random = SystemRandom::new();
-    let mut salt = [0; SALT_BYTES];
-    fill(&random, &mut salt)?;
-    let key = match read(path) {
+pub fn read_key(path: &Path, make: bool) -> Result<[u8; KEY_BYTES]> {
+    match read(path) {
         Err(Error::Io { source, .. }) if make && source.kind() == io::ErrorKind::NotFound => {
-            make_key(path, &random)?
+            make_key(path)
         }
-        read => read?,
-    };
-    Ok(Encryption {
-        key: MasterKey::new(key),
-        salt,
-    })
-}
-
-/// A new key that is nowhere but in the memory of this process, with a new salt.
-///
-/// # Errors
-/// [`Error::Io`] if the system gives no random bytes.
-pub fn draw_key() -> Result<Encryption> {
-    let random = SystemRandom::new();
-    let (mut key, mut salt) = ([0; KEY_BYTES], [0; SALT_BYTES]);
-    fill(&random, &mut key)?;
-    fill(&random, &mut salt)?;
-    Ok(Encryption {
-        key: MasterKey::new(key),
-        salt,
-    })
+        read => read,
+    }
 }
 
 fn read(path: &Path) -> Result<[u8; KEY_BYTES]> {
@@ -98,9 +76,8 @@ fn read(path: &Path) -> Result<[u8; KEY_BYTES]> {
     Ok(key)
 }
 
-fn make_key(path: &Path, random: &SystemRandom) -> Result<[u8; KEY_BYTES]> {
-    let mut key = [0; KEY_BYTES];
-    fill(random, &mut key)?;
+fn make_key(path: &Path) -> Result<[u8; KEY_BYTES]> {
+    let key = random_bytes()?;
     let failed = |error| Error::io("make a key for the store", 0, error);
     // Whole under its name or not there: a predecessor that died in between leaves no half key.
     let mut unfinished = path.as_os_str().to_owned();
@@ -118,12 +95,6 @@ fn make_key(path: &Path, random: &SystemRandom) -> Result<[u8; KEY_BYTES]> {
     file.write_all(&key).map_err(failed)?;
     std::fs::rename(&unfinished, path).map_err(failed)?;
     Ok(key)
-}
-
-fn fill(random: &SystemRandom, bytes: &mut [u8]) -> Result<()> {
-    let unknown = |_| io::Error::other("the system gives no random bytes");
-    let filled = random.fill(bytes).map_err(unknown);
-    filled.map_err(|error| Error::io("draw random bytes", 0, error))
 }
 
 #[cfg(test)]
@@ -156,9 +127,7 @@ mod tests {
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let second = read_key(&path, true).unwrap();
-        assert_eq!(first.key.bytes(), second.key.bytes());
-        assert_ne!(first.salt, second.salt, "a salt was used twice");
-        assert!(!format!("{first:?}").contains(&format!("{:?}", first.key.bytes()[0..3].to_vec())));
+        assert_eq!(first, second);
         assert_eq!(std::fs::read_dir(&dir.0).unwrap().count(), 1);
     }
 
