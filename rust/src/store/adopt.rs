@@ -8,11 +8,11 @@ use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 
-use super::device::BLOCK_BYTES;
+use super::device::{BLOCK_BYTES, Span};
 use super::geometry::{Location, SegmentIndex};
 use super::layout::{HEAD_BYTES, Head, OBJECT_BYTES_MAX};
 use super::log::Store;
-use super::read::{READ_BYTES_MAX, ReadBuffer, Span};
+use super::read::{READ_BYTES_MAX, ReadBuffer};
 
 impl Store {
     /// A page of the predecessor's table is at this place. Gives the sequence of its segment, or

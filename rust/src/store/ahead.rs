@@ -23,9 +23,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::error::Result;
 
 use super::buffer::AlignedBuffer;
+use super::device::Span;
 use super::geometry::Location;
 use super::log::{RecordRef, Store};
-use super::read::{RECORDS_PER_PASS, ReadBuffer, Span};
+use super::read::{RECORDS_PER_PASS, ReadBuffer};
 use super::stats::Counter;
 
 /// Spans that are kept.

@@ -11,12 +11,12 @@ use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
 
-use super::device::BLOCK_BYTES;
+use super::device::{BLOCK_BYTES, Span};
 use super::form::RECORD_BYTES_MAX;
 use super::geometry::{Location, SegmentIndex};
 use super::layout::{ENTRY_BYTES, HEAD_BYTES, Head, RECORDS_MAX, Shape};
 use super::log::{RecordRef, Store};
-use super::read::{READ_BYTES_MAX, ReadBuffer, Span};
+use super::read::{READ_BYTES_MAX, ReadBuffer};
 use super::segment::{Candidates, Choice};
 
 /// Segments that one call of `tidy` discards at most.

@@ -1,4 +1,5 @@
-//! Reading records: neighbours together, each one verified, each with its own verdict.
+//! Reading records: neighbours in one read, several reads under way at once where the device can,
+//! each record verified, each with its own verdict.
 //!
 //! Not here: whether a record is still its owner's. A segment can be freed and rewritten while it
 //! is read; then nothing verifies (the sequence is part of every checksum), or the old bytes do.
@@ -10,7 +11,7 @@ use std::io;
 use crate::error::{Error, Result};
 
 use super::buffer::AlignedBuffer;
-use super::device::BLOCK_BYTES;
+use super::device::{BLOCK_BYTES, Span};
 use super::form::{Form, RECORD_BYTES_MAX};
 use super::layout::OBJECT_BYTES_MAX;
 use super::log::{RecordRef, Store};
@@ -20,11 +21,17 @@ pub const READ_BYTES_MAX: usize = 128 << 10;
 /// Widest gap that is read and thrown away rather than making two reads of one. An SSD answers an
 /// additional 16 KiB sooner than an additional request.
 pub const GAP_BYTES_MAX: u64 = 16 << 10;
+/// Reads that one reader has under way at once: as many as it takes fetches at a time.
+pub const GROUP_READS_MAX: usize = 32;
+/// Bytes of these together: records of 4 KiB at random, two blocks each.
+const GROUP_BYTES_MAX: usize = 256 << 10;
 /// Records that are sorted at once.
 pub(super) const RECORDS_PER_PASS: usize = 256;
 
 // Any record, wherever in a block it begins, is read at once.
 const _: () = assert!(RECORD_BYTES_MAX + 2 * BLOCK_BYTES <= READ_BYTES_MAX);
+// Every group has one read at least, and a run's end fits.
+const _: () = assert!(READ_BYTES_MAX <= GROUP_BYTES_MAX && RECORDS_PER_PASS <= u16::MAX as usize);
 
 /// What a reader needs: made once, used for every read.
 pub struct ReadBuffer {
@@ -39,7 +46,7 @@ impl ReadBuffer {
     /// The only allocations of a reader.
     pub fn new() -> Self {
         ReadBuffer {
-            bytes: AlignedBuffer::new(READ_BYTES_MAX),
+            bytes: AlignedBuffer::new(GROUP_BYTES_MAX),
             plain: vec![0; OBJECT_BYTES_MAX].into_boxed_slice(),
             order: Vec::with_capacity(RECORDS_PER_PASS),
         }
@@ -67,45 +74,66 @@ impl Default for ReadBuffer {
     }
 }
 
-/// Whole blocks of the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Span {
-    pub start: u64,
-    pub end: u64,
+/// The blocks of a record.
+fn span_of(form: &Form, record: &RecordRef) -> Span {
+    let start = record.location.offset();
+    Span::around(start, start + u64::from(form.record_bytes(record.bytes)))
 }
 
-impl Span {
-    /// The blocks around a range of bytes.
-    pub fn around(start: u64, end: u64) -> Self {
-        let block = BLOCK_BYTES as u64;
-        Span {
-            start: start / block * block,
-            end: end.next_multiple_of(block),
-        }
-    }
+/// Both spans, of which `next` does not begin before the other, if that is worth one read.
+fn join(span: Span, next: Span) -> Option<Span> {
+    let joined = Span {
+        start: span.start,
+        end: span.end.max(next.end),
+    };
+    let near = next.start.saturating_sub(span.end) <= GAP_BYTES_MAX;
+    (near && joined.len() <= READ_BYTES_MAX).then_some(joined)
+}
 
-    fn of(form: &Form, record: &RecordRef) -> Self {
-        let start = record.location.offset();
-        Span::around(start, start + u64::from(form.record_bytes(record.bytes)))
-    }
+/// Reads that are under way together, and the records that each covers: *runs* of the sorted ones.
+struct Group {
+    spans: [Span; GROUP_READS_MAX],
+    /// Where each run ends among the sorted records.
+    ends: [u16; GROUP_READS_MAX],
+    reads: usize,
+}
 
-    pub fn len(&self) -> usize {
-        (self.end - self.start) as usize
-    }
-
-    /// Is the byte at this offset in it?
-    pub fn holds(&self, offset: u64) -> bool {
-        (self.start..self.end).contains(&offset)
-    }
-
-    /// This span and `next`, which does not begin before it, if that is worth one read.
-    fn join(self, next: Span) -> Option<Span> {
-        let joined = Span {
-            start: self.start,
-            end: self.end.max(next.end),
+impl Group {
+    /// As many of the sorted records as go into one group; one at least.
+    fn next(form: &Form, records: &[RecordRef], order: &[u32]) -> Self {
+        let mut group = Group {
+            spans: [Span::default(); GROUP_READS_MAX],
+            ends: [0; GROUP_READS_MAX],
+            reads: 0,
         };
-        let near = next.start.saturating_sub(self.end) <= GAP_BYTES_MAX;
-        (near && joined.len() <= READ_BYTES_MAX).then_some(joined)
+        let (mut bytes, mut end) = (0, 0);
+        while end < order.len() && group.reads < GROUP_READS_MAX {
+            let (run, span) = next_run(form, records, &order[end..]);
+            bytes += span.len();
+            if bytes > GROUP_BYTES_MAX {
+                break;
+            }
+            end += run;
+            (group.spans[group.reads], group.ends[group.reads]) = (span, end as u16);
+            group.reads += 1;
+        }
+        group
+    }
+
+    fn spans(&self) -> &[Span] {
+        &self.spans[..self.reads]
+    }
+
+    /// Those of the sorted records that a read covers.
+    fn run<'a>(&self, order: &'a [u32], read: usize) -> impl Iterator<Item = usize> + use<'a> {
+        let begin = read.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let run = &order[usize::from(begin)..usize::from(self.ends[read])];
+        run.iter().map(|index| *index as usize)
+    }
+
+    /// How many of the sorted records it covers.
+    fn len(&self) -> usize {
+        usize::from(self.ends[self.reads - 1])
     }
 }
 
@@ -142,33 +170,42 @@ impl Store {
         } = buffer;
         let mut rest = &order[..];
         while !rest.is_empty() {
-            let (run, span) = next_run(&self.form, records, rest);
-            let (now, later) = rest.split_at(run);
-            self.read_run((bytes, plain), span, records, now, each);
-            rest = later;
+            let group = Group::next(&self.form, records, rest);
+            self.read_group((bytes, plain), &group, records, rest, each);
+            rest = &rest[group.len()..];
         }
     }
 
-    /// Reads the records `run` of `records`, which lie in `span`, with the two parts of a buffer.
-    fn read_run(
+    /// Reads the records of a group, which begin the sorted ones, with the two parts of a buffer.
+    fn read_group(
         &self,
         (bytes, plain): (&mut [u8], &mut [u8]),
-        span: Span,
+        group: &Group,
         records: &[RecordRef],
-        run: &[u32],
+        order: &[u32],
         each: &mut dyn FnMut(usize, Result<&[u8]>),
     ) {
-        let whole = self.read_span(bytes, span).is_ok();
-        for index in run.iter().map(|index| *index as usize) {
-            let record = &records[index];
-            if whole {
-                each(index, self.verify(bytes, plain, span, record));
-                continue;
+        let mut has_failed = [false; GROUP_READS_MAX];
+        self.counters.device_reads.add(group.reads as u64);
+        let mut done = |read: usize, bytes: &[u8], result: io::Result<()>| {
+            if result.is_err() {
+                has_failed[read] = true;
+                return;
             }
-            // One bad block must not cost its neighbours: each record gets a read of its own.
-            let own = Span::of(&self.form, record);
+            self.counters.read_bytes.add(bytes.len() as u64);
+            for index in group.run(order, read) {
+                let start = group.spans[read].start;
+                each(index, self.verify(bytes, plain, start, &records[index]));
+            }
+        };
+        self.device.read_many(bytes, group.spans(), &mut done);
+        // One bad block must not cost its neighbours: each record gets a read of its own.
+        let failed = (0..group.reads).filter(|read| has_failed[*read]);
+        for index in failed.flat_map(|read| group.run(order, read)) {
+            let record = &records[index];
+            let own = span_of(&self.form, record);
             let object = match self.read_span(bytes, own) {
-                Ok(()) => self.verify(bytes, plain, own, record),
+                Ok(()) => self.verify(bytes, plain, own.start, record),
                 Err(source) => {
                     self.counters.read_errors.add(1);
                     Err(Error::io("read record", record.location.offset(), source))
@@ -211,15 +248,15 @@ impl Store {
         outcome
     }
 
-    /// The object of `record` in `bytes`, which hold `span`, or in `plain` if it was sealed.
+    /// The object of `record` in `bytes`, read from `start`, or in `plain` if it was sealed.
     fn verify<'a>(
         &self,
         bytes: &'a [u8],
         plain: &'a mut [u8],
-        span: Span,
+        start: u64,
         record: &RecordRef,
     ) -> Result<&'a [u8]> {
-        let raw = &bytes[(record.location.offset() - span.start) as usize..];
+        let raw = &bytes[(record.location.offset() - start) as usize..];
         let (at, sequence) = (record.location, record.sequence);
         let form = &self.form;
         let object = form.decode_record(raw, sequence, at, &record.entry(), plain);
@@ -248,10 +285,10 @@ impl Store {
 fn next_run(form: &Form, records: &[RecordRef], order: &[u32]) -> (usize, Span) {
     let mut spans = order
         .iter()
-        .map(|index| Span::of(form, &records[*index as usize]));
+        .map(|index| span_of(form, &records[*index as usize]));
     let mut run = 1;
     let mut span = spans.next().expect("a run of no records");
-    while let Some(joined) = spans.next().and_then(|next| span.join(next)) {
+    while let Some(joined) = spans.next().and_then(|next| join(span, next)) {
         span = joined;
         run += 1;
     }

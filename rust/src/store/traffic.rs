@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::device::Device;
+use super::device::{Device, ReadDone, Span};
 
 /// Operations of one kind.
 #[derive(Debug, Default)]
@@ -21,10 +21,18 @@ pub struct Traffic {
 
 impl Traffic {
     fn carry<T>(&self, operation: impl FnOnce() -> T) -> T {
-        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.begin(1);
         let result = operation();
-        self.ended.fetch_add(1, Ordering::Release);
+        self.end();
         result
+    }
+
+    fn begin(&self, operations: usize) {
+        self.begun.fetch_add(operations as u64, Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.ended.fetch_add(1, Ordering::Release);
     }
 
     /// Operations that have ended, and whether others are under way.
@@ -88,6 +96,15 @@ impl Device for CountedDevice {
         (self.lines.reads).carry(|| self.device.read_at(buffer, offset))
     }
 
+    fn read_many(&self, buffer: &mut [u8], spans: &[Span], done: &mut ReadDone<'_>) {
+        self.lines.reads.begin(spans.len());
+        let mut end = |number, bytes: &[u8], result| {
+            self.lines.reads.end();
+            done(number, bytes, result);
+        };
+        self.device.read_many(buffer, spans, &mut end);
+    }
+
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         (self.lines.writes).carry(|| self.device.write_at(bytes, offset))
     }
@@ -104,6 +121,8 @@ impl Device for CountedDevice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{AlignedBuffer, BLOCK_BYTES};
+    use crate::testing::sim_device::SimDevice;
 
     #[test]
     fn silence_is_time_in_which_something_was_asked_and_nothing_came_back() {
@@ -120,5 +139,27 @@ mod tests {
         });
         assert_eq!(silence.look(&traffic, at(30)), at(0));
         traffic.carry(|| assert_eq!(silence.look(&traffic, at(40)), at(0)));
+    }
+
+    #[test]
+    fn each_of_several_reads_that_ends_is_an_answer() {
+        let at = Duration::from_secs;
+        let lines = Arc::<Lines>::default();
+        let sim = Box::new(SimDevice::new(3 * BLOCK_BYTES, 1));
+        let device = CountedDevice::new(sim, Arc::clone(&lines));
+        let spans = [0, 4096, 8192].map(|start| Span::around(start, start + 1));
+        let (mut silence, mut told) = (Silence::default(), 0);
+        device.read_many(
+            &mut AlignedBuffer::new(3 * BLOCK_BYTES),
+            &spans,
+            &mut |_, _, _| {
+                told += 1;
+                let unanswered = if told < 3 { at(5) } else { at(0) };
+                assert_eq!(silence.look(&lines.reads, at(100 * told)), at(0));
+                assert_eq!(silence.look(&lines.reads, at(100 * told + 5)), unanswered);
+            },
+        );
+        assert_eq!(told, 3);
+        assert_eq!(silence.look(&lines.reads, at(1000)), at(0));
     }
 }

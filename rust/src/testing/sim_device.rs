@@ -11,6 +11,7 @@
 //! * a range cannot be written: [`SimDevice::break_writes`];
 //! * bytes change while they lie there: [`SimDevice::flip`];
 //! * operations fail by chance, from a seed: [`SimDevice::set_error_rate`];
+//! * reads that are under way together end in any order: [`SimDevice::mix_reads`];
 //! * reads, or writes and discards, take as long as the test wants: [`SimDevice::close_gate`],
 //!   [`SimDevice::close_write_gate`].
 //!
@@ -22,7 +23,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::store::{BLOCK_BYTES, Device};
+use crate::store::{BLOCK_BYTES, Device, ReadDone, Span};
 
 /// What an operation is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +80,7 @@ struct State {
     /// Blocks that were stored.
     changes: u64,
     before_block: fn(),
+    mixes_reads: bool,
     gate_closed: bool,
     write_gate_closed: bool,
     waiting: usize,
@@ -110,6 +112,7 @@ impl SimDevice {
             writes: Vec::new(),
             changes: 0,
             before_block: || {},
+            mixes_reads: false,
             gate_closed: false,
             write_gate_closed: false,
             waiting: 0,
@@ -177,6 +180,11 @@ impl SimDevice {
     /// Lets reads and writes fail by chance, so many in 1000.
     pub fn set_error_rate(&self, permille: u64) {
         self.state().error_rate_permille = permille;
+    }
+
+    /// Lets reads that are asked for together end in an order of chance.
+    pub fn mix_reads(&self) {
+        self.state().mixes_reads = true;
     }
 
     /// Ends all faults; what was damaged stays so.
@@ -269,6 +277,16 @@ impl State {
             .ok_or(io::ErrorKind::UnexpectedEof.into())
     }
 
+    /// xorshift64; a seed of 0 would stay 0.
+    fn chance(&mut self) -> u64 {
+        let mut x = self.random | 1 << 63;
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.random = x;
+        x
+    }
+
     /// The fault of this operation, if it has one.
     fn fault(&mut self, op: Op) -> Option<Fault> {
         let mut now = None;
@@ -283,13 +301,9 @@ impl State {
             *left -= 1;
             true
         });
-        // xorshift64; a seed of 0 would stay 0.
-        let mut x = self.random | 1 << 63;
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        self.random = x;
-        let unlucky = matches!(op, Op::Read | Op::Write) && x % 1000 < self.error_rate_permille;
+        let chance = self.chance();
+        let unlucky =
+            matches!(op, Op::Read | Op::Write) && chance % 1000 < self.error_rate_permille;
         now.or(unlucky.then_some(Fault::Fail))
     }
 
@@ -362,6 +376,27 @@ impl Device for SimDevice {
                 buffer.copy_from_slice(&state.bytes[range]);
                 Ok(())
             }
+        }
+    }
+
+    fn read_many(&self, buffer: &mut [u8], spans: &[Span], done: &mut ReadDone<'_>) {
+        let mut rest = buffer;
+        let mut reads = Vec::new();
+        for (number, span) in spans.iter().enumerate() {
+            let (bytes, later) = rest.split_at_mut(span.len());
+            reads.push((number, bytes));
+            rest = later;
+        }
+        while !reads.is_empty() {
+            let mut state = self.state();
+            let next = match state.mixes_reads {
+                true => state.chance() as usize % reads.len(),
+                false => 0,
+            };
+            drop(state);
+            let (number, bytes) = reads.remove(next);
+            let result = self.read_at(bytes, spans[number].start);
+            done(number, bytes, result);
         }
     }
 

@@ -94,6 +94,47 @@ fn a_bad_block_costs_only_the_records_in_it() {
 }
 
 #[test]
+fn reads_that_end_in_any_order_give_each_record_its_own_bytes() {
+    let (store, device) = large_store();
+    let records = many(&store, 400, 2032);
+    device.mix_reads();
+    // Every twelfth is too far from the last for one read; 34 of them are two groups.
+    let far: Vec<_> = records.iter().step_by(12).copied().collect();
+    let mut order = Vec::new();
+    store.read(&mut ReadBuffer::new(), &far, &mut |index, answer| {
+        assert_eq!(answer.unwrap(), object(far[index].page, 0, 2032));
+        order.push(index);
+    });
+    assert!(!order.is_sorted(), "as they end and not as they lie");
+    order.sort_unstable();
+    assert!(order.into_iter().eq(0..far.len()));
+    assert_eq!(store.stats().device_reads, 34);
+}
+
+#[test]
+fn a_failed_read_among_others_costs_none_of_them() {
+    let (store, device) = large_store();
+    let records = many(&store, 400, 2032);
+    device.mix_reads();
+    let bad = records[120].location.offset() / 4096 * 4096;
+    device.break_range(bad..bad + 4096);
+    // Pairs of neighbours, of which one has the bad block in one record.
+    let pairs: Vec<_> = (0..400).step_by(20).flat_map(|at| [at, at + 3]).collect();
+    let wanted: Vec<_> = pairs.iter().map(|at| records[*at]).collect();
+    let answers = get_all(&store, &mut ReadBuffer::new(), &wanted);
+    for (record, answer) in wanted.iter().zip(answers) {
+        if record.page == 120 {
+            assert!(matches!(answer, Err(Error::Io { .. })), "{answer:?}");
+        } else {
+            assert_eq!(answer.unwrap(), object(record.page, 0, 2032));
+        }
+    }
+    let stats = store.stats();
+    // Twenty together, and the two records of the one that failed.
+    assert_eq!((stats.device_reads, stats.read_errors), (22, 1));
+}
+
+#[test]
 fn one_failed_read_of_many_neighbours_is_made_good_one_by_one() {
     let (store, device) = large_store();
     let records = many(&store, 20, 2000);
