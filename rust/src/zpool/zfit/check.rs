@@ -9,6 +9,7 @@ use super::Zfit;
 use super::bins::Memory;
 use super::region::Region;
 use super::shard::Shard;
+use super::word::Word;
 use crate::zpool::side::{NONE, Side};
 
 /// What the regions of a shard say, to be compared with what its state says.
@@ -21,8 +22,8 @@ struct Found {
     live: u64,
     /// Freed slots, by spot, with their length.
     freed: HashMap<u64, u32>,
-    /// Holes in allocation, by spot, with their length.
-    holes: HashMap<u64, u32>,
+    /// Holes in allocation, by spot, with their word.
+    holes: HashMap<u64, Word>,
 }
 
 impl Zfit {
@@ -78,11 +79,9 @@ impl Zfit {
                 assert_eq!(hole, 0, "two holes meet at {at} of {region:?}");
                 hole = granules;
                 let before = region.hole_before(&self.arena, self.grain, at + granules);
-                assert_eq!(before, granules, "end of the hole at {at} of {region:?}");
+                assert_eq!(before, word, "end of the hole at {at} of {region:?}");
                 if shard.isolated != region.head {
-                    found
-                        .holes
-                        .insert(region.handle(self.grain, at).0, granules);
+                    found.holes.insert(region.handle(self.grain, at).0, word);
                 }
             } else {
                 assert_eq!(word.is_after_hole(), hole > 0, "slot {at} of {region:?}");
@@ -123,15 +122,17 @@ impl Zfit {
             arena: &self.arena,
             grain: self.grain,
         };
-        shard.bins.each(memory, |spot, is_right| {
-            let length = found.holes.remove(&spot);
-            let length = length.unwrap_or_else(|| panic!("spot {spot:#x} is not a hole"));
+        shard.bins.each(memory, |spot, node, is_right| {
+            let word = found.holes.remove(&spot);
+            let word = word.unwrap_or_else(|| panic!("spot {spot:#x} is not a hole"));
+            let length = word.granules();
+            assert_eq!(word.node(), node, "node of the hole at {spot:#x}");
             assert!(is_right(length), "bin of the hole of {length} at {spot:#x}");
             holes += 1;
             granules += u64::from(length);
         });
         // Only short holes may be forgotten.
-        let is_forgettable = |&granules: &u32| !memory.has_links(granules);
+        let is_forgettable = |hole: &Word| !memory.has_links(hole.granules());
         assert!(found.holes.values().all(is_forgettable), "holes in no bin");
         let says = (shard.bins.holes(), shard.bins.granules());
         assert_eq!(says, (holes, granules), "holes and their granules");

@@ -27,6 +27,7 @@
 mod adopt;
 mod bins;
 mod check;
+mod nodes;
 mod quick;
 mod region;
 mod shard;
@@ -57,6 +58,11 @@ const SHARD_BYTES: u64 = 1 << 30;
 
 /// Shards at most: the bits that a side word has for them.
 const SHARDS_MAX: usize = 8;
+
+/// A hole in so many bytes of the pool has a node, of 16 bytes: 1 MiB for each GiB. There are a third as many
+/// of them for each object of a page of 16 KiB, and a seventh of a page of 4 KiB: more than half a hole and
+/// a little more than one in so many bytes.
+const BYTES_PER_NODE: u64 = 16 << 10;
 
 /// Owners whose pages a client writes in one go have one shard.
 const OWNERS_TOGETHER: u32 = 64;
@@ -101,9 +107,11 @@ impl Zfit {
     pub(super) fn with_shards(arena: Arc<Arena>, shards: u64) -> Self {
         assert!((1..=SHARDS_MAX as u64).contains(&shards), "{shards} shards");
         let grain = Grain::of(arena.frame_bytes());
+        let bytes = u64::from(arena.frames()) * arena.frame_bytes() as u64;
+        let nodes = bytes.div_ceil(BYTES_PER_NODE * shards) as usize;
         Self {
             shards: (0..shards)
-                .map(|index| SharedShard::new(Shard::new(grain, index as u8)))
+                .map(|index| SharedShard::new(Shard::new(grain, index as u8, nodes)))
                 .collect(),
             arena,
             grain,

@@ -175,20 +175,19 @@ impl Region {
 
     /// Writes the words of a hole at both its ends.
     #[inline]
-    pub fn write_hole(&self, arena: &Arena, grain: Grain, granule: u32, granules: u32) {
-        let word = Word::hole(granules);
+    pub fn write_hole(&self, arena: &Arena, grain: Grain, granule: u32, word: Word) {
         self.write(arena, grain, granule, word);
-        let last = self.place(arena, grain, granule + granules) - word::BYTES;
+        let last = self.place(arena, grain, granule + word.granules()) - word::BYTES;
         arena.word_u64(last).store(word.0, Relaxed);
     }
 
-    /// Length of the hole that ends at a granule.
+    /// The hole that ends at a granule.
     #[inline]
-    pub fn hole_before(&self, arena: &Arena, grain: Grain, granule: u32) -> u32 {
+    pub fn hole_before(&self, arena: &Arena, grain: Grain, granule: u32) -> Word {
         let last = self.place(arena, grain, granule) - word::BYTES;
         let word = Word(arena.word_u64(last).load(Relaxed));
         assert!(word.is_hole(), "no hole ends at {granule} of {self:?}");
-        word.granules()
+        word
     }
 
     /// Marks what begins at a granule, if that is not the end, as being behind a hole or not.

@@ -6,6 +6,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::bins::{Bins, Memory, Spot};
+use super::nodes;
 use super::quick::{Quick, SLACK_MAX};
 use super::region::{Grain, Region};
 use super::waiting::Waiting;
@@ -74,13 +75,13 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// A shard without regions.
-    pub fn new(grain: Grain, index: u8) -> Self {
+    /// A shard without regions; so many of its holes have nodes.
+    pub fn new(grain: Grain, index: u8, nodes: usize) -> Self {
         let exact_max = grain.granules(grain.bytes(grain.per_frame) + word::BYTES);
         Self {
             grain,
             index,
-            bins: Bins::new(exact_max),
+            bins: Bins::new(exact_max, nodes),
             isolated: NONE,
             is_futile: false,
             patience: 0,
@@ -155,11 +156,7 @@ impl Shard {
         let (handle, grain) = (Handle(spot), self.grain);
         let region = Region::around(arena, handle.frame()).expect("a hole is part of a region");
         let at = region.granule(grain, handle);
-        debug_assert_eq!(
-            region.read(arena, grain, at),
-            Word::hole(hole),
-            "{region:?}"
-        );
+        debug_assert!(region.read(arena, grain, at).is_hole(), "{region:?}");
         let rest = hole - granules;
         // What no object fits into stays part of the slot, where it is free of bookkeeping.
         let length = if grain.bytes(rest) < HOLE_BYTES_MIN {
@@ -278,15 +275,16 @@ impl Shard {
         let live = region.live(arena);
         let (mut from, mut to) = (at, at + length);
         if word.is_after_hole() {
-            from -= region.hole_before(arena, grain, at);
-            self.take_hole(arena, region, from, at - from);
+            let before = region.hole_before(arena, grain, at);
+            from -= before.granules();
+            self.take_hole(arena, region, from, before);
             // Nobody may take the old word for a slot.
-            region.write(arena, grain, at, Word::hole(length));
+            region.write(arena, grain, at, Word::hole(length, nodes::NONE));
         }
         if to < region.end(grain) {
             let next = region.read(arena, grain, to);
             if next.is_hole() {
-                self.take_hole(arena, region, to, next.granules());
+                self.take_hole(arena, region, to, next);
                 to += next.granules();
             }
         }
@@ -301,18 +299,20 @@ impl Shard {
 
     /// Makes a hole of granules that are nobody's; what follows must be marked by the caller.
     pub fn put_hole(&mut self, arena: &Arena, region: &Region, at: u32, granules: u32) {
-        region.write_hole(arena, self.grain, at, granules);
-        if self.isolated != region.head {
+        let node = if self.isolated == region.head {
+            nodes::NONE
+        } else {
             let spot = region.handle(self.grain, at).0;
-            self.bins.push(self.memory(arena), spot, granules);
-        }
+            self.bins.push(self.memory(arena), spot, granules)
+        };
+        region.write_hole(arena, self.grain, at, Word::hole(granules, node));
     }
 
     /// The opposite of `put_hole`; its words stay.
-    pub fn take_hole(&mut self, arena: &Arena, region: &Region, at: u32, granules: u32) {
+    pub fn take_hole(&mut self, arena: &Arena, region: &Region, at: u32, hole: Word) {
         if self.isolated != region.head {
             let spot = region.handle(self.grain, at).0;
-            self.bins.remove(self.memory(arena), spot, granules);
+            self.bins.remove(self.memory(arena), spot, hole);
         }
     }
 

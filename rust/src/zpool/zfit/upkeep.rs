@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Zfit;
 use super::region::Region;
 use super::shard::Shard;
+use super::word::Word;
 use crate::zpool::side::{NONE, Side};
 use crate::zpool::{Handle, Resident, Sweep, Tag};
 
@@ -163,8 +164,8 @@ impl Zfit {
         if holes < u64::from(region.live(&self.arena)) || holes < shard.patience {
             return false;
         }
-        self.each_hole(&region, |at, granules| {
-            shard.take_hole(&self.arena, &region, at, granules);
+        self.each_hole(&region, |at, hole| {
+            shard.take_hole(&self.arena, &region, at, hole);
         });
         shard.isolated = region.head;
         true
@@ -179,20 +180,20 @@ impl Zfit {
         });
         let mean = region.live(&self.arena).div_ceil(slots.max(1));
         let mut inside = 0;
-        self.each_hole(region, |_, granules| {
-            if granules >= mean {
-                inside += u64::from(granules);
+        self.each_hole(region, |_, hole| {
+            if hole.granules() >= mean {
+                inside += u64::from(hole.granules());
             }
         });
         shard.bins.granules_from(mean).saturating_sub(inside)
     }
 
-    fn each_hole(&self, region: &Region, mut visit: impl FnMut(u32, u32)) {
+    fn each_hole(&self, region: &Region, mut visit: impl FnMut(u32, Word)) {
         let (mut at, end) = (0, region.end(self.grain));
         while at < end {
             let word = region.read(&self.arena, self.grain, at);
             if word.is_hole() {
-                visit(at, word.granules());
+                visit(at, word);
             }
             at += word.granules();
         }
@@ -208,8 +209,8 @@ impl Zfit {
             }
             let region = Region::at(&self.arena, head).expect("an isolated region");
             shard.is_futile = true;
-            self.each_hole(&region, |at, granules| {
-                shard.put_hole(&self.arena, &region, at, granules);
+            self.each_hole(&region, |at, hole| {
+                shard.put_hole(&self.arena, &region, at, hole.granules());
             });
         }
     }

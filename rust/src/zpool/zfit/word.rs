@@ -6,6 +6,7 @@
 //!
 //! Locking: words change under the lock of the shard. The holder of an object may read its own.
 
+use super::nodes::Number;
 use crate::zpool::Tag;
 
 /// Bytes of the word.
@@ -14,7 +15,7 @@ pub const BYTES: usize = 8;
 // bit   0       1: a hole
 // bit   1       the hole before this slot is whole: it ends here
 // slot: 2..16   granules   16..32 stamp   32..64 owner, or NO_OWNER in a freed slot
-// hole: 2..32   granules   32..64 zero
+// hole: 2..32   granules   32..64 number of its node, or NONE
 const HOLE: u64 = 1;
 const AFTER_HOLE: u64 = 2;
 const GRANULES_SHIFT: u32 = 2;
@@ -40,9 +41,9 @@ impl Word {
         )
     }
 
-    /// A hole of `granules`; never behind another one.
-    pub fn hole(granules: u32) -> Word {
-        Word(u64::from(granules) << GRANULES_SHIFT | HOLE)
+    /// A hole of `granules` with a node in a list, or NONE; never behind another one.
+    pub fn hole(granules: u32, node: Number) -> Word {
+        Word(u64::from(granules) << GRANULES_SHIFT | u64::from(node) << 32 | HOLE)
     }
 
     /// Whether it is a hole.
@@ -89,6 +90,12 @@ impl Word {
         (self.0 >> GRANULES_SHIFT & mask) as u32
     }
 
+    /// The node of a hole, or NONE.
+    pub fn node(self) -> Number {
+        debug_assert!(self.is_hole(), "{self:?}");
+        (self.0 >> 32) as Number
+    }
+
     /// Whose object it is.
     pub fn tag(self) -> Tag {
         Tag {
@@ -116,9 +123,9 @@ mod tests {
         let freed = slot.freed();
         assert!(freed.is_free() && !freed.is_live() && freed.is_after_hole());
         assert_eq!(freed.granules(), 4098);
-        let hole = Word::hole(65_535);
+        let hole = Word::hole(65_535, 0xfeed_beef);
         assert!(!hole.is_live() && !hole.is_free());
         assert!(hole.is_hole() && !hole.is_after_hole());
-        assert_eq!(hole.granules(), 65_535);
+        assert_eq!((hole.granules(), hole.node()), (65_535, 0xfeed_beef));
     }
 }
