@@ -67,7 +67,7 @@ kills: dev ## Kill servers KILLS=50 times under load and compare every page; SEE
 	$(BIN)/python -m tests.kills --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 .PHONY: soak
-soak: dev ## Load a server for MINUTES=20 while all happens to it that may, and print a table; SEED=...
+soak: dev ## Load servers for MINUTES=20 while all happens to them that may, and print tables; SEED=...
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 .PHONY: guest

@@ -1,46 +1,50 @@
 """A server that is loaded by several clients, while all that may happen to it happens.
 
 What comes next, and what the clients ask for, follows from a seed; how it interleaves does not.
-Every answer is compared with a model, and after every start every page is.
+Every answer is compared with a model, and after every start every page is: exports that survive
+the loss of the host as what was flushed or later, the others as errors.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import os
 import random
 import signal
-import subprocess
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nbdswap import admin_client
 from nbdswap.addresses import UnixAddress
-from nbdswap.nbd.client import Client
-from nbdswap.nbd.constants import Error
-from nbdswap.nbd.errors import CommandError
-from nbdswap.nbd.negotiator import connect
 from tests.kills.life import kill_while_starting
+from tests.soak.damage import find_failed, flip_bytes, verify
 from tests.soak.tally import Tally
-from tests.support.file_systems import fill
-from tests.support.load import READ_PAGES, Load, check_all
-from tests.support.model import Pages
+from tests.soak.tenants import TASKS, Fleet, attached, tenants_of
+from tests.support.file_systems import fill, mounted
+from tests.support.fragile_disk import FragileDisk, fragile_disk
+from tests.support.load import FAILING_DISK, FULL_DISK, FULL_POOL, NO_EXCUSE, SILENT_DISK
 from tests.support.pages import MIB, PAGE_BYTES
-from tests.support.servers import EXPORT, ServerSettings, nbdswap_command, new_server
+from tests.support.servers import ServerSettings, new_server
+from tests.support.trouble import events, wait_until
 
-PAGES = 16384
+ALL_BYTES = 64 * MIB
 POOL_BYTES = 6 * MIB
 FILE_SYSTEM_BYTES = 72 * MIB
 # The pages come to about 35 MiB when compressed.
-STORE = {"capacity_bytes": 56 * MIB, "segment_bytes": 256 << 10, "scrub_bytes_per_s": 1 * MIB}
+CAPACITY_BYTES = 56 * MIB
+STORE = {
+    "capacity_bytes": CAPACITY_BYTES,
+    "segment_bytes": 256 << 10,
+    "scrub_bytes_per_s": 1 * MIB,
+}
 BUDGET = {"write_bytes_per_day_max": 1 * MIB, "write_burst_bytes": 2 * MIB}
-CONNECTIONS = 3
-TASKS = 8
+KEY_BYTES = 32
+# The fixed part has buffers for so many pages.
+BUFFERED_PAGES = 1024
 # Requests between two events.
 REQUESTS = (200, 3000)
 # Requests that meet a store without room, at most: each waits for what may still come.
@@ -48,200 +52,321 @@ REQUESTS_WITHOUT_ROOM = 600
 FLIPS = 40
 STEP_TIMEOUT_S = 120.0
 SAMPLE_S = 1.0
-# As the README has it: a fixed part, 1.1 MiB a connection, 8 bytes a page, the pool.
-RESIDENT_BYTES_MAX = 100 * MIB + CONNECTIONS * 11 * MIB // 10 + 8 * PAGES + POOL_BYTES
+REQUEST_TIMEOUT_S = 5.0
+# For so long a disk answers nothing: until that is known, and a while after.
+SILENCE_S = 8.0
 ZPOOLS = ("zfit", "zblock", "zsmalloc", "zbud", "z3fold")
 CODECS = ("lz4", "zstd", "none", "lzo", "deflate", "lz4hc")
 
+Happening = Callable[[Fleet], Awaitable[None]]
+
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Of a store that no server has."""
+class Place:
+    """Where the backing file is, which decides what can be done to it."""
 
-    damaged: set[int]
-    """Pages whose record is damaged."""
-    missing: int
-    """Records that a damaged list names no more, dead ones and those of torn writes included."""
+    file_system: Path | None = None
+    """Of FILE_SYSTEM_BYTES, to be filled up."""
+    disk: FragileDisk | None = None
+    """Of CAPACITY_BYTES, to refuse writes and to fall silent."""
+
+    @property
+    def store_path(self) -> Path | None:
+        if self.disk is not None:
+            return self.disk.path
+        return self.file_system / "store" if self.file_system is not None else None
+
+
+@contextmanager
+def small_file_system(directory: Path) -> Iterator[Place]:
+    """Skips where none can be mounted."""
+    with mounted("ext4", FILE_SYSTEM_BYTES, directory) as path:
+        yield Place(file_system=path)
+
+
+@contextmanager
+def failing_disk(directory: Path) -> Iterator[Place]:
+    """Skips where FUSE or what shows it is missing."""
+    with fragile_disk(directory, CAPACITY_BYTES) as disk:
+        yield Place(disk=disk)
 
 
 class Soak:
-    """One server, its clients' model, and what happens to it."""
+    """One server, its clients' models, and what happens to it."""
 
-    def __init__(self, seed: int, minutes: float, place: Path | None) -> None:
-        """`place`: a file system of FILE_SYSTEM_BYTES to be filled up; None: that is left out."""
+    def __init__(self, seed: int, page_bytes: int, place: Place) -> None:
         self._rng = random.Random(seed)
-        self._minutes = minutes
         self._place = place
-        self._pages = Pages(self._rng, PAGES)
+        self._tenants = tenants_of(self._rng, page_bytes, ALL_BYTES)
+        self._connections = sum(tenant.connections for tenant in self._tenants)
         self._settings = ServerSettings(
-            size_bytes=PAGES * PAGE_BYTES,
             pool_bytes=POOL_BYTES,
-            key="memory" if seed % 2 else None,
             store_config=STORE,
-            store_path=place / "store" if place else None,
+            store_path=place.store_path,
+            page_bytes=page_bytes,
+            request_timeout_s=REQUEST_TIMEOUT_S if place.disk else None,
+            exports=tuple(tenant.config for tenant in self._tenants),
         )
         self._server = new_server("nbdswap", self._settings)
+        if seed % 2:
+            key = self._server.directory / "key"
+            key.touch(mode=0o600)
+            key.write_bytes(random.Random(seed).randbytes(KEY_BYTES))
+            self._settings = replace(self._settings, key=f"file:{key}")
+            self._server.settings = self._settings
         self._admin = UnixAddress(self._server.admin_path)
-        self.tally = Tally(resident_bytes_max=RESIDENT_BYTES_MAX)
-        self._deadline_s = time.monotonic() + 60 * minutes
+        self._killed_connections = 0
+        # As the README has it: a fixed part, 1.1 MiB a connection, 8 bytes a page in use and as
+        # many again for exports that survive the host, the pool.
+        fixed_bytes = 100 * MIB + BUFFERED_PAGES * (page_bytes - PAGE_BYTES)
+        table_bytes = 16 * ALL_BYTES // page_bytes
+        connection_bytes = self._connections * 11 * MIB // 10
+        self.tally = Tally(
+            resident_bytes_max=fixed_bytes + table_bytes + connection_bytes + POOL_BYTES
+        )
 
-    def run(self) -> None:
+    def ends(self) -> dict[str, Callable[[], None]]:
+        """How a life may end, and what is done before the next one begins."""
+        ends: dict[str, Callable[[], None]] = {
+            "kill": self._nothing,
+            "kill in an upgrade": self._nothing,
+            "kill in adoption": self._kill_again,
+            "damage to the file": self._damage,
+            "stop and start": self._nothing,
+            "stop and loss of the host": self._lose_host,
+            "loss of the host": self._lose_host,
+            "loss of the host, kills in recovery": self._lose_host_and_kill,
+        }
+        if self._place.file_system:
+            ends["kill on a full disk"] = self._nothing
+            ends["loss of the host on a full disk"] = self._lose_host
+        return ends
+
+    def run(self, minutes: float) -> None:
         """Raises for the first answer that was wrong."""
-        ends: list[tuple[str, Callable[[], None]]] = [
-            ("kill", self._nothing),
-            ("kill in an upgrade", self._nothing),
-            ("kill in adoption", self._kill_again),
-            ("damage to the file", self._damage),
-            ("stop and start", self._nothing),
-        ]
-        if self._place:
-            ends.append(("kill on a full disk", self._nothing))
-        self._server.start()
-        try:
-            while time.monotonic() < self._deadline_s:
+        deadline_s = time.monotonic() + 60 * minutes
+        ends = list(self.ends())
+
+        def lives() -> Iterator[str]:
+            while True:
                 self._rng.shuffle(ends)
-                for name, between in ends:
-                    if time.monotonic() < self._deadline_s:
-                        asyncio.run(self._live(name))
-                        self.tally.pages_in_doubt += self._pages.in_doubt
-                        between()
-                        self._server.start()
-                        self.tally.events[name] += 1
+                for end in ends:
+                    if time.monotonic() >= deadline_s:
+                        return
+                    yield end
+
+        self.run_lives(lives())
+
+    def run_lives(self, ends: Iterable[str], meddle: Callable[[Path], None] | None = None) -> None:
+        """One life for each end. `meddle` is called with the backing file of a dead server."""
+        between = self.ends()
+        self._start()
+        try:
+            for end in ends:
+                asyncio.run(self._live(end))
+                between[end]()
+                if meddle is not None:
+                    meddle(self._server.store_path)
+                self._start()
+                asyncio.run(self._check(end))
+                self.tally.events[end] += 1
             self._ballast.unlink(missing_ok=True)
-            asyncio.run(self._check_all())
+            self._until_nobody_is_attached()
         finally:
+            if self._place.disk is not None:
+                self._place.disk.answer()
             self._server.remove()
 
     # ------------------------------------------------------------ one life
 
     async def _live(self, end: str) -> None:
-        """Checks every page, loads the server while things happen, and ends it."""
-        clients = [await connect(str(self._server.unix_path), EXPORT) for _ in range(CONNECTIONS)]
-        load = Load(clients, self._pages, self._rng, tasks=TASKS, work=self.tally.work)
-        load.may_be_refused = self._ballast.exists()
-        try:
-            self.tally.pages_compared += PAGES
-            await check_all(clients[0], self._pages)
-            async with asyncio.TaskGroup() as tasks:
-                sampler = tasks.create_task(self._sample())
-                tasks.create_task(load.run())
-                if self._ballast.exists():
-                    await self._pass(load, REQUESTS_WITHOUT_ROOM)
-                    async with asyncio.timeout(STEP_TIMEOUT_S):
-                        await self._empty_disk(load)
-                    self.tally.end_event("start on a full disk")
-                for name, happen in self._events():
-                    await self._pass(load, self._rng.randint(*REQUESTS))
-                    self.tally.end_event("nothing else")
-                    async with asyncio.timeout(STEP_TIMEOUT_S):
-                        await happen(load)
-                    self.tally.end_event(name)
-                await self._pass(load, self._rng.randint(*REQUESTS))
+        """Loads the server while things happen, and ends it."""
+        socket, is_full = self._server.unix_path, self._ballast.exists()
+        excuses = FULL_DISK if is_full else NO_EXCUSE
+        work = self.tally.work
+        async with (
+            attached(self._tenants, socket, self._rng, work, excuses) as fleet,
+            asyncio.TaskGroup() as tasks,
+        ):
+            sampler = tasks.create_task(self._sample())
+            tasks.create_task(fleet.run())
+            if is_full:
+                await self._pass(fleet, REQUESTS_WITHOUT_ROOM)
+                async with asyncio.timeout(STEP_TIMEOUT_S):
+                    await self._empty_disk(fleet)
+                self.tally.end_event("start on a full disk")
+            for name, happen in self._events():
+                await self._pass(fleet, self._rng.randint(*REQUESTS))
                 self.tally.end_event("nothing else")
-                sampler.cancel()
-                await self._die(load, end)
-        finally:
-            for client in clients:
-                await client.close()
-        if end == "stop and start":
+                async with asyncio.timeout(STEP_TIMEOUT_S):
+                    await happen(fleet)
+                self.tally.end_event(name)
+            await self._pass(fleet, self._rng.randint(*REQUESTS))
+            self.tally.end_event("nothing else")
+            sampler.cancel()
+            await self._die(fleet, end)
+        if end.startswith("stop"):
+            self._until_nobody_is_attached()
             self._server.stop()
         else:
             self._server.kill()
+        self.tally.pages_in_doubt += sum(tenant.pages.in_doubt for tenant in self._tenants)
 
-    def _events(self) -> list[tuple[str, Callable[[Load], Awaitable[None]]]]:
+    def _events(self) -> list[tuple[str, Happening]]:
         """What happens in one life."""
-        events: list[tuple[str, Callable[[Load], Awaitable[None]]]] = [
+        events: list[tuple[str, Happening]] = [
             ("switch", self._switch),
             ("switch", self._switch),
             ("upgrade", self._upgrade),
             ("budget used up", self._use_up_budget),
         ]
-        if self._place:
+        if self._place.file_system:
             events.append(("full disk", self._fill_disk))
+        if self._place.disk:
+            events.append(("failing disk", self._fail_disk))
+            events.append(("silent disk", self._silence_disk))
         return self._rng.sample(events, 2)
 
-    async def _die(self, load: Load, end: str) -> None:
+    async def _die(self, fleet: Fleet, end: str) -> None:
         """Ends the load, and with it the server, unless that is told to stop later."""
-        if end == "stop and start":
-            load.stop()
+        if end.startswith("stop"):
+            fleet.stop()
             return
-        if end == "kill on a full disk":
-            load.may_be_refused = True
+        if end.endswith("on a full disk"):
+            fleet.excuse(FULL_DISK)
             await asyncio.to_thread(fill, self._ballast)
-            await self._pass(load, REQUESTS_WITHOUT_ROOM)
-        load.is_ending = True
+            await self._pass(fleet, REQUESTS_WITHOUT_ROOM)
+        fleet.end()
         if end == "kill in an upgrade":
             os.kill(self._server.pid, signal.SIGUSR2)
             # Not a wait for something: any moment of it will do.
             await asyncio.sleep(self._rng.uniform(0, 2.5))
         os.kill(self._server.pid, signal.SIGKILL)
 
+    async def _check(self, end: str) -> None:
+        """Looks at every page once the next server is there."""
+        socket = self._server.unix_path
+        is_lost = "loss of the host" in end
+        self.tally.losses += is_lost
+        async with asyncio.timeout(STEP_TIMEOUT_S):
+            for tenant in self._tenants:
+                if is_lost and not tenant.is_durable:
+                    tenant.pages.lose_host()
+                    refused = await tenant.begin_anew(socket, self._rng)
+                    self.tally.pages_refused += refused
+                    continue
+                if is_lost and end != "stop and loss of the host":
+                    # What an orderly stop has written down is as it was, not just as flushed.
+                    tenant.pages.lose_host()
+                await tenant.check(socket)
+                self.tally.pages_compared += tenant.pages.count
+                if is_lost and tenant.is_durable:
+                    self.tally.pages_survived += tenant.pages.count
+                    self.tally.pages_newer += tenant.pages.settle()
+
     async def _sample(self) -> None:
         while True:
             self.tally.look_at(self._server.pid)
             await asyncio.sleep(SAMPLE_S)
 
-    async def _pass(self, load: Load, requests: int) -> None:
+    async def _pass(self, fleet: Fleet, requests: int) -> None:
         async with asyncio.timeout(STEP_TIMEOUT_S):
-            await load.pass_requests(requests)
+            await fleet.pass_requests(requests)
 
     async def _status(self) -> dict[str, Any]:
         return await asyncio.to_thread(admin_client.ask, self._admin)
 
+    def _start(self) -> None:
+        self._server.start()
+        self._killed_connections = self._attached_by_log()
+
+    def _attached_by_log(self) -> int:
+        """Connections whose begin the log tells and whose end it does not."""
+        attached, left = (
+            events(self._server, f"server: client {what}") for what in ("attached", "left")
+        )
+        return len(attached) - len(left)
+
+    def _until_nobody_is_attached(self) -> None:
+        """A stop under a client of a volatile export has to be asked for twice."""
+        wait_until(
+            lambda: self._attached_by_log() == self._killed_connections, "a client does not leave"
+        )
+
     # ------------------------------------------------------------ while it lives
 
-    async def _switch(self, load: Load) -> None:
+    async def _switch(self, fleet: Fleet) -> None:
         asked = {"zpool": self._rng.choice(ZPOOLS), "codec": self._rng.choice(CODECS)}
         await asyncio.to_thread(admin_client.change, self._admin, asked)
-        await load.pass_requests(500)
+        await fleet.pass_requests(500)
 
-    async def _upgrade(self, load: Load) -> None:
+    async def _upgrade(self, fleet: Fleet) -> None:
         upgraded = await asyncio.to_thread(admin_client.upgrade, self._admin)
-        assert (upgraded.handed_over, upgraded.dropped) == (CONNECTIONS, 0), upgraded
-        await load.pass_requests(100)
+        assert (upgraded.handed_over, upgraded.dropped) == (self._connections, 0), upgraded
+        await fleet.pass_requests(100)
 
-    async def _use_up_budget(self, load: Load) -> None:
-        """Upgrades to a configuration that lets next to nothing be written, and back."""
-        load.may_be_refused = True
+    async def _use_up_budget(self, fleet: Fleet) -> None:
+        """Upgrades to a configuration that lets next to nothing be written, and back. Flushes are
+        not its business."""
+        fleet.excuse(FULL_POOL)
         self._server.configure(replace(self._settings, store_config=STORE | BUDGET))
         await asyncio.to_thread(admin_client.upgrade, self._admin)
         refused = self.tally.work.refused
-        await load.pass_requests(REQUESTS_WITHOUT_ROOM)
-        for _ in range(20):
-            if self.tally.work.refused > refused:
+        before = refused.total()
+        await fleet.pass_requests(REQUESTS_WITHOUT_ROOM)
+        for _ in range(40):
+            if refused.total() > before:
                 break
-            await load.pass_requests(REQUESTS_WITHOUT_ROOM)
-        assert self.tally.work.refused > refused, "the budget was never used up"
+            await fleet.pass_requests(REQUESTS_WITHOUT_ROOM)
+        assert refused.total() > before, "the budget was never used up"
         self._server.configure(self._settings)
         await asyncio.to_thread(admin_client.upgrade, self._admin)
-        await self._until_there_is_room(load)
+        await self._until_there_is_room(fleet)
 
-    async def _fill_disk(self, load: Load) -> None:
-        load.may_be_refused = True
+    async def _fill_disk(self, fleet: Fleet) -> None:
+        fleet.excuse(FULL_DISK)
         await asyncio.to_thread(fill, self._ballast)
-        await load.pass_requests(REQUESTS_WITHOUT_ROOM)
-        await self._empty_disk(load)
+        await fleet.pass_requests(REQUESTS_WITHOUT_ROOM)
+        await self._empty_disk(fleet)
 
-    async def _empty_disk(self, load: Load) -> None:
+    async def _empty_disk(self, fleet: Fleet) -> None:
         self._ballast.unlink()
-        await self._until_there_is_room(load)
+        await self._until_there_is_room(fleet)
 
-    async def _until_there_is_room(self, load: Load) -> None:
-        """Nobody tells the server that there is room again."""
-        while await self._has_no_room():
-            await load.pass_requests(CONNECTIONS * TASKS)
+    async def _fail_disk(self, fleet: Fleet) -> None:
+        assert self._place.disk is not None
+        fleet.excuse(FAILING_DISK)
+        self._place.disk.refuse_writes()
+        await fleet.pass_requests(REQUESTS_WITHOUT_ROOM)
+        self._place.disk.take_writes()
+        await self._until_there_is_room(fleet)
+
+    async def _silence_disk(self, fleet: Fleet) -> None:
+        assert self._place.disk is not None
+        fleet.excuse(SILENT_DISK)
+        self._place.disk.fall_silent()
+        # For all that the clients know it may be for ever.
+        await asyncio.sleep(SILENCE_S)
+        self._place.disk.answer()
+        await self._until_there_is_room(fleet)
+
+    async def _until_there_is_room(self, fleet: Fleet) -> None:
+        """Nobody tells the server that there is room again, or that its disk works."""
+        while await self._is_in_trouble():
+            await fleet.pass_requests(self._connections * TASKS)
         # Those that were refused meanwhile have their answer then.
-        await load.pass_requests(2 * CONNECTIONS * TASKS)
-        load.may_be_refused = False
+        await fleet.pass_requests(2 * self._connections * TASKS)
+        fleet.excuse(NO_EXCUSE)
 
-    async def _has_no_room(self) -> bool:
+    async def _is_in_trouble(self) -> bool:
         status = await self._status()
-        return bool(status["pool"]["is_stuck"] or status["store"]["degraded"])
+        store = status["store"]
+        return bool(status["pool"]["is_stuck"] or store["degraded"] or store["silent"])
 
     @property
     def _ballast(self) -> Path:
         """What fills the file system, while it is there."""
-        return (self._place or self._server.directory) / "ballast"
+        return (self._place.file_system or self._server.directory) / "ballast"
 
     # ------------------------------------------------------------ while it is dead
 
@@ -252,24 +377,29 @@ class Soak:
         for _ in range(self._rng.randint(1, 3)):
             kill_while_starting(self._server, self._rng.uniform(0, 0.03))
 
+    def _lose_host(self) -> None:
+        self._server.delete_memory_files()
+
+    def _lose_host_and_kill(self) -> None:
+        self._lose_host()
+        for _ in range(self._rng.randint(1, 3)):
+            kill_while_starting(self._server, self._rng.uniform(0, 0.2))
+
     def _damage(self) -> None:
         """Flips bytes in the backing file; pages of the records that this hits answer EIO."""
-        path = self._server.store_path
-        before = self._verify()
+        before = verify(self._server)
         assert not before.damaged, f"pages {before.damaged} were damaged by the server"
-        flips = []
-        with path.open("r+b", buffering=0) as file:
-            for _ in range(FLIPS):
-                at = self._rng.randrange(MIB, path.stat().st_size)
-                flips.append(at)
-                file.seek(at)
-                (byte,) = file.read(1)
-                file.seek(at)
-                file.write(bytes((byte ^ 1 << self._rng.randrange(8),)))
+        flips = flip_bytes(self._server.store_path, FLIPS, self._rng)
         self.tally.bytes_flipped += FLIPS
-        after = self._verify()
+        after = verify(self._server)
         self._server.start()
-        failed = asyncio.run(self._check_damage())
+
+        async def find() -> set[tuple[str, int]]:
+            async with asyncio.timeout(STEP_TIMEOUT_S):
+                return await find_failed(self._server.unix_path, self._tenants, self._rng)
+
+        failed = asyncio.run(find())
+        self.tally.errors_expected += len(failed)
         # Where a list of records is hit as well as one of them, nobody can tell whose that is.
         unnamed = failed - after.damaged
         assert len(unnamed) <= after.missing - before.missing, (
@@ -278,58 +408,3 @@ class Soak:
         )
         assert len(failed) <= FLIPS, f"{len(failed)} pages are damaged by {FLIPS} flips"
         self._server.kill()
-
-    def _verify(self) -> Verdict:
-        """What `nbdswap store verify` says."""
-        command = [
-            *nbdswap_command(), "store", "verify", "--json",
-            f"--config={self._server.directory / 'config.yaml'}",
-            f"--state-dir={self._server.state_directory}",
-            f"--store={self._server.store_path}",
-        ]  # fmt: skip
-        result = subprocess.run(
-            command, check=False, capture_output=True, text=True, timeout=STEP_TIMEOUT_S
-        )
-        assert result.returncode in (0, 3), result.stderr
-        verdict = json.loads(result.stdout)
-        in_use = {damage["export_page"] for damage in verdict["damaged"] if damage["in_use"]}
-        return Verdict(in_use, verdict["records_missing"])
-
-    async def _check_damage(self) -> set[int]:
-        """Pages that are errors, and good again when written; every other one is right."""
-        failed = set()
-        async with (
-            asyncio.timeout(STEP_TIMEOUT_S),
-            await connect(str(self._server.unix_path), EXPORT) as client,
-        ):
-            for first in range(0, PAGES, READ_PAGES):
-                with contextlib.suppress(CommandError):
-                    data = await client.read(first * PAGE_BYTES, READ_PAGES * PAGE_BYTES)
-                    self._pages.check(first, data)
-                    continue
-                failed |= await self._check_each(client, first)
-            for page in failed:
-                content = self._pages.new_page(self._rng)
-                await client.write(page * PAGE_BYTES, content)
-                self._pages.acknowledge(page, [content])
-        self.tally.pages_compared += PAGES
-        self.tally.errors_expected += len(failed)
-        return failed
-
-    async def _check_each(self, client: Client, first: int) -> set[int]:
-        """Pages that answer EIO; the others are compared."""
-        failed = set()
-        for page in range(first, first + READ_PAGES):
-            try:
-                self._pages.check(page, await client.read(page * PAGE_BYTES, PAGE_BYTES))
-            except CommandError as error:
-                if error.errno != Error.EIO:
-                    raise
-                failed.add(page)
-        return failed
-
-    async def _check_all(self) -> None:
-        async with await connect(str(self._server.unix_path), EXPORT) as client:
-            await check_all(client, self._pages)
-            self.tally.pages_compared += PAGES
-            self.tally.look_at(self._server.pid)

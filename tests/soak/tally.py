@@ -38,6 +38,14 @@ class Tally:
     """After a start; those that the load reads come on top."""
     pages_in_doubt: int = 0
     """Of requests under way at a kill: old or new."""
+    losses: int = 0
+    """Of the host."""
+    pages_survived: int = 0
+    """After these, of exports that promise it."""
+    pages_newer: int = 0
+    """Of these, the ones that were newer than what was flushed."""
+    pages_refused: int = 0
+    """After these, of the other exports: errors, each of them."""
     bytes_flipped: int = 0
     errors_expected: int = 0
     """Pages whose record was damaged, and that answered EIO."""
@@ -69,19 +77,23 @@ class Tally:
         slowest_s = self.slowest_s.get(name)
         return f"; the slowest request took {slowest_s:.2f} s" if slowest_s else ""
 
-    def table(self, verdict: str) -> str:
+    def table(self, title: str, verdict: str) -> str:
         work, resident, fds = self.work, self.resident_bytes, self.descriptors
         requests = ", ".join(f"{count:,} {kind}" for kind, count in work.requests.most_common())
+        refused = ", ".join(f"{count:,} {what}" for what, count in sorted(work.refused.items()))
         rows = [
             ("time", f"{(time.monotonic() - self.began_s) / 60:.1f} min"),
-            ("requests", f"{work.requests.total():,}: {requests}"),
+            ("requests", f"{work.requests.total():,}: {requests}; {work.fua:,} with FUA"),
             ("bytes", f"{work.bytes_written / MIB:,.0f} MiB written, "
                       f"{work.bytes_read / MIB:,.0f} MiB read and compared"),
             *((name, f"{count}{self._slowest(name)}")
               for name, count in sorted(self.events.items())),
             ("pages compared at starts", f"{self.pages_compared:,}"),
             ("pages in doubt at kills", f"{self.pages_in_doubt:,}, each found old or new"),
-            ("refused with ENOSPC", f"{work.refused:,} requests, all while there was no room"),
+            ("after losses of the host", f"{self.losses}: {self.pages_survived:,} pages as flushed "
+                                         f"or later ({self.pages_newer:,} later), "
+                                         f"{self.pages_refused:,} pages of other exports EIO"),
+            ("refused in trouble", f"{work.refused.total():,}: {refused or 'none'}"),
             ("errors expected", f"{self.errors_expected} pages EIO, of {self.bytes_flipped} bytes "
                                 "flipped in the backing file"),
             ("errors not expected", "0" if verdict == "good" else verdict),
@@ -91,4 +103,4 @@ class Tally:
             ("descriptors", f"{fds.first} at begin, {fds.last} at end, {fds.most} most"),
             ("verdict", verdict),
         ]  # fmt: skip
-        return "\n".join(f"{name:<26} {value}" for name, value in rows)
+        return "\n".join([title, *(f"{name:<36} {value}" for name, value in rows)])

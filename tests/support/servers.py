@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.pages import MIB
+from tests.support.pages import MIB, PAGE_BYTES
 from tests.support.process import ServerProcess
 
 EXPORT = "swap"
@@ -61,6 +61,8 @@ class ServerSettings:
     """Other exports than the one that is named EXPORT and of `size_bytes`."""
     store_path: Path | None = None
     """The backing file, if not one beside the sockets."""
+    page_bytes: int = PAGE_BYTES
+    """Of pages and frames."""
 
 
 @dataclass(slots=True)
@@ -162,6 +164,9 @@ class Server:
             "pool": {"populate": "on" if self.settings.populate else "off"},
             "store": store,
         }
+        if self.settings.page_bytes != PAGE_BYTES:
+            config["page_bytes"] = self.settings.page_bytes
+            config["pool"]["frame_bytes"] = self.settings.page_bytes
         if self.settings.request_timeout_s is not None:
             config["request_timeout_s"] = self.settings.request_timeout_s
         if self.settings.exports:
