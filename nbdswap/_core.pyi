@@ -175,7 +175,7 @@ class Core:
         zpool: "zblock" or "zsmalloc". codec, codec_level: of `codecs`.
         pool_bytes_max: limit of the pool, side data included.
         high_mark_percent, low_mark_percent: of that limit; writing back begins and ends there.
-        populate: touch all memory of the pool now.
+        populate: take all memory of pool and page table now.
         store: None: nothing is written back, a full pool refuses writes.
         generation: of the data; records of another one in the store are never valid.
         workers, readers: number of threads that serve connections and that read the store.

@@ -30,6 +30,7 @@ from nbdswap.engine import OpenCore, core_of_extension
 from nbdswap.errors import RefusedError, UpgradeError, UsageError
 from nbdswap.handover import Handover, Predecessor, receive
 from nbdswap.hardening import Kernel, die_with_parent, harden, is_orphan
+from nbdswap.hugetlbfs import huge_pages
 from nbdswap.listeners import Listener, adopt_all, bind_all, close_all
 from nbdswap.logs import EventLog
 from nbdswap.preflight import check_pidfile, check_room, check_succession
@@ -86,8 +87,9 @@ def serve(
         )
         undo.callback(state_dir.forsake)
         populate = _populates(config, local=stdio is not None or bool(inherited))
+        swappable_pool_bytes = _swappable_pool_bytes(config)
         protections = harden(
-            config.hardening, populate=populate, pool_bytes=config.pool.bytes_max, kernel=kernel
+            config.hardening, populate=populate, pool_bytes=swappable_pool_bytes, kernel=kernel
         )
         say_what_is_unprotected(protections)
         listeners = inherited or bind_all(_addresses(config, stdio), held)
@@ -111,6 +113,7 @@ def serve(
         )
         process = Process(
             protections=protections,
+            swappable_pool_bytes=swappable_pool_bytes,
             kernel=kernel,
             pidfile=options.pidfile,
             parent=parent,
@@ -190,3 +193,9 @@ def _populates(config: Config, *, local: bool) -> bool:
     if config.pool.populate != "auto":
         return config.pool.populate == "on"
     return local or bool(config.listen.unix) or any(tcp.is_loopback for tcp in config.listen.tcp)
+
+
+def _swappable_pool_bytes(config: Config) -> int:
+    """What of the pool has to be locked: huge pages of hugetlbfs stay where they are."""
+    in_huge_pages = config.memory_dir is not None and huge_pages(config.memory_dir) is not None
+    return 0 if in_huge_pages else config.pool.bytes_max

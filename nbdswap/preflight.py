@@ -9,7 +9,9 @@ from pathlib import Path
 from nbdswap.config import Config
 from nbdswap.errors import RefusedError, UpgradeError
 from nbdswap.handover import Predecessor
+from nbdswap.hugetlbfs import HugePages, huge_pages
 from nbdswap.state import State
+from nbdswap.store_key import makes_key, memory_key_file
 from nbdswap.succession import memory_files, misfit
 from nbdswap.units import human_size
 
@@ -25,9 +27,18 @@ def check_room(config: Config, instance_before: int | None, *, populate: bool) -
     `instance_before` names memory files that will be adopted or removed: what they take is ours.
     `populate`: the page table is taken whole at start, too.
     """
+    warnings = []
     if config.memory_dir is not None:
-        _check_memory(config, config.memory_dir, instance_before, populate=populate)
-    return [] if config.store.path is None else _check_store(config, config.store.path)
+        huge = huge_pages(config.memory_dir)
+        if huge is None:
+            _check_memory(config, config.memory_dir, instance_before, populate=populate)
+        else:
+            warnings += _check_huge_pages(
+                config, config.memory_dir, huge, instance_before, populate=populate
+            )
+    if config.store.path is not None:
+        warnings += _check_store(config, config.store.path)
+    return warnings
 
 
 def check_succession(config: Config, predecessor: Predecessor, previous: State | None) -> None:
@@ -85,6 +96,38 @@ def _check_memory(
             f"{human_size(free_bytes)} are free in memory_dir {memory_dir}: make the pool smaller "
             f"or the tmpfs larger (mount -o remount,size=... {memory_dir})"
         )
+
+
+def _check_huge_pages(
+    config: Config,
+    memory_dir: Path,
+    huge: HugePages,
+    instance_before: int | None,
+    *,
+    populate: bool,
+) -> list[str]:
+    """On hugetlbfs: what must be there at start, and what may be wanted later."""
+    free_bytes = huge.free_bytes
+    if instance_before is not None:
+        files = [*memory_files(memory_dir, instance_before)]
+        files.append(memory_key_file(memory_dir, instance_before))
+        free_bytes += sum(map(_taken_bytes, files))
+    pool_bytes = config.pool.bytes_max // huge.page_bytes * huge.page_bytes
+    # Of each file that grows on demand, the head.
+    table_bytes = huge.whole(_table_bytes(config)) if populate else huge.page_bytes
+    key_bytes = huge.page_bytes if makes_key(config) else 0
+    at_start = table_bytes + key_bytes + (pool_bytes if populate else huge.page_bytes)
+    found = f"{human_size(free_bytes)} of huge pages are free for memory_dir {memory_dir}"
+    cure = f"make the pool smaller or write a larger number to {huge.setting}"
+    if at_start > free_bytes:
+        raise RefusedError(
+            f"pool, page table and key take {human_size(at_start)} at start, but only {found}: "
+            f"{cure}"
+        )
+    if table_bytes + key_bytes + pool_bytes > free_bytes:
+        wanted = f"pool.bytes_max is {human_size(config.pool.bytes_max)}"
+        return [f"{wanted}, but only {found}: writes may fail before the pool is full; {cure}"]
+    return []
 
 
 def _table_bytes(config: Config) -> int:

@@ -51,6 +51,8 @@ class Process:
 
     protections: Sequence[Protection]
     """Those that were asked for."""
+    swappable_pool_bytes: int
+    """Of the pool, what the system would swap out if it were not locked."""
     kernel: Kernel | None = None
     """Another one than Linux, in tests."""
     pidfile: Path | None = None
@@ -236,7 +238,7 @@ class Service:
             self._protections,
             self._config.hardening,
             threads=[os.getpid(), *self._engine.thread_ids()],
-            pool_bytes=self._config.pool.bytes_max,
+            pool_bytes=self._process.swappable_pool_bytes,
             kernel=self._process.kernel,
         )
         before, self._protections = self._protections, verified

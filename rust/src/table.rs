@@ -216,14 +216,9 @@ impl Table {
         self.words.words().len()
     }
 
-    /// Bytes of shared memory that the used part of the table takes.
-    pub fn resident_bytes(&self) -> u64 {
-        let chunks: u32 = self
-            .touched
-            .iter()
-            .map(|b| b.load(Ordering::Relaxed).count_ones())
-            .sum();
-        u64::from(chunks) * (CHUNK_WORDS * 8) as u64
+    /// Bytes of shared memory that the system has given for the table so far.
+    pub fn held_bytes(&self) -> u64 {
+        self.words.held_bytes()
     }
 
     /// The shared memory behind the table, for its header and its end.
@@ -369,22 +364,22 @@ mod tests {
 
     #[test]
     fn untouched_parts_are_skipped_and_read_as_unwritten() {
-        let table = Table::new(SharedWords::create(None, 10_000).unwrap());
+        let table = Table::new(SharedWords::create(None, 10_000, false).unwrap());
         assert_eq!(table.touched_in(0..10_000), None);
-        assert_eq!(table.resident_bytes(), 0);
+        assert_eq!(table.held_bytes(), 4096, "the header");
         table.reserve(PageId(5_000)).unwrap();
         table.lock(PageId(5_000)).publish(Word::of(Place::Hole));
         assert_eq!(table.touched_in(0..10_000), Some(4608..5120));
         assert_eq!(table.touched_in(4_900..5_001), Some(4_900..5_001));
         assert_eq!(table.touched_in(5_120..10_000), None);
-        assert_eq!(table.resident_bytes(), 4096);
+        assert_eq!(table.held_bytes(), 8192);
         assert_eq!(table.peek(PageId(5_000)).place(), Place::Hole);
         assert_eq!(table.peek(PageId(9_999)).place(), Place::Unwritten);
     }
 
     #[test]
     fn the_last_part_of_the_largest_table_ends_with_it() {
-        let table = Table::new(SharedWords::create(None, u32::MAX as usize).unwrap());
+        let table = Table::new(SharedWords::create(None, u32::MAX as usize, false).unwrap());
         let last = PageId(u32::MAX - 1);
         table.reserve(last).unwrap();
         table.lock(last).publish(Word::of(Place::Hole));

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 
+_HUGE_PAGES = Path("/proc/sys/vm/nr_hugepages")
+
 
 @contextmanager
 def mounted(kind: str, size_bytes: int, directory: Path) -> Iterator[Path]:
-    """An empty file system, `tmpfs` or `ext4` in a file; skips the test where none is permitted."""
+    """An empty file system, `tmpfs`, `hugetlbfs` or `ext4` in a file; skips the test where none is
+    permitted."""
     place = directory / kind
     place.mkdir()
-    if kind == "tmpfs":
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "nbdswap-test", str(place)]
+    if kind in ("tmpfs", "hugetlbfs"):
+        command = ["mount", "-t", kind, "-o", f"size={size_bytes}", "nbdswap-test", str(place)]
     else:
         image = directory / "image"
         with image.open("wb") as file:
@@ -29,6 +32,34 @@ def mounted(kind: str, size_bytes: int, directory: Path) -> Iterator[Path]:
         yield place
     finally:
         subprocess.run(["umount", str(place)], check=True)
+
+
+@contextmanager
+def huge_pages(size_bytes: int) -> Iterator[int]:
+    """Has the kernel set so many bytes of huge pages aside, and gives the size of one; skips the
+    test where that is not permitted or the memory is too scattered."""
+    meminfo = {
+        name: int(value.split()[0])
+        for name, _, value in (
+            line.partition(":") for line in Path("/proc/meminfo").read_text().splitlines()
+        )
+    }
+    page_bytes = meminfo.get("Hugepagesize", 0) << 10
+    if not page_bytes:
+        pytest.skip("this kernel has no huge pages")
+    before = meminfo["HugePages_Total"]
+    lacking = size_bytes // page_bytes - meminfo["HugePages_Free"] + meminfo["HugePages_Rsvd"]
+    wanted = before + max(0, lacking)
+    try:
+        _HUGE_PAGES.write_text(str(wanted))
+    except OSError as error:
+        pytest.skip(f"no huge pages can be set aside here: {error}")
+    try:
+        if int(_HUGE_PAGES.read_text()) < wanted:
+            pytest.skip(f"the kernel did not find {wanted} huge pages")
+        yield page_bytes
+    finally:
+        _HUGE_PAGES.write_text(str(before))
 
 
 def _run(command: list[str]) -> None:

@@ -63,6 +63,8 @@ class ServerSettings:
     """The backing file, if not one beside the sockets."""
     page_bytes: int = PAGE_BYTES
     """Of pages and frames."""
+    memory_parent: Path = _MEMORY_PARENT
+    """The file system for pool and table; set when the server is made."""
 
 
 @dataclass(slots=True)
@@ -248,7 +250,7 @@ def new_server(kind: str, settings: ServerSettings) -> Server:
     """A server that is not started yet, in a directory whose name fits a socket address."""
     directory, memory_directory = (
         Path(tempfile.mkdtemp(prefix="nbdswap-test.", dir=parent))
-        for parent in (None, _MEMORY_PARENT)
+        for parent in (None, settings.memory_parent)
     )
     assert len(os.fsencode(directory)) < 80, f"{directory} leaves no room for a socket's name"
     return Server(

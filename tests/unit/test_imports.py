@@ -25,6 +25,7 @@ MAY_KNOW: dict[str, set[str]] = {
     "snapshots": set(),
     "logs": set(),
     "machine": set(),
+    "hugetlbfs": set(),
     # Configuration: no component.
     "checks": VALUES,
     "config": VALUES | {"checks"},
@@ -57,7 +58,7 @@ MAY_KNOW: dict[str, set[str]] = {
     # From one server to the next.
     "succession": {"config", "errors", "snapshots", "state"},
     "handover": {"__init__", "config", "listeners", "logs", "snapshots"},
-    "preflight": SETTINGS | {"handover", "state", "succession"},
+    "preflight": SETTINGS | {"handover", "hugetlbfs", "state", "store_key", "succession"},
     "successor": {"errors", "handover"},
     "upgrade": {"__init__", "engine", "errors", "handover", "listeners", "logs", "server"}
     | {"snapshots", "state", "successor", "systemd"},
@@ -81,8 +82,8 @@ MAY_KNOW: dict[str, set[str]] = {
     | {"snapshots", "state", "stdio", "stop_request", "store_key", "succession", "successor"}
     | {"systemd", "takeover", "upgrade", "watch"},
     "lifecycle": SETTINGS
-    | {"engine", "handover", "hardening", "listeners", "logs", "preflight", "service", "state"}
-    | {"stdio", "store_key", "systemd", "takeover"},
+    | {"engine", "handover", "hardening", "hugetlbfs", "listeners", "logs", "preflight", "service"}
+    | {"state", "stdio", "store_key", "systemd", "takeover"},
     "store_commands": SETTINGS
     | {"_core", "config_file", "machine", "state", "store_key", "succession"},
     "cli": SETTINGS

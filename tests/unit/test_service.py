@@ -34,7 +34,9 @@ class Serving:
         taken = takeover.run(fresh=False)
         assert isinstance(taken.engine, FakeCore)
         self.core = taken.engine
-        self.service = Service(config, self.state_dir, taken, Process(protections=[]))
+        self.service = Service(
+            config, self.state_dir, taken, Process(protections=[], swappable_pool_bytes=0)
+        )
         self.path = tmp_path / "run" / "nbd.sock"
         self.listeners = bind_all([UnixAddress(self.path)])
         self.clients: list[Client] = []

@@ -56,16 +56,17 @@ pub struct Durable {
 }
 
 impl Durable {
-    /// For exports of `pages` together; nothing is known of any page.
+    /// For exports of `pages` together; nothing is known of any page. `populate`: all memory is taken
+    /// at once.
     ///
     /// # Errors
     /// [`Error::Io`](crate::error::Error::Io) if there is no memory.
-    pub fn new(exports: Box<[bool]>, pages: usize) -> Result<Durable> {
+    pub fn new(exports: Box<[bool]>, pages: usize, populate: bool) -> Result<Durable> {
         Ok(Durable {
             exports,
-            owed: PageSet::new(pages)?,
-            unsynced: PageSet::new(pages)?,
-            marks: SharedWords::create(None, pages)?,
+            owed: PageSet::new(pages, populate)?,
+            unsynced: PageSet::new(pages, populate)?,
+            marks: SharedWords::create(None, pages, populate)?,
             owed_max: AtomicU64::new(u64::MAX),
             position: AtomicU64::new(0),
             flushes: Flushes::default(),

@@ -23,14 +23,14 @@ pub struct PageSet {
 }
 
 impl PageSet {
-    /// An empty set of pages below `pages`.
+    /// An empty set of pages below `pages`. `populate`: all memory is taken at once.
     ///
     /// # Errors
     /// [`Error::Io`](crate::error::Error::Io) if there is no memory.
-    pub fn new(pages: usize) -> Result<PageSet> {
+    pub fn new(pages: usize, populate: bool) -> Result<PageSet> {
         let chunks = pages.div_ceil(PAGES_PER_CHUNK);
         Ok(PageSet {
-            words: SharedWords::create(None, chunks * WORDS_PER_CHUNK)?,
+            words: SharedWords::create(None, chunks * WORDS_PER_CHUNK, populate)?,
             chunks: (0..chunks.div_ceil(64))
                 .map(|_| AtomicU64::new(0))
                 .collect(),
@@ -157,7 +157,7 @@ mod tests {
         for seed in seeds(4) {
             let mut random = Random::new(seed);
             let pages = 3 * PAGES_PER_CHUNK as u64 + 77;
-            let set = PageSet::new(pages as usize).unwrap();
+            let set = PageSet::new(pages as usize, false).unwrap();
             let mut model = BTreeSet::new();
             for _ in 0..5000 {
                 let page = random.below(pages) as u32;
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn what_is_put_in_while_chunks_are_tidied_is_found() {
-        let set = PageSet::new(PAGES_PER_CHUNK).unwrap();
+        let set = PageSet::new(PAGES_PER_CHUNK, false).unwrap();
         let is_over = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {

@@ -25,6 +25,7 @@ use crate::store::{self, Device, Encryption, FileOptions, ReadBuffer, Store, Sto
 use crate::table::{ObjectAt, Place, Table, Word};
 use crate::tiers::{Marks, Tiers};
 use crate::writeback::{Dispatch, WriteBudget, Writeback, WritebackStats};
+use crate::zpool::mapping::unit_bytes_in;
 use crate::zpool::words::SharedWords;
 use crate::zpool::{Arena, ArenaOptions, Pools, Tag, Zpool, ZpoolKind};
 
@@ -101,7 +102,7 @@ pub struct EngineOptions {
     pub high_mark_percent: u8,
     /// Write-back ends below this share.
     pub low_mark_percent: u8,
-    /// Take the pool's memory from the system at start.
+    /// Take the memory of pool, table and what is known of durable pages from the system at start.
     pub populate: bool,
     /// None: a full pool refuses writes.
     pub store: Option<StoreSource>,
@@ -166,7 +167,7 @@ impl Engine {
         let percent = |share: u8| frames_bytes / 100 * u64::from(share);
         let durable = is_durable.then(|| {
             let exports = options.exports.iter().map(|export| export.is_durable);
-            Durable::new(exports.collect(), table.pages())
+            Durable::new(exports.collect(), table.pages(), options.populate)
         });
         let tiers = Tiers::new(
             table,
@@ -341,6 +342,9 @@ fn open_table(
     if let (true, Some(path)) = (options.adopt, &path) {
         match adopt_table(path, pages, options, exports) {
             Ok(Some(words)) => {
+                if options.populate {
+                    words.populate()?;
+                }
                 report.adopted = true;
                 return Ok(Table::new(words));
             }
@@ -353,7 +357,7 @@ fn open_table(
             Err(error) => return Err(error),
         }
     }
-    let words = SharedWords::create(path.as_deref(), pages)?;
+    let words = SharedWords::create(path.as_deref(), pages, options.populate)?;
     if options.exports.iter().any(|export| export.is_recovered) {
         // The header comes when all words are there: whoever finds a table without one makes it anew.
         report.recovered = true;
@@ -409,6 +413,7 @@ fn open_pool(options: &EngineOptions, report: &mut OpenReport) -> Result<OpenedP
         pool_bytes_max: options.pool_bytes_max,
         chain_frames_max: options.chain_frames_max,
         populate: options.populate,
+        unit_bytes: unit_bytes_in(options.memory_dir.as_deref())?,
     };
     if report.adopted {
         match Arena::open(arena.clone()) {

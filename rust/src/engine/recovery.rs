@@ -52,8 +52,8 @@ impl<'a> Recovery<'a> {
             durable,
             buffer: ReadBuffer::new(),
             records: Vec::with_capacity(store.records_max()),
-            seen: PageSet::new(pages)?,
-            again: PageSet::new(pages)?,
+            seen: PageSet::new(pages, false)?,
+            again: PageSet::new(pages, false)?,
         }))
     }
 

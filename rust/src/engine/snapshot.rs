@@ -142,7 +142,7 @@ impl Engine {
             owed_and_unsynced: (self.tiers.durable.as_ref())
                 .map(|durable| (durable.owed.len(), durable.unsynced.len())),
             writeback: &self.writeback_stats,
-            table_bytes: self.tiers.table.resident_bytes(),
+            table_bytes: self.tiers.table.held_bytes(),
             reject_pool_full: sum(&|lane| lane.reject_pool_full.get()),
             reject_compress_poor: sum(&|lane| lane.reject_compress_poor.get()),
             stalls: sum(&|lane| lane.stalls.get()),

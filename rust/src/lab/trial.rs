@@ -9,6 +9,7 @@ use super::noise::Noise;
 use super::objects::Objects;
 use crate::error::{Error, Result};
 use crate::page::PAGE_BYTES_ALLOWED;
+use crate::zpool::mapping::SYSTEM_PAGE_BYTES;
 use crate::zpool::{Arena, ArenaOptions, CHAIN_FRAMES_MAX_DEFAULT, Zpool, ZpoolKind};
 
 /// Frames beyond one an object, for part-filled blocks: the arena is as large as any pool could
@@ -61,6 +62,7 @@ impl Trial {
             pool_bytes_max,
             chain_frames_max: CHAIN_FRAMES_MAX_DEFAULT,
             populate: false,
+            unit_bytes: SYSTEM_PAGE_BYTES,
         })?;
         let pool = kind.make(Arc::new(arena));
         let objects = objects.as_stored(pool.accept_bytes_max(objects.page_bytes()));

@@ -104,7 +104,7 @@ pub(super) fn verify_store(
 ) -> PyResult<VerdictView> {
     let verified = py.detach(|| {
         let key = key
-            .map(|key| KeySource::parse(&key)?.read(false))
+            .map(|key| KeySource::parse(&key)?.read(None))
             .transpose()?;
         store::verify_store(&path, key.as_ref().map(|encryption| &encryption.key))
     });
@@ -136,6 +136,6 @@ pub(super) fn repair_store(
 /// See `_core.pyi`.
 #[pyfunction]
 pub(super) fn check_keyring_key(name: String) -> PyResult<()> {
-    let read = KeySource::Keyring(name).read(false);
+    let read = KeySource::Keyring(name).read(None);
     read.map(drop).map_err(to_python)
 }

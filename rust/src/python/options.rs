@@ -12,9 +12,10 @@ use pyo3::prelude::*;
 use crate::codec::CodecChoice;
 use crate::engine::{Backing, EngineOptions, ExportOptions, StoreSource, WriteBudget};
 use crate::error::Result;
-use crate::store::{FileOptions, KeySource, draw_key};
+use crate::store::{FileOptions, KeySource, MakeFile, draw_key};
 use crate::worker::{Polling, WorkersOptions};
 use crate::zpool::ZpoolKind;
+use crate::zpool::mapping::Mapping;
 
 /// Connections that the core takes; the server refuses earlier.
 const CONNECTIONS_MAX: usize = 1024;
@@ -140,7 +141,10 @@ impl StoreSpec {
             preallocate: self.preallocate,
         };
         let encryption = match self.key.as_deref() {
-            Some(key) => Some(KeySource::parse(key)?.read(self.make_key)?),
+            Some(key) => {
+                let make = self.make_key.then_some(Mapping::keep as MakeFile);
+                Some(KeySource::parse(key)?.read(make)?)
+            }
             None if self.make_key => Some(draw_key()?),
             None => None,
         };

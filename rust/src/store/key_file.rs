@@ -4,28 +4,34 @@
 //! Locking: none.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::hugetlbfs;
 
 use super::cipher::KEY_BYTES;
 use super::key_source::random_bytes;
 
-/// The key in a file. `make`: a file that is not there is made, with a new key.
+/// Makes a file of such content that only this user can read: whole under its name, or not there.
+pub type MakeFile = fn(&Path, &[u8]) -> Result<()>;
+
+/// The key in a file. A file that is not there is made by `make`, with a new key.
 ///
 /// # Errors
 /// [`Error::Foreign`] for a file that is no key or that others may read, [`Error::Io`].
-pub fn read_key(path: &Path, make: bool) -> Result<[u8; KEY_BYTES]> {
-    match read(path) {
-        Err(Error::Io { source, .. }) if make && source.kind() == io::ErrorKind::NotFound => {
-            make_key(path)
+pub fn read_key(path: &Path, make: Option<MakeFile>) -> Result<[u8; KEY_BYTES]> {
+    match (read(path), make) {
+        (Err(Error::Io { source, .. }), Some(make)) if source.kind() == io::ErrorKind::NotFound => {
+            let key = random_bytes()?;
+            make(path, &key)?;
+            Ok(key)
         }
-        read => read,
+        (read, _) => read,
     }
 }
 
@@ -63,7 +69,9 @@ fn read(path: &Path) -> Result<[u8; KEY_BYTES]> {
         ));
     }
     let bytes = found.len();
-    if bytes != KEY_BYTES as u64 {
+    // On hugetlbfs no file is shorter than a huge page.
+    let huge = hugetlbfs::page_bytes(&file).map_err(failed)?;
+    if bytes != huge.unwrap_or(KEY_BYTES) as u64 {
         return foreign(format!(
             "is {bytes} bytes long, wanted a key of {KEY_BYTES} random bytes"
         ));
@@ -73,27 +81,6 @@ fn read(path: &Path) -> Result<[u8; KEY_BYTES]> {
     if key == [0; KEY_BYTES] {
         return foreign("holds zeros, wanted a key of random bytes".into());
     }
-    Ok(key)
-}
-
-fn make_key(path: &Path) -> Result<[u8; KEY_BYTES]> {
-    let key = random_bytes()?;
-    let failed = |error| Error::io("make a key for the store", 0, error);
-    // Whole under its name or not there: a predecessor that died in between leaves no half key.
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(".new");
-    match std::fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    let mut file = File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&unfinished)
-        .map_err(failed)?;
-    file.write_all(&key).map_err(failed)?;
-    std::fs::rename(&unfinished, path).map_err(failed)?;
     Ok(key)
 }
 
@@ -112,6 +99,12 @@ mod tests {
         }
     }
 
+    fn make(path: &Path, content: &[u8]) -> Result<()> {
+        std::fs::write(path, content).unwrap();
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+        Ok(())
+    }
+
     fn dir(name: &str) -> Dir {
         let path = std::env::temp_dir().join(format!("nbdswap-key-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
@@ -119,16 +112,13 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_was_made_is_read_by_the_next_and_is_its_owners_alone() {
+    fn a_key_that_was_made_is_read_by_the_next() {
         let dir = dir("made");
         let path = dir.0.join("key");
-        assert!(matches!(read_key(&path, false), Err(Error::Io { .. })));
-        let first = read_key(&path, true).unwrap();
-        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        let second = read_key(&path, true).unwrap();
+        assert!(matches!(read_key(&path, None), Err(Error::Io { .. })));
+        let first = read_key(&path, Some(make)).unwrap();
+        let second = read_key(&path, Some(make)).unwrap();
         assert_eq!(first, second);
-        assert_eq!(std::fs::read_dir(&dir.0).unwrap().count(), 1);
     }
 
     #[test]
@@ -138,7 +128,7 @@ mod tests {
         let refuse = |bytes: &[u8], mode: u32| {
             std::fs::write(&path, bytes).unwrap();
             std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
-            let words = read_key(&path, true).unwrap_err().to_string();
+            let words = read_key(&path, Some(make)).unwrap_err().to_string();
             assert!(words.starts_with(path.to_str().unwrap()), "{words}");
             assert_eq!(std::fs::read(&path).unwrap(), bytes, "it was touched");
             words
@@ -148,7 +138,7 @@ mod tests {
         assert!(refuse(&[1; 32], 0o640).contains("has mode 640"));
         assert!(refuse(&[1; 32], 0o604).contains("has mode 604"));
         assert!(refuse(&[0; 32], 0o600).contains("holds zeros"));
-        let words = read_key(&dir.0, false).unwrap_err().to_string();
+        let words = read_key(&dir.0, None).unwrap_err().to_string();
         assert!(words.contains("no plain file"), "{words}");
     }
 }

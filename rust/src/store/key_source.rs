@@ -12,7 +12,8 @@ use ring::rand::{SecureRandom, SystemRandom};
 use crate::error::{Error, Result};
 
 use super::cipher::{Encryption, KEY_BYTES, MasterKey, SALT_BYTES};
-use super::{key_file, keyring};
+use super::key_file::{self, MakeFile};
+use super::keyring;
 
 /// A place of a key that others made or may make.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,11 +41,11 @@ impl KeySource {
         }
     }
 
-    /// The key, with a new salt. `make`: a file that is not there is made, with a new key.
+    /// The key, with a new salt. A file that is not there is made by `make`, with a new key.
     ///
     /// # Errors
     /// [`Error::Foreign`] for what is no key or a file that others may read, [`Error::Io`].
-    pub fn read(&self, make: bool) -> Result<Encryption> {
+    pub fn read(&self, make: Option<MakeFile>) -> Result<Encryption> {
         let key = match self {
             KeySource::File(path) => key_file::read_key(path, make)?,
             KeySource::Keyring(name) => keyring::read_key(name)?,

@@ -45,6 +45,7 @@ pub use cipher::{Encryption, KEY_BYTES, MasterKey};
 pub use device::{BLOCK_BYTES, Device, ReadDone, Span};
 pub use file_device::{FileDevice, FileOptions};
 pub use geometry::{Location, SEGMENT_BYTES_DEFAULT, SegmentIndex, object_bytes_max};
+pub use key_file::MakeFile;
 pub use key_source::{KeySource, draw_key};
 pub use log::{RecordRef, Store};
 pub use offline::{Damage, Label, Labels, Verdict, inspect_store, repair_store, verify_store};

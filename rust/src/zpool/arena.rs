@@ -3,8 +3,8 @@
 //! `pool_bytes_max` limits everything in the file: header, side words and frames. Memory comes from
 //! the system in extents as it is needed, of 1/64 of what is used and 2 MiB at most, or all of it at
 //! start with `populate`; a full tmpfs is then "no frame" to the pool, never a SIGBUS. Free frames
-//! go back with [`Arena::release_free`]. What a side word means is the pool's business; it survives
-//! the process.
+//! go back with [`Arena::release_free`]. On hugetlbfs both happen by whole huge pages. What a side word
+//! means is the pool's business; it survives the process.
 //!
 //! Not here: the mapping and its `unsafe` (`mapping`), which frames are free (`frames`).
 //! Locking: one lock over the frame map, innermost of all, held while the system is asked for an
@@ -18,11 +18,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard};
 
-use self::geometry::{file_bytes, frames_at, frames_within, side_at};
+use self::geometry::{file_bytes, frames_at, frames_within, grain_frames, side_at};
 use self::header::{HEADER_USED_BYTES, SIDE_AT, chain_frames_max, difference, header};
 use super::frames::FrameMap;
 pub use super::frames::RUN_FRAMES_MAX;
-use super::mapping::{Mapping, SYSTEM_PAGE_BYTES};
+use super::mapping::Mapping;
 use crate::error::{Error, Result};
 
 /// Frames that a handle can number: 28 bits.
@@ -50,6 +50,9 @@ pub struct ArenaOptions {
     pub chain_frames_max: u32,
     /// Take all memory at start instead of growing on demand, and never give any back.
     pub populate: bool,
+    /// Memory is taken and given back by so much at once: a power of two, at least what
+    /// [`unit_bytes_in`](super::mapping::unit_bytes_in) says of the file's directory.
+    pub unit_bytes: usize,
 }
 
 /// Frames, their side words, and which of them are free.
@@ -81,6 +84,7 @@ impl Arena {
     pub fn create(options: ArenaOptions) -> Result<Self> {
         let frames = frames_within(&options)?;
         let mapping = Mapping::create(options.path.as_deref(), file_bytes(&options, frames))?;
+        (mapping.reserve(0..options.unit_bytes)).inspect_err(|_| mapping.remove())?;
         let arena = Self::over(mapping, options, frames, false);
         arena
             .mapping
@@ -127,18 +131,18 @@ impl Arena {
 
     fn over(mapping: Mapping, options: ArenaOptions, frames: u32, adopting: bool) -> Self {
         let state = State {
-            map: FrameMap::new(frames),
+            map: FrameMap::new(frames, grain_frames(&options)),
             side_frames: 0,
             adopting,
             growth_refused: false,
         };
         Self {
-            frames_at: frames_at(frames),
+            frames_at: frames_at(frames, options.unit_bytes),
+            held_bytes: AtomicU64::new(options.unit_bytes as u64),
             mapping,
             options,
             frames,
             state: Mutex::new(state),
-            held_bytes: AtomicU64::new(SIDE_AT as u64),
             held_bytes_max: AtomicU64::new(0),
             used_frames: AtomicU32::new(0),
         }
@@ -283,13 +287,10 @@ impl Arena {
         loop {
             let mut state = self.lock();
             let surplus = state.map.free_count().saturating_sub(frames_kept);
-            if surplus == 0 {
+            // Free frames beside used ones in a unit stay.
+            let Some(run) = state.map.take_highest(surplus.min(extent)) else {
                 return;
-            }
-            let run = state
-                .map
-                .take_highest(surplus.min(extent))
-                .expect("a free frame was counted");
+            };
             drop(state);
             self.mapping.punch(self.frame_range(&run));
             self.lock().map.depart(run.clone());
@@ -310,33 +311,37 @@ impl Arena {
         frame < self.frames && self.lock().map.in_use(frame)
     }
 
-    /// Ends adoption: memory of frames that nobody claimed goes back to the system, and their side
-    /// words become zero. With `populate` all memory is taken again; the error is the system's.
+    /// Ends adoption: memory of units in which nobody claimed a frame goes back to the system, the
+    /// other frames that nobody claimed are free, and their side words become zero. With `populate`
+    /// memory is taken for what has none, and nothing goes back; the error is the system's.
     pub fn adopted(&self) -> Result<()> {
         let mut state = self.lock();
         assert!(state.adopting, "adoption ends twice");
+        let grain = grain_frames(&self.options);
         let mut claimed_end = 0;
         let mut gap = 0..0;
-        for frame in 0..self.frames {
-            if state.map.in_use(frame) {
+        for first in (0..self.frames).step_by(grain as usize) {
+            let frames = first..first + grain;
+            if frames.clone().any(|frame| state.map.in_use(frame)) {
                 self.drop_unclaimed(gap);
-                claimed_end = frame + 1;
+                self.free_unclaimed(&mut state.map, frames);
+                claimed_end = first + grain;
                 gap = claimed_end..claimed_end;
             } else {
-                gap.end = frame + 1;
+                gap.end = first + grain;
             }
         }
         self.mapping.punch(self.frame_range(&gap));
-        // Side words behind the last claimed frame: whole pages by the system, the rest by hand.
-        let side_frames = claimed_end.next_multiple_of((SYSTEM_PAGE_BYTES / 8) as u32);
-        state.side_frames = side_frames.min(self.frames);
+        // Side words behind the last claimed frame: whole units by the system, the rest by hand.
+        let held_end = self.side_bytes(claimed_end);
+        state.side_frames = self.frames.min(((held_end - SIDE_AT) / 8) as u32);
         (gap.start..state.side_frames).for_each(|frame| self.side(frame).store(0, Relaxed));
         self.mapping
-            .punch(side_at(side_frames).min(self.frames_at)..self.frames_at);
-        let frames_held = u64::from(state.map.used_count()) * self.frame_bytes() as u64;
-        let side_held = self.side_bytes(state.side_frames);
+            .punch(held_end.min(self.frames_at)..self.frames_at);
+        let frames_held = state.map.used_count() + state.map.free_count();
+        let frames_held = u64::from(frames_held) * self.frame_bytes() as u64;
         self.held_bytes
-            .store(SIDE_AT as u64 + side_held + frames_held, Relaxed);
+            .store(held_end as u64 + frames_held, Relaxed);
         self.used_frames.store(state.map.used_count(), Relaxed);
         state.adopting = false;
         drop(state);
@@ -354,6 +359,17 @@ impl Arena {
         }
     }
 
+    /// Those of a unit in which others are claimed.
+    fn free_unclaimed(&self, map: &mut FrameMap, frames: Range<u32>) {
+        if frames.len() == 1 {
+            return;
+        }
+        for frame in frames.clone().filter(|&frame| !map.in_use(frame)) {
+            self.side(frame).store(0, Relaxed);
+        }
+        map.arrive(frames);
+    }
+
     /// Removes the file's name; the memory lives until the arena is dropped.
     pub fn remove(&self) {
         self.mapping.remove();
@@ -365,8 +381,8 @@ impl Arena {
         state.map.check();
         assert_eq!(self.used_frames(), state.map.used_count(), "frames in use");
         let held = u64::from(state.map.used_count() + state.map.free_count());
-        let bytes = held * self.frame_bytes() as u64 + self.side_bytes(state.side_frames);
-        assert_eq!(self.held_bytes(), bytes + SIDE_AT as u64, "bytes held");
+        let bytes = held * self.frame_bytes() as u64 + self.side_bytes(state.side_frames) as u64;
+        assert_eq!(self.held_bytes(), bytes, "bytes held");
         assert!(
             self.held_bytes() <= self.options.pool_bytes_max,
             "over the limit"
@@ -389,7 +405,8 @@ impl Arena {
             return false;
         };
         let share = (state.map.used_count() / EXTENT_SHARE).next_power_of_two();
-        let extent = share.clamp(RUN_FRAMES_MAX, self.extent_frames());
+        let least = RUN_FRAMES_MAX.max(grain_frames(&self.options));
+        let extent = share.clamp(least, self.extent_frames());
         let first = absent / extent * extent;
         let range = first..self.frames.min(first + extent);
         state.growth_refused = self.grow_range(state, range).is_err();
@@ -398,11 +415,12 @@ impl Arena {
 
     fn grow_range(&self, state: &mut State, range: Range<u32>) -> Result<()> {
         if range.end > state.side_frames {
-            self.mapping
-                .reserve(side_at(state.side_frames)..side_at(range.end))?;
-            let more = self.side_bytes(range.end) - self.side_bytes(state.side_frames);
+            let held = self.side_bytes(state.side_frames)..self.side_bytes(range.end);
+            if !held.is_empty() {
+                self.mapping.reserve(held.clone())?;
+            }
             state.side_frames = range.end;
-            self.held_bytes.fetch_add(more, Relaxed);
+            self.held_bytes.fetch_add(held.len() as u64, Relaxed);
         }
         let mut rest = range;
         while let Some(run) = state.map.absent_run(rest.clone()) {
@@ -423,7 +441,7 @@ impl Arena {
     }
 
     fn extent_frames(&self) -> u32 {
-        (EXTENT_BYTES / self.options.frame_bytes) as u32
+        (EXTENT_BYTES.max(self.options.unit_bytes) / self.options.frame_bytes) as u32
     }
 
     fn frame_range(&self, frames: &Range<u32>) -> Range<usize> {
@@ -435,9 +453,9 @@ impl Arena {
         u64::from(run.end - run.start) * self.frame_bytes() as u64
     }
 
-    /// Bytes of the pages that the first `frames` side words lie in.
-    fn side_bytes(&self, frames: u32) -> u64 {
-        (frames as usize * 8).next_multiple_of(SYSTEM_PAGE_BYTES) as u64
+    /// Bytes of the units that the header and the first `frames` side words lie in.
+    fn side_bytes(&self, frames: u32) -> usize {
+        side_at(frames).next_multiple_of(self.options.unit_bytes)
     }
 }
 

@@ -9,10 +9,11 @@ mod adoption;
 mod model;
 mod upkeep;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use model::{Model, Random, seeds, typical_object_bytes};
 
+use super::mapping::{SYSTEM_PAGE_BYTES, unit_bytes_in};
 use super::{
     AllocError, Arena, ArenaOptions, CHAIN_FRAMES_MAX_DEFAULT, Pools, Sweep, Tag, Zpool, ZpoolKind,
 };
@@ -21,33 +22,36 @@ use crate::page::PAGE_BYTES_ALLOWED;
 /// Makes the pool under test in an arena.
 pub type Make<'a> = &'a dyn Fn(Arena) -> Pools;
 
+/// Memory as from hugetlbfs, by several frames at once, and small enough for a test.
+const LARGE_UNIT_BYTES: usize = 64 << 10;
+
 /// Runs the whole suite over pools that `make` makes, of which `zpool` is the current one.
 pub fn conformance(zpool: ZpoolKind, make: impl Fn(Arena) -> Pools) {
     for frame_bytes in PAGE_BYTES_ALLOWED {
+        Suite::new(zpool, &make, frame_bytes).run();
+    }
+    for frame_bytes in [4096, 16 << 10] {
+        let suite = Suite::new(zpool, &make, frame_bytes);
+        Suite {
+            unit_bytes: LARGE_UNIT_BYTES,
+            ..suite
+        }
+        .run();
+    }
+}
+
+/// Runs what concerns memory files in a directory, where memory may come by whole huge pages.
+pub fn conformance_in(dir: &Path, zpool: ZpoolKind, make: impl Fn(Arena) -> Pools) {
+    for frame_bytes in PAGE_BYTES_ALLOWED {
         let suite = Suite {
-            zpool,
-            make: &make,
-            frame_bytes,
+            unit_bytes: unit_bytes_in(Some(dir)).expect("a directory for memory files"),
+            parent: dir.to_owned(),
+            ..Suite::new(zpool, &make, frame_bytes)
         };
-        suite.every_size_round_trips();
-        suite.objects_have_distinct_places();
-        suite.a_full_pool_keeps_its_limit_and_takes_objects_again();
-        suite.without_a_frame_a_larger_slot_serves();
-        suite.objects_that_do_not_fit_are_refused();
-        suite.a_populated_pool_holds_its_memory();
-        suite.two_threads_do_not_disturb_each_other();
-        suite.a_sweep_reports_each_object_once();
-        suite.an_isolated_block_can_be_emptied();
-        suite.a_settled_block_is_allocated_from_again();
-        suite.free_memory_goes_back();
-        suite.classes_add_up_to_the_pool();
         suite.memory_held_is_what_the_system_counts();
         suite.a_successor_finds_every_object();
         suite.a_successor_refuses_what_cannot_be();
         suite.a_successor_survives_garbage();
-        for seed in seeds(4) {
-            suite.churn(seed, 3000, 100);
-        }
     }
 }
 
@@ -57,11 +61,7 @@ pub fn long_churn(zpool: ZpoolKind, make: impl Fn(Arena) -> Pools) {
     let steps_asked = std::env::var("CHURN_STEPS").ok();
     let steps_asked = steps_asked.map(|steps| steps.parse().expect("CHURN_STEPS is a number"));
     for frame_bytes in PAGE_BYTES_ALLOWED {
-        let suite = Suite {
-            zpool,
-            make: &make,
-            frame_bytes,
-        };
+        let suite = Suite::new(zpool, &make, frame_bytes);
         let steps = steps_asked.unwrap_or(1_000_000 / (frame_bytes as u32 / 4096));
         for seed in seeds(1) {
             suite.churn(seed, steps, 2000);
@@ -77,20 +77,58 @@ pub struct Suite<'a> {
     pub make: Make<'a>,
     /// Bytes of a frame.
     pub frame_bytes: usize,
+    /// Memory comes and goes by so much.
+    unit_bytes: usize,
+    /// Where directories for memory files are made.
+    parent: PathBuf,
 }
 
-impl Suite<'_> {
+impl<'a> Suite<'a> {
+    /// A suite over memory as usual.
+    pub fn new(zpool: ZpoolKind, make: Make<'a>, frame_bytes: usize) -> Self {
+        Self {
+            zpool,
+            make,
+            frame_bytes,
+            unit_bytes: SYSTEM_PAGE_BYTES,
+            parent: memory_parent(),
+        }
+    }
+
+    fn run(&self) {
+        self.every_size_round_trips();
+        self.objects_have_distinct_places();
+        self.a_full_pool_keeps_its_limit_and_takes_objects_again();
+        self.without_a_frame_a_larger_slot_serves();
+        self.objects_that_do_not_fit_are_refused();
+        self.a_populated_pool_holds_its_memory();
+        self.two_threads_do_not_disturb_each_other();
+        self.a_sweep_reports_each_object_once();
+        self.an_isolated_block_can_be_emptied();
+        self.a_settled_block_is_allocated_from_again();
+        self.free_memory_goes_back();
+        self.classes_add_up_to_the_pool();
+        self.memory_held_is_what_the_system_counts();
+        self.a_successor_finds_every_object();
+        self.a_successor_refuses_what_cannot_be();
+        self.a_successor_survives_garbage();
+        for seed in seeds(4) {
+            self.churn(seed, 3000, 100);
+        }
+    }
+
     /// Options for a small pool in nameless memory.
     pub fn options(&self, frames: u64) -> ArenaOptions {
+        let in_units = |bytes: u64| bytes.next_multiple_of(self.unit_bytes as u64);
+        let side_bytes = in_units(4096 + frames * 8);
         ArenaOptions {
             path: None,
             instance: 7,
             frame_bytes: self.frame_bytes,
-            pool_bytes_max: 4096
-                + frames.next_multiple_of(512) * 8
-                + frames * self.frame_bytes as u64,
+            pool_bytes_max: side_bytes + in_units(frames * self.frame_bytes as u64),
             chain_frames_max: CHAIN_FRAMES_MAX_DEFAULT,
             populate: false,
+            unit_bytes: self.unit_bytes,
         }
     }
 
@@ -200,7 +238,7 @@ impl Suite<'_> {
         let pool = (self.make)(Arena::create(options).expect("memory for a test"));
         let held = pool.arena().held_bytes();
         assert!(
-            held <= limit && held + self.frame_bytes as u64 + 4096 > limit,
+            held <= limit && held + (self.frame_bytes + self.unit_bytes) as u64 > limit,
             "{held} of {limit}"
         );
         pool.arena().release_free(0);
@@ -268,20 +306,33 @@ pub struct MemoryDir(PathBuf);
 impl MemoryDir {
     /// `name` tells the directories of one process apart.
     pub fn new(name: &str) -> Self {
-        let shm = PathBuf::from("/dev/shm");
-        let parent = if shm.is_dir() {
-            shm
-        } else {
-            std::env::temp_dir()
-        };
+        Self::within(&memory_parent(), name)
+    }
+
+    /// The same in another directory.
+    pub fn within(parent: &Path, name: &str) -> Self {
         let path = parent.join(format!("nbdswap-test-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&path).expect("a writable memory directory");
         Self(path)
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Path of a file in it.
     pub fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
+    }
+}
+
+fn memory_parent() -> PathBuf {
+    let shm = PathBuf::from("/dev/shm");
+    if shm.is_dir() {
+        shm
+    } else {
+        std::env::temp_dir()
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A frame is *absent* (no memory behind it), *free*, or in use (neither bit is set). Runs are
 //! taken from the lowest address on, so that the high end empties and can be given back to the
-//! system. A hint for each length says before which word no such run starts; it only ever errs
+//! system: by the *grain*, the frames of one unit of memory, where a unit holds several. A hint for each length says before which word no such run starts; it only ever errs
 //! low.
 //!
 //! Not here: memory and system calls (`arena`).
@@ -18,6 +18,8 @@ const WORD_BITS: u32 = u64::BITS;
 /// The state of every frame.
 pub struct FrameMap {
     frames: u32,
+    /// Frames that come and go together; divides `frames`.
+    grain: u32,
     free: Vec<u64>,
     absent: Vec<u64>,
     free_count: u32,
@@ -29,11 +31,16 @@ pub struct FrameMap {
 }
 
 impl FrameMap {
-    /// `frames` frames, all of them absent.
-    pub fn new(frames: u32) -> Self {
+    /// `frames` frames, all of them absent, that come and go by the `grain`.
+    pub fn new(frames: u32, grain: u32) -> Self {
+        assert!(
+            frames.is_multiple_of(grain),
+            "{frames} frames by the {grain}"
+        );
         let words = frames.div_ceil(WORD_BITS) as usize;
         let mut map = Self {
             frames,
+            grain,
             free: vec![0; words],
             absent: vec![0; words],
             free_count: 0,
@@ -158,20 +165,48 @@ impl FrameMap {
         arrived
     }
 
-    /// Takes the highest run of free frames, at most `count` long and whatever its length, out of
-    /// use for the moment; [`depart`](Self::depart) must follow when its memory is given back.
+    /// Takes the highest run of wholly free grains, at most `count` frames and whatever its length, out
+    /// of use for the moment; [`depart`](Self::depart) must follow when its memory is given back.
     pub fn take_highest(&mut self, count: u32) -> Option<Range<u32>> {
-        let word = self.free.iter().rposition(|&word| word != 0)?;
-        let last = word as u32 * WORD_BITS + (WORD_BITS - 1 - self.free[word].leading_zeros());
-        let low = (last + 1).saturating_sub(count);
-        let length = (low..=last)
-            .rev()
-            .take_while(|&frame| bit(&self.free, frame))
-            .count() as u32;
-        let range = last + 1 - length..last + 1;
-        range.clone().for_each(|frame| clear(&mut self.free, frame));
-        self.free_count -= length;
-        Some(range)
+        let grain = self.grain;
+        if count < grain {
+            return None;
+        }
+        let mut end = self.frames;
+        let mut first = loop {
+            let start = self.highest_free(end)? / grain * grain;
+            end = start + grain;
+            if self.is_free(start..end) {
+                break start;
+            }
+            end = start;
+        };
+        while end - first + grain <= count && first >= grain && self.is_free(first - grain..first) {
+            first -= grain;
+        }
+        (first..end).for_each(|frame| clear(&mut self.free, frame));
+        self.free_count -= end - first;
+        Some(first..end)
+    }
+
+    /// The highest free frame before `end`.
+    fn highest_free(&self, end: u32) -> Option<u32> {
+        let (words, bits) = ((end / WORD_BITS) as usize, end % WORD_BITS);
+        let above = self
+            .free
+            .get(words)
+            .map_or(0, |word| word & !(u64::MAX << bits));
+        let (word, free) = if above != 0 {
+            (words, above)
+        } else {
+            let word = self.free[..words].iter().rposition(|&word| word != 0)?;
+            (word, self.free[word])
+        };
+        Some(word as u32 * WORD_BITS + (WORD_BITS - 1 - free.leading_zeros()))
+    }
+
+    fn is_free(&self, mut range: Range<u32>) -> bool {
+        range.all(|frame| bit(&self.free, frame))
     }
 
     /// Frames in use lose their memory.
@@ -262,7 +297,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn all_free(frames: u32) -> FrameMap {
-        let mut map = FrameMap::new(frames);
+        let mut map = FrameMap::new(frames, 1);
         assert_eq!(map.arrive(0..frames), frames);
         map
     }
@@ -286,6 +321,27 @@ mod tests {
         assert_eq!(map.take_highest(10), Some(190..200));
         map.depart(190..200);
         assert_eq!(map.first_absent(), Some(190));
+        map.check();
+    }
+
+    #[test]
+    fn only_whole_grains_are_taken_from_the_high_end() {
+        let mut map = FrameMap::new(256, 32);
+        map.arrive(0..256);
+        assert_eq!(map.take(16), Some(0));
+        assert_eq!(map.take_highest(63), Some(224..256));
+        map.depart(224..256);
+        assert_eq!(map.first_absent(), Some(224));
+        // One frame in use keeps the memory of its neighbours.
+        (0..12).for_each(|_| _ = map.take(16).unwrap());
+        map.put(16, 176);
+        assert_eq!(map.take_highest(31), None);
+        assert_eq!(map.take_highest(100), Some(96..192));
+        map.depart(96..192);
+        assert_eq!(map.take_highest(100), Some(32..96));
+        map.depart(32..96);
+        assert_eq!(map.take_highest(100), None);
+        assert_eq!(map.free_count(), 32);
         map.check();
     }
 

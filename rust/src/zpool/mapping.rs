@@ -19,22 +19,38 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 use rustix::fd::OwnedFd;
 use rustix::fs::{self, FallocateFlags, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
-use rustix::mm::{self, Advice, MapFlags, ProtFlags};
+use rustix::mm::{self, Advice, MapFlags, MprotectFlags, ProtFlags};
 
 use crate::error::{Error, Result};
+use crate::hugetlbfs;
 
 /// Bytes that the system gives out and takes back at least. Larger on some machines, where a
 /// punched 4096-byte page is zeroed and the memory stays: correct, only less thrifty.
 pub const SYSTEM_PAGE_BYTES: usize = 4096;
 
+/// Bytes of memory that files in `dir` get and give back at once, always whole and aligned: 4096, on
+/// hugetlbfs a huge page. None: nameless memory.
+pub fn unit_bytes_in(dir: Option<&Path>) -> Result<usize> {
+    let Some(dir) = dir else {
+        return Ok(SYSTEM_PAGE_BYTES);
+    };
+    let huge = hugetlbfs::page_bytes_in(dir)
+        .map_err(|e| Error::io("look at the file system for memory files", 0, e))?;
+    Ok(huge.unwrap_or(SYSTEM_PAGE_BYTES))
+}
+
 /// Bytes that a CPU fetches at once.
 #[cfg(target_arch = "x86_64")]
 const CACHE_LINE_BYTES: usize = 64;
+
+/// What is read at once to see whether a huge page holds anything.
+const PEEK_BYTES: usize = 64 << 10;
 
 /// A shared mapping of a whole file, or of nameless memory that dies with the process.
 pub struct Mapping {
     base: NonNull<u8>,
     bytes: usize,
+    unit_bytes: usize,
     file: OwnedFd,
     path: Option<PathBuf>,
 }
@@ -46,15 +62,25 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Makes a file of `bytes` zeros, of which only the first page is held in memory yet. A file of that name is
+    /// Makes a file of `bytes` zeros, of which only the head is held in memory yet. A file of that name is
     /// replaced in one step, so that nobody ever opens half a file; without a name the memory is
-    /// this process's own.
+    /// this process's own. On hugetlbfs the file is as long as whole huge pages.
     pub fn create(path: Option<&Path>, bytes: usize) -> Result<Self> {
         let Some(path) = path else {
             let file = fs::memfd_create("nbdswap", fs::MemfdFlags::CLOEXEC)
                 .map_err(|e| Error::io("make nameless memory", 0, e.into()))?;
             return Self::map_new(file, bytes, None);
         };
+        Self::create_file(path, bytes, &[])
+    }
+
+    /// Makes a file that begins with `content` and is not longer than it has to be: whole under its
+    /// name, or not there.
+    pub fn keep(path: &Path, content: &[u8]) -> Result<()> {
+        Self::create_file(path, content.len(), content).map(drop)
+    }
+
+    fn create_file(path: &Path, bytes: usize, head: &[u8]) -> Result<Self> {
         let temporary = temporary_name(path);
         let failed = |what, errno: Errno| Error::io(what, 0, errno.into());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -67,6 +93,7 @@ impl Mapping {
         let file = fs::open(&temporary, flags, mode)
             .map_err(|errno| failed("create the memory file", errno))?;
         let mapping = Self::map_new(file, bytes, Some(path.to_owned())).and_then(|mapping| {
+            mapping.store_bytes(0, head);
             fs::rename(&temporary, path).map_err(|e| failed("name the memory file", e))?;
             Ok(mapping)
         });
@@ -77,7 +104,7 @@ impl Mapping {
         mapping
     }
 
-    /// Maps a predecessor's file of exactly `bytes`; [`Error::Misfit`] if it has others. Refuses, and
+    /// Maps a predecessor's file that was made for `bytes`; [`Error::Misfit`] if it has others. Refuses, and
     /// does not touch, anything that is not a private file of this user: in a directory that others may write to, such a file
     /// could be planted, and whoever owns it could cut it short under the running server.
     pub fn open(path: &Path, bytes: usize) -> Result<Self> {
@@ -104,38 +131,50 @@ impl Mapping {
                 "found owner {owner} and mode {mode:o}, wanted owner {user} and mode 600"
             )));
         }
+        let (bytes, unit_bytes) = in_units(&file, bytes)?;
         if stat.st_size as u64 != bytes as u64 {
             return Err(Error::Misfit {
                 path: path.display().to_string(),
                 why: format!("found {} bytes, wanted {bytes}", stat.st_size),
             });
         }
-        Self::map(file, bytes, Some(path.to_owned()))
+        Self::map(file, bytes, unit_bytes, Some(path.to_owned()))
     }
 
     fn map_new(file: OwnedFd, bytes: usize, path: Option<PathBuf>) -> Result<Self> {
+        let (bytes, unit_bytes) = in_units(&file, bytes)?;
         fs::ftruncate(&file, bytes as u64)
             .map_err(|e| Error::io("size the memory file", bytes as u64, e.into()))?;
-        let mapping = Self::map(file, bytes, path)?;
+        let mapping = Self::map(file, bytes, unit_bytes, path)?;
         // The owner's header: it is written by whoever made the file, and read by the next process
         // whatever else is there.
         mapping.reserve(0..bytes.min(SYSTEM_PAGE_BYTES))?;
         Ok(mapping)
     }
 
-    fn map(file: OwnedFd, bytes: usize, path: Option<PathBuf>) -> Result<Self> {
+    fn map(file: OwnedFd, bytes: usize, unit_bytes: usize, path: Option<PathBuf>) -> Result<Self> {
         assert!(bytes > 0, "a mapping of nothing");
-        let (prot, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED);
+        // NORESERVE matters on hugetlbfs alone: else every huge page would be put aside at once.
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        // With no access at first: after mlockall the system would else fill the whole mapping here, on
+        // hugetlbfs even if only what is touched is to be locked. Who wants that asks for it.
+        let none = ProtFlags::empty();
         // SAFETY: a new mapping at an address of the system's choice overlaps nothing of ours.
-        let base = unsafe { mm::mmap(std::ptr::null_mut(), bytes, prot, flags, &file, 0) }
+        let base = unsafe { mm::mmap(std::ptr::null_mut(), bytes, none, flags, &file, 0) }
             .map_err(|e| Error::io("map the memory file", bytes as u64, e.into()))?;
         let base = NonNull::new(base.cast::<u8>()).expect("mmap gives no null without MAP_FIXED");
-        Ok(Self {
+        let mapping = Self {
             base,
             bytes,
+            unit_bytes,
             file,
             path,
-        })
+        };
+        let access = MprotectFlags::READ | MprotectFlags::WRITE;
+        // SAFETY: the range is our own mapping, to which nobody has a reference yet.
+        unsafe { mm::mprotect(base.as_ptr().cast(), bytes, access) }
+            .map_err(|e| Error::io("get access to the memory file", bytes as u64, e.into()))?;
+        Ok(mapping)
     }
 
     fn at(&self, at: usize, len: usize) -> *mut u8 {
@@ -219,8 +258,15 @@ impl Mapping {
         let _ = len;
     }
 
-    /// Takes memory for `range` from the system, so that touching it later cannot fail: a full
-    /// tmpfs says so here, instead of with a SIGBUS at the first store. Content stays.
+    /// Bytes of memory that the system has given for the file.
+    pub fn held_bytes(&self) -> u64 {
+        let stat = fs::fstat(&self.file).expect("a file that is open");
+        // In units of 512 whatever the file system's block is.
+        stat.st_blocks as u64 * 512
+    }
+
+    /// Takes memory for `range` from the system, whole units of it, so that touching it later cannot
+    /// fail: a full tmpfs says so here, instead of with a SIGBUS at the first store. Content stays.
     pub fn reserve(&self, range: Range<usize>) -> Result<()> {
         assert!(
             range.start < range.end && range.end <= self.bytes,
@@ -248,11 +294,11 @@ impl Mapping {
         }
     }
 
-    /// Gives the memory of the whole pages inside `range` back; they read as zeros.
+    /// Gives the memory of the whole units inside `range` back; they read as zeros.
     pub fn punch(&self, range: Range<usize>) {
         assert!(range.end <= self.bytes, "punch {range:?} of {}", self.bytes);
-        let start = range.start.next_multiple_of(SYSTEM_PAGE_BYTES);
-        let end = range.end / SYSTEM_PAGE_BYTES * SYSTEM_PAGE_BYTES;
+        let start = range.start.next_multiple_of(self.unit_bytes);
+        let end = range.end / self.unit_bytes * self.unit_bytes;
         if start >= end {
             return;
         }
@@ -274,8 +320,11 @@ impl Mapping {
         }
     }
 
-    /// Parts of the file that may hold anything but zeros, as whole pages, in order.
+    /// Parts of the file that may hold anything but zeros, as whole units, in order.
     pub fn populated(&self) -> Vec<Range<usize>> {
+        if self.unit_bytes != SYSTEM_PAGE_BYTES {
+            return self.populated_units();
+        }
         let mut ranges = Vec::new();
         let mut at = 0;
         while at < self.bytes {
@@ -290,6 +339,27 @@ impl Mapping {
             ranges.push(start as usize..at);
         }
         ranges
+    }
+
+    /// On hugetlbfs, which calls all of a file data. To look through the mapping would take memory for
+    /// every hole, and where there is none it would be a SIGBUS; reading the file takes none.
+    fn populated_units(&self) -> Vec<Range<usize>> {
+        let mut buffer = vec![0; PEEK_BYTES];
+        let units = (0..self.bytes).step_by(self.unit_bytes);
+        let mut held = |&unit: &usize| {
+            let mut parts = (unit..unit + self.unit_bytes).step_by(PEEK_BYTES);
+            parts.any(|at| !self.is_zero(at, &mut buffer))
+        };
+        units
+            .filter(|unit| held(unit))
+            .map(|unit| unit..unit + self.unit_bytes)
+            .collect()
+    }
+
+    fn is_zero(&self, at: usize, buffer: &mut [u8]) -> bool {
+        let read = rustix::io::pread(&self.file, &mut *buffer, at as u64);
+        // What could not be read may hold anything.
+        read == Ok(buffer.len()) && buffer.iter().all(|&byte| byte == 0)
     }
 
     /// Removes the file's name; the memory lives until this mapping is dropped.
@@ -308,6 +378,16 @@ impl Drop for Mapping {
         // A failure would leave it mapped, which harms nobody.
         let _ = unsafe { mm::munmap(self.base.as_ptr().cast(), self.bytes) };
     }
+}
+
+/// How long a file for `bytes` is, and how much memory it gets at once.
+fn in_units(file: &OwnedFd, bytes: usize) -> Result<(usize, usize)> {
+    let huge = hugetlbfs::page_bytes(file)
+        .map_err(|e| Error::io("look at the file system of the memory file", 0, e))?;
+    Ok(match huge {
+        Some(unit_bytes) => (bytes.next_multiple_of(unit_bytes), unit_bytes),
+        None => (bytes, SYSTEM_PAGE_BYTES),
+    })
 }
 
 fn temporary_name(path: &Path) -> PathBuf {

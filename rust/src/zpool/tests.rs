@@ -70,11 +70,7 @@ fn the_suite_notices_slots_that_overlap() {
 
 fn pools(zpool: ZpoolKind, frame_bytes: usize, frames: u64) -> Pools {
     let make = |arena| Pools::new(arena, zpool);
-    let suite = Suite {
-        zpool,
-        make: &make,
-        frame_bytes,
-    };
+    let suite = Suite::new(zpool, &make, frame_bytes);
     suite.pool(frames)
 }
 
@@ -207,3 +203,5 @@ proptest! {
         model.free_all();
     }
 }
+
+mod hugetlbfs;

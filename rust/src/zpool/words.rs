@@ -23,12 +23,13 @@ pub struct SharedWords {
 
 impl SharedWords {
     /// Header and words of zeros; replaces an existing file of that name. Without a name the words
-    /// die with the process.
-    pub fn create(path: Option<&Path>, words: usize) -> Result<Self> {
-        Ok(Self {
-            mapping: Mapping::create(path, file_bytes(words))?,
-            words,
-        })
+    /// die with the process. `populate`: all memory is taken at once, or there is an error and no file.
+    pub fn create(path: Option<&Path>, words: usize, populate: bool) -> Result<Self> {
+        let mapping = Mapping::create(path, file_bytes(words))?;
+        if populate {
+            mapping.populate().inspect_err(|_| mapping.remove())?;
+        }
+        Ok(Self { mapping, words })
     }
 
     /// A predecessor's words. [`Error::Foreign`](crate::error::Error::Foreign) unless the file is
@@ -69,17 +70,6 @@ impl SharedWords {
             .collect()
     }
 
-    /// Gives the memory of the whole pages inside `words` back; those words read as zeros.
-    pub fn punch(&self, words: Range<usize>) {
-        assert!(
-            words.end <= self.words,
-            "punch words {words:?} of {}",
-            self.words
-        );
-        self.mapping
-            .punch(HEADER_BYTES + words.start * 8..HEADER_BYTES + words.end * 8);
-    }
-
     /// Takes memory for `words`, so that storing to them cannot fail later.
     pub fn reserve(&self, words: Range<usize>) -> Result<()> {
         assert!(
@@ -94,6 +84,11 @@ impl SharedWords {
     /// Takes all the memory now, so that no later access can fault or fail.
     pub fn populate(&self) -> Result<()> {
         self.mapping.populate()
+    }
+
+    /// Bytes of memory that the system has given for header and words.
+    pub fn held_bytes(&self) -> u64 {
+        self.mapping.held_bytes()
     }
 
     /// Removes the file's name; the memory lives until this is dropped.

@@ -155,6 +155,6 @@ fn what_cannot_be_looked_at_is_refused() {
     locked.try_lock().unwrap();
     let refusal = inspect_store(&file.0).unwrap_err().to_string();
     assert!(refusal.contains("in use by another server"), "{refusal}");
-    let key = key_file::read_key(&file.0, false).unwrap_err().to_string();
+    let key = key_file::read_key(&file.0, None).unwrap_err().to_string();
     assert!(key.contains("wanted"), "{key}");
 }

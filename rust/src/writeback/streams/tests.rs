@@ -11,6 +11,7 @@ use crate::table::Table;
 use crate::testing::sim_device::SimDevice;
 use crate::tiers::{Marks, Tiers};
 use crate::writeback::WritebackStats;
+use crate::zpool::mapping::SYSTEM_PAGE_BYTES;
 use crate::zpool::words::SharedWords;
 use crate::zpool::{Arena, ArenaOptions, Pools, Tag, ZpoolKind};
 
@@ -35,6 +36,7 @@ impl Scene {
             pool_bytes_max: 1 << 20,
             chain_frames_max: 8,
             populate: false,
+            unit_bytes: SYSTEM_PAGE_BYTES,
         });
         let device: Box<dyn Device> = Box::new(SimDevice::new(20 * (16 << 10), 1));
         let options = StoreOptions {
@@ -44,7 +46,7 @@ impl Scene {
             ..StoreOptions::default()
         };
         let tiers = Tiers::new(
-            Table::new(SharedWords::create(None, 100).unwrap()),
+            Table::new(SharedWords::create(None, 100, false).unwrap()),
             Pools::new(arena.unwrap(), ZpoolKind::Zblock),
             Some(Store::open(device, options).unwrap()),
             None,

@@ -3,6 +3,7 @@
 use super::*;
 use crate::zpool::CHAIN_FRAMES_MAX_DEFAULT;
 use crate::zpool::conformance::MemoryDir;
+use crate::zpool::mapping::SYSTEM_PAGE_BYTES;
 
 fn options(pool_bytes_max: u64) -> ArenaOptions {
     let (path, instance, frame_bytes) = (None, 1, 4096);
@@ -13,6 +14,7 @@ fn options(pool_bytes_max: u64) -> ArenaOptions {
         pool_bytes_max,
         chain_frames_max: CHAIN_FRAMES_MAX_DEFAULT,
         populate: false,
+        unit_bytes: SYSTEM_PAGE_BYTES,
     }
 }
 

@@ -10,11 +10,7 @@ const CHUNK: usize = FRAME / CHUNKS as usize;
 
 fn pools(zpool: ZpoolKind, frame_bytes: usize, frames: u64) -> Pools {
     let make = |arena| Pools::new(arena, zpool);
-    let suite = Suite {
-        zpool,
-        make: &make,
-        frame_bytes,
-    };
+    let suite = Suite::new(zpool, &make, frame_bytes);
     suite.pool(frames)
 }
 

@@ -18,11 +18,12 @@ impl Suite<'_> {
     }
 
     fn dir(&self, name: &str) -> MemoryDir {
-        MemoryDir::new(&format!(
-            "{}-{}-{name}",
-            self.zpool.name(),
-            self.frame_bytes
-        ))
+        let (zpool, frame_bytes, unit_bytes) =
+            (self.zpool.name(), self.frame_bytes, self.unit_bytes);
+        MemoryDir::within(
+            &self.parent,
+            &format!("{zpool}-{frame_bytes}-{unit_bytes}-{name}"),
+        )
     }
 
     pub(super) fn memory_held_is_what_the_system_counts(&self) {

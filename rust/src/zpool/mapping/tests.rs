@@ -19,7 +19,7 @@ fn why_foreign(result: Result<SharedWords>) -> String {
 fn words_and_header_survive_into_the_next_mapping() {
     let dir = MemoryDir::new("survive");
     let path = dir.file("words");
-    let first = SharedWords::create(Some(&path), 5000).unwrap();
+    let first = SharedWords::create(Some(&path), 5000, false).unwrap();
     first.set_header(&[7; 4096]);
     first.words()[4999].store(42, Relaxed);
     drop(first);
@@ -37,7 +37,7 @@ fn creating_replaces_a_file_of_that_name_and_an_unfinished_one() {
     let path = dir.file("words");
     std::fs::write(&path, b"old").unwrap();
     std::fs::write(temporary_name(&path), b"unfinished").unwrap();
-    let words = SharedWords::create(Some(&path), 8).unwrap();
+    let words = SharedWords::create(Some(&path), 8, false).unwrap();
     assert_eq!(words.words()[0].load(Relaxed), 0);
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     assert!(!temporary_name(&path).exists());
@@ -47,7 +47,7 @@ fn creating_replaces_a_file_of_that_name_and_an_unfinished_one() {
 fn a_file_that_is_not_ours_is_refused() {
     let dir = MemoryDir::new("refuse");
     let path = dir.file("words");
-    drop(SharedWords::create(Some(&path), 1024).unwrap());
+    drop(SharedWords::create(Some(&path), 1024, false).unwrap());
     let Err(Error::Misfit { why, .. }) = SharedWords::open(&path, 2048) else {
         panic!("a file of another size was taken");
     };
@@ -64,8 +64,8 @@ fn a_file_that_is_not_ours_is_refused() {
 }
 
 #[test]
-fn only_touched_words_are_populated_and_punched_ones_read_as_zeros() {
-    let words = SharedWords::create(None, 4096).unwrap();
+fn only_touched_words_are_populated() {
+    let words = SharedWords::create(None, 4096, false).unwrap();
     assert!(words.populated().is_empty());
     words.words()[600].store(1, Relaxed);
     words.words()[4095].store(2, Relaxed);
@@ -76,10 +76,8 @@ fn only_touched_words_are_populated_and_punched_ones_read_as_zeros() {
             "{populated:?}"
         );
     }
-    // Words 512..1024 are one page; the page before it is not whole in this range.
-    words.punch(1..1024);
-    assert_eq!(words.words()[600].load(Relaxed), 0);
     words.populate().unwrap();
+    assert_eq!(words.held_bytes(), 4096 + 4096 * 8);
     assert_eq!(words.words()[4095].load(Relaxed), 2);
 }
 
@@ -88,11 +86,33 @@ fn a_header_has_memory_before_it_is_written() {
     use std::os::unix::fs::MetadataExt;
     let dir = MemoryDir::new("header");
     let path = dir.file("words");
-    let words = SharedWords::create(Some(&path), 5000).unwrap();
+    let words = SharedWords::create(Some(&path), 5000, false).unwrap();
     // On a full tmpfs this was no error but a SIGBUS at the first store.
     assert_eq!(path.metadata().unwrap().blocks() * 512, 4096);
     words.set_header(&[7; 4096]);
     assert_eq!(path.metadata().unwrap().blocks() * 512, 4096);
+}
+
+#[test]
+fn punched_pages_read_as_zeros_and_only_whole_ones_are_punched() {
+    let mapping = Mapping::create(None, 4 * 4096).unwrap();
+    mapping.store_bytes(0, &[7; 4 * 4096]);
+    mapping.punch(1..3 * 4096);
+    assert_eq!(mapping.held_bytes(), 2 * 4096);
+    assert_eq!(mapping.bytes(0, 4096), [7; 4096]);
+    assert_eq!(mapping.bytes(4096, 2 * 4096), [0; 2 * 4096]);
+    assert_eq!(mapping.bytes(3 * 4096, 4096), [7; 4096]);
+}
+
+#[test]
+fn a_small_file_is_whole_under_its_name_and_its_owners_alone() {
+    let dir = MemoryDir::new("keep");
+    let path = dir.file("key");
+    std::fs::write(temporary_name(&path), b"unfinished").unwrap();
+    Mapping::keep(&path, &[7; 32]).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), [7; 32]);
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!temporary_name(&path).exists());
 }
 
 #[test]

@@ -5,11 +5,7 @@ use crate::zpool::conformance::{Model, Random, Suite, seeds};
 
 fn pools(zpool: ZpoolKind, frames: u64) -> Pools {
     let make = |arena| Pools::new(arena, zpool);
-    let suite = Suite {
-        zpool,
-        make: &make,
-        frame_bytes: 4096,
-    };
+    let suite = Suite::new(zpool, &make, 4096);
     suite.pool(frames)
 }
 

@@ -17,11 +17,7 @@ fn pools_of(arena: Arena, shards: u64) -> Pools {
 }
 
 fn options(frame_bytes: usize, frames: u64) -> ArenaOptions {
-    let suite = Suite {
-        zpool: ZpoolKind::Zfit,
-        make: &|arena| pools_of(arena, 1),
-        frame_bytes,
-    };
+    let suite = Suite::new(ZpoolKind::Zfit, &|arena| pools_of(arena, 1), frame_bytes);
     suite.options(frames)
 }
 
