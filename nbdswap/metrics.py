@@ -273,7 +273,7 @@ _STORE_COUNTERS: list[tuple[str, str]] = [
     ("ahead_unused_bytes", "Bytes of these spans that nobody asked for."),
     ("pages_written_back", "Pages moved from the pool to the store."),
     ("bytes_written_back", "Compressed bytes of these pages."),
-    ("pages_overtaken", "Pages written for nothing: changed while on their way."),
+    ("pages_overtaken", "Pages chosen or written for nothing: changed while on their way."),
     ("pages_cleaned", "Pages moved from one segment to another."),
     ("bytes_cleaned", "Compressed bytes of these pages."),
     ("write_budget_waits", "Times that write-back began to wait for the budget."),

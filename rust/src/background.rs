@@ -1,5 +1,5 @@
 //! The threads that do background work: one steps while there is work, scrubs when there is none, and
-//! sleeps at the bell; two write to the store what the first one sends there; one watches whether the
+//! sleeps at the bell; some write to the store what the first one sends there; one watches whether the
 //! device answers, since the others wait for it.
 //!
 //! Not here: what a step does (`writeback`). Locking: none beyond the engine's and the bell's.
@@ -21,9 +21,9 @@ const QUIET: Duration = Duration::from_millis(100);
 /// How long a store that could not take anything is left alone.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Threads that write: while one waits for the device, the other proves or seals what comes next. With
-/// one, write-back was a fifth slower on a device that takes 2 GB/s.
-const WRITERS: usize = 2;
+/// Threads that write: while one waits for the device, the others copy and prove what comes next. Two kept
+/// a device that takes 2.3 GB/s busy for 0.91 of the time, three for 0.98.
+const WRITERS: usize = 3;
 
 /// How often the device is looked at in the time after which it is called silent.
 const LOOKS: u32 = 8;

@@ -6,7 +6,7 @@
 //!   0..3   kind       Unwritten, Hole, Same, Pool, Store, Lost
 //!   3..6   codec      how the object's bytes are compressed (Pool, Store)
 //!   6      read       the client read the page since it was written (Pool)
-//!   7      moving     write-back has copied the object and its segment is not on the device yet (Pool)
+//!   7      moving     write-back has chosen the object and its segment is not on the device yet (Pool)
 //!   8..24  bytes - 1  length of the object (Pool, Store)
 //!  24..64  location   zpool handle (Pool), place in the store (Store), the 32-bit pattern (Same)
 //! ```
@@ -156,7 +156,7 @@ impl Word {
         Word(self.0 | READ)
     }
 
-    /// Is a copy of the object on its way to the device?
+    /// Is the object on its way to the device?
     pub fn is_moving(self) -> bool {
         self.0 & MOVING != 0
     }

@@ -441,8 +441,8 @@ impl Engine {
     /// Writes what [`step`](Self::step) sends to the store, until the dispatch is closed; for a thread
     /// of its own. Returns at once without a store.
     pub fn serve_writes(&self) {
-        if let Some(store) = &self.tiers.store {
-            self.dispatch.serve(store);
+        if self.tiers.store.is_some() {
+            self.dispatch.serve(&self.tiers);
         }
     }
 

@@ -114,9 +114,9 @@ impl Batch {
         self.state == State::Open
     }
 
-    /// Bytes that a commit would write now.
-    pub fn written_bytes(&self) -> u64 {
-        self.shape.written_bytes() as u64
+    /// Bytes that a commit would write after so many more records, of `records_bytes` together.
+    pub fn written_bytes_with(&self, records: u32, records_bytes: u32) -> u64 {
+        self.grown(records, records_bytes).written_bytes() as u64
     }
 
     /// Bytes of its records so far.

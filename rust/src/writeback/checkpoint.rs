@@ -34,8 +34,6 @@ use crate::page::PageId;
 use crate::stats::Counter;
 use crate::store::{ReadBuffer, RecordRef, Store};
 use crate::table::{ObjectAt, Place};
-use crate::tiers::Tiers;
-use crate::zpool::Zpool;
 
 /// Pages that one piece looks at, at most.
 const PIECE_PAGES: u32 = 1024;
@@ -104,7 +102,6 @@ pub(super) struct Checkpoint {
     /// The sequence that was next when the last one succeeded.
     last_sequence: u64,
     buffer: ReadBuffer,
-    scratch: Box<[u8]>,
 }
 
 /// What a checkpoint works with.
@@ -117,7 +114,7 @@ pub(super) struct Tools<'a> {
 
 impl Checkpoint {
     /// None yet; allocates all that it will ever need.
-    pub(super) fn new(tiers: &Tiers, store: &Store) -> Checkpoint {
+    pub(super) fn new(store: &Store) -> Checkpoint {
         Checkpoint {
             stage: Stage::Idle,
             number: 0,
@@ -130,7 +127,6 @@ impl Checkpoint {
             cleaning_pieces: 0,
             last_sequence: store.sequence_next(),
             buffer: ReadBuffer::new(),
-            scratch: vec![0; tiers.pool.object_bytes_max()].into_boxed_slice(),
         }
     }
 
@@ -295,8 +291,7 @@ impl Checkpoint {
                     object,
                     is_read: false,
                 };
-                let scratch = &mut self.scratch;
-                (tools.streams).push_victim(context, store, &victim, Stream::Old, scratch)
+                (tools.streams).push_victim(context, store, &victim, Stream::Old)
             }
             Place::Store(object) => return self.push_stored(context, tools, (page, object)),
             Place::Hole | Place::Same(_) | Place::Lost => {

@@ -226,7 +226,7 @@ impl Cleaner {
 
     /// Takes the next records that lie within one read and fit into the batch.
     fn take_piece(&mut self, store: &Store, streams: &Streams) {
-        let batch = streams.batch(Stream::Survivors);
+        let shipment = streams.shipment(Stream::Survivors);
         self.piece.clear();
         let (mut bytes, mut first) = (0, None::<Location>);
         while let Some(record) = self.records.last() {
@@ -234,7 +234,7 @@ impl Cleaner {
             let record_bytes = store.record_bytes(record.bytes);
             let end = record.location.offset() + u64::from(record_bytes);
             let is_near = end - first.offset() <= READ_BYTES_MAX as u64 || self.piece.is_empty();
-            if !is_near || !batch.fits(self.piece.len() as u32 + 1, bytes + record_bytes) {
+            if !is_near || !shipment.fits(self.piece.len() as u32 + 1, bytes + record_bytes) {
                 break;
             }
             bytes += record_bytes;

@@ -8,9 +8,10 @@
 //! 1. if much of the pool is holes (slots of part-filled blocks), empty the emptiest block into the
 //!    others: that costs copies only;
 //! 2. otherwise write back: a census of ages gives a threshold (`age`), a sweep collects what is
-//!    older (`victims`), the objects are copied into the batches of their streams in the order of
-//!    their page numbers and marked as moving (`transfer`), a full batch goes to the device in one
-//!    write, and every page that nobody touched meanwhile is published at its new place (`streams`).
+//!    older (`victims`), the objects are put into the batches of their streams in the order of their
+//!    page numbers and marked as moving (`transfer`, `streams`), a full batch is copied together and
+//!    goes to the device in one write (`shipment`, by the threads of `dispatch`), and every page that
+//!    nobody touched meanwhile is published at its new place.
 //!
 //! For exports whose flushed pages survive loss of the host, flushes come first (`checkpoint`).
 //!
@@ -27,7 +28,10 @@ mod cleaner;
 mod dispatch;
 mod health;
 mod moving;
+#[cfg(test)]
+mod scene;
 mod scrub;
+mod shipment;
 mod streams;
 mod transfer;
 mod victims;
@@ -53,7 +57,7 @@ use moving::Moving;
 use scrub::Scrub;
 pub use scrub::ScrubStats;
 use streams::{Stream, Streams};
-use transfer::{Outcome, Transfer};
+use transfer::{Outcome, transfer};
 use victims::{Victims, current};
 
 /// Holes are moved together when they are more than this share of what blocks hold: 1/16. Random
@@ -89,7 +93,8 @@ pub struct WritebackStats {
     pub pages_written_back: Counter,
     /// Their compressed bytes.
     pub bytes_written_back: Counter,
-    /// Pages that were rewritten or discarded while they were on their way: written for nothing.
+    /// Pages that were rewritten or discarded while they were on their way: chosen, and mostly written, for
+    /// nothing.
     pub pages_overtaken: Counter,
     /// Pages that cleaning moved inside the store.
     pub pages_cleaned: Counter,
@@ -149,7 +154,6 @@ pub struct Writeback {
 /// What moves objects to the store and inside it.
 struct Outflow {
     victims: Victims,
-    transfer: Transfer,
     streams: Streams,
     cleaner: Cleaner,
     budget: Budget,
@@ -170,11 +174,10 @@ impl Writeback {
         Writeback {
             outflow: store.map(|store| Outflow {
                 victims: Victims::new(store.records_max()),
-                transfer: Transfer::new(tiers),
-                streams: Streams::new(store, dispatch),
+                streams: Streams::new(tiers, dispatch),
                 cleaner: Cleaner::new(store),
                 budget: Budget::new(budget),
-                checkpoint: (tiers.durable.as_ref()).map(|_| Checkpoint::new(tiers, store)),
+                checkpoint: (tiers.durable.as_ref()).map(|_| Checkpoint::new(store)),
             }),
             scrub: store.map(|store| Scrub::new(store, scrub_bytes_per_s)),
             moving: Moving::default(),
@@ -439,8 +442,7 @@ impl Outflow {
         to: Option<Stream>,
     ) -> Outcome {
         let (streams, victims) = (&mut self.streams, &mut self.victims);
-        self.transfer
-            .run((context, store), streams, victims, bytes, to)
+        transfer((context, store), streams, victims, bytes, to)
     }
 
     /// There is no segment to write back into. Sparse ones are emptied together; where none is sparse,

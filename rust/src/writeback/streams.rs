@@ -5,9 +5,9 @@
 //! it is, no other batch takes it, whatever became of it meanwhile ([`Streams::holds`]).
 //!
 //! * An object from the pool carries the moving mark from its push on. Every change of the page takes
-//!   the mark away, and only a push sets it. So a mark that is there at the commit was set by this
-//!   batch's push, and the bytes behind it are those that were copied, although slot, length and
-//!   codec alone could have come back.
+//!   the mark away, and only a push sets it. So a mark that is there when the object is copied, and
+//!   when the batch is written, was set by this batch's push: it is one object all the time, although
+//!   slot, length and codec alone could have come back.
 //! * A record from the store has no mark. Its place could only have come to mean newer bytes if a
 //!   newer version of the page had been written there, by a batch that was pushed to and committed
 //!   meanwhile; the rule excludes it. So an equal word stands for the same bytes.
@@ -30,14 +30,15 @@ use rustc_hash::FxBuildHasher;
 use super::Context;
 use super::dispatch::{DEPTH, Dispatch};
 use super::health::Health;
+use super::shipment::{Shipment, mark_of};
 use super::victims::Victim;
 use crate::codec::CodecId;
-use crate::durable::{Durable, MARK_BYTES, MARK_CODEC, Mark, POSITION_PAGE, position_object};
+use crate::durable::{Durable, MARK_CODEC, position_object};
 use crate::error::Result;
 use crate::page::PageId;
-use crate::store::{Batch, Location, Reason, RecordRef, Store};
-use crate::table::{ObjectAt, Place, Word};
-use crate::zpool::Zpool;
+use crate::store::{Reason, RecordRef, Store};
+use crate::table::{ObjectAt, PageGuard, Place, Word};
+use crate::tiers::Tiers;
 
 /// What is parted from what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,37 +53,6 @@ pub(super) enum Stream {
 
 impl Stream {
     pub(super) const ALL: [Stream; 3] = [Stream::Read, Stream::Old, Stream::Survivors];
-}
-
-/// An object that is on its way to the device.
-struct Entry {
-    page: PageId,
-    /// The page's word when it was pushed.
-    word: Word,
-    to: Location,
-    /// Where the page's record is that cleaning copied; None: the page has no record.
-    from: Option<Location>,
-}
-
-struct Open {
-    batch: Batch,
-    entries: Vec<Entry>,
-}
-
-impl Open {
-    fn new(store: &Store) -> Open {
-        Open {
-            batch: store.batch(),
-            entries: Vec::with_capacity(store.records_max()),
-        }
-    }
-}
-
-/// What is in a batch that is under way.
-struct Leaving {
-    entries: Vec<Entry>,
-    /// Bytes that it will take out of the pool.
-    bytes: u64,
 }
 
 /// Batches besides those that are filled: some are under way while another is published.
@@ -102,11 +72,11 @@ pub(super) enum Push {
 
 /// All open batches.
 pub(super) struct Streams {
-    all: [Open; Stream::ALL.len()],
-    spares: Vec<Open>,
+    all: [Shipment; Stream::ALL.len()],
+    spares: Vec<Shipment>,
     dispatch: Arc<Dispatch>,
-    /// The batches under way, the oldest first.
-    under_way: VecDeque<Leaving>,
+    /// Bytes that each batch under way will take out of the pool, the oldest first.
+    under_way: VecDeque<u64>,
     /// The pages in all of them. Page numbers are hashed by a multiplication: twice for every page that
     /// is written back, keyed hashes took a sixth of all the time.
     pages: HashSet<u32, FxBuildHasher>,
@@ -116,8 +86,9 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    /// Batches for `store`; allocates all that they will ever need.
-    pub(super) fn new(store: &Store, dispatch: Arc<Dispatch>) -> Streams {
+    /// Batches for the store of `tiers`; allocates all that they will ever need.
+    pub(super) fn new(tiers: &Tiers, dispatch: Arc<Dispatch>) -> Streams {
+        let store = tiers.store_of_a_stored_page();
         // Twice the room: a table that is at most half full is tidied in place when pages come and go.
         let most = (Stream::ALL.len() + SPARES) * store.records_max();
         let mut pages = HashSet::with_capacity_and_hasher(2 * most, FxBuildHasher);
@@ -125,8 +96,8 @@ impl Streams {
         pages.extend(0..most as u32);
         pages.clear();
         Streams {
-            all: Stream::ALL.map(|_| Open::new(store)),
-            spares: (0..SPARES).map(|_| Open::new(store)).collect(),
+            all: Stream::ALL.map(|_| Shipment::new(tiers)),
+            spares: (0..SPARES).map(|_| Shipment::new(tiers)).collect(),
             dispatch,
             under_way: VecDeque::with_capacity(DEPTH),
             pages,
@@ -135,13 +106,13 @@ impl Streams {
         }
     }
 
-    fn at(&mut self, stream: Stream) -> &mut Open {
+    fn at(&mut self, stream: Stream) -> &mut Shipment {
         &mut self.all[stream as usize]
     }
 
-    /// The batch of a stream.
-    pub(super) fn batch(&self, stream: Stream) -> &Batch {
-        &self.all[stream as usize].batch
+    /// What a stream fills.
+    pub(super) fn shipment(&self, stream: Stream) -> &Shipment {
+        &self.all[stream as usize]
     }
 
     /// Is the page in an open batch?
@@ -151,7 +122,7 @@ impl Streams {
 
     /// Does the batch of a stream hold records that are not written yet?
     pub(super) fn is_filling(&self, stream: Stream) -> bool {
-        !self.all[stream as usize].entries.is_empty()
+        !self.shipment(stream).is_empty()
     }
 
     /// The stream whose batch holds most, if any holds something.
@@ -159,47 +130,26 @@ impl Streams {
         Stream::ALL
             .into_iter()
             .filter(|&stream| self.is_filling(stream))
-            .max_by_key(|&stream| self.batch(stream).records_bytes())
+            .max_by_key(|&stream| self.shipment(stream).records_bytes())
     }
 
-    /// Copies a victim into the batch of a stream and marks it.
+    /// Puts a victim into the batch of a stream and marks it. It is copied when the batch is written, and
+    /// at once if it is of a durable export.
     pub(super) fn push_victim(
         &mut self,
         context: &Context<'_>,
         store: &Store,
         victim: &Victim,
         to: Stream,
-        scratch: &mut [u8],
     ) -> Push {
-        if self.holds(victim.page) {
-            return Push::Stale;
-        }
-        let Some(stream) = self.open(store, to) else {
-            return Push::NoSegment;
-        };
-        let pool = &context.tiers.pool;
         let (page, object) = (victim.page, victim.object);
-        let guard = context.tiers.table.lock(page);
-        let word = guard.word();
-        if word.place() != Place::Pool(object) {
-            return Push::Stale;
-        }
-        let bytes = pool.load(object.at, object.bytes, scratch);
-        let open = self.at(stream);
-        let Some(to) = open.batch.push(page.0, object.codec as u8, bytes) else {
-            return Push::Full(stream);
-        };
-        let word = word.with_moving(true);
-        guard.publish(word);
-        let from = None;
-        open.entries.push(Entry {
-            page,
-            word,
-            to,
-            from,
-        });
-        self.pages.insert(page.0);
-        Push::Done
+        self.push(context, store, page, to, |shipment, guard| {
+            let tiers = context.tiers;
+            (guard.word().place() == Place::Pool(object)).then(|| match tiers.durable_of(page) {
+                None => shipment.choose(store, guard, object.bytes),
+                Some(_) => shipment.push_object(tiers, guard, object),
+            })
+        })
     }
 
     /// Copies a record that is read, if it is still its page's, into the batch of a stream.
@@ -211,28 +161,9 @@ impl Streams {
         to: Stream,
     ) -> Push {
         let page = PageId(record.page);
-        if self.holds(page) {
-            return Push::Stale;
-        }
-        let Some(stream) = self.open(store, to) else {
-            return Push::NoSegment;
-        };
-        let guard = context.tiers.table.lock(page);
-        if !is_current(context, record) {
-            return Push::Stale;
-        }
-        let open = self.at(stream);
-        let Some(to) = open.batch.push(record.page, record.codec, bytes) else {
-            return Push::Full(stream);
-        };
-        open.entries.push(Entry {
-            page,
-            word: guard.word(),
-            to,
-            from: Some(record.location),
-        });
-        self.pages.insert(page.0);
-        Push::Done
+        self.push(context, store, page, to, |shipment, guard| {
+            is_current(context, record).then(|| shipment.push_record(store, guard, (record, bytes)))
+        })
     }
 
     /// Writes down that a page has no object, if that is owed and so.
@@ -243,31 +174,37 @@ impl Streams {
         page: PageId,
         durable: &Durable,
     ) -> Push {
+        self.push(context, store, page, Stream::Old, |shipment, guard| {
+            let mark = mark_of(guard.word()).filter(|_| durable.owed.contains(page))?;
+            Some(shipment.push(store, guard, (MARK_CODEC, &mark.encode())))
+        })
+    }
+
+    /// Locks a page that is in no open batch, and has `put` put it into that of a stream: None if the page
+    /// is not what it should be, false if there is no room for it.
+    fn push(
+        &mut self,
+        context: &Context<'_>,
+        store: &Store,
+        page: PageId,
+        to: Stream,
+        put: impl FnOnce(&mut Shipment, &PageGuard<'_>) -> Option<bool>,
+    ) -> Push {
         if self.holds(page) {
             return Push::Stale;
         }
-        let Some(stream) = self.open(store, Stream::Old) else {
+        let Some(stream) = self.open(store, to) else {
             return Push::NoSegment;
         };
         let guard = context.tiers.table.lock(page);
-        let word = guard.word();
-        let Some(mark) = mark_of(word).filter(|_| durable.owed.contains(page)) else {
-            return Push::Stale;
-        };
-        let open = self.at(stream);
-        let Some(to) = open.batch.push(page.0, MARK_CODEC, &mark.encode()) else {
-            return Push::Full(stream);
-        };
-        let word = word.with_moving(true);
-        guard.publish(word);
-        open.entries.push(Entry {
-            page,
-            word,
-            to,
-            from: None,
-        });
-        self.pages.insert(page.0);
-        Push::Done
+        match put(self.at(stream), &guard) {
+            None => Push::Stale,
+            Some(false) => Push::Full(stream),
+            Some(true) => {
+                self.pages.insert(page.0);
+                Push::Done
+            }
+        }
     }
 
     /// Writes down that all segments of smaller sequences are whole and on the device.
@@ -275,10 +212,9 @@ impl Streams {
         let Some(stream) = self.open(store, Stream::Old) else {
             return Push::NoSegment;
         };
-        let batch = &mut self.at(stream).batch;
-        match batch.push(POSITION_PAGE, MARK_CODEC, &position_object(sequence)) {
-            Some(_) => Push::Done,
-            None => Push::Full(stream),
+        match (self.at(stream)).push_position(store, &position_object(sequence)) {
+            true => Push::Done,
+            false => Push::Full(stream),
         }
     }
 
@@ -305,25 +241,24 @@ impl Streams {
         if batch.is_open() || store.begin(batch, reason).is_ok() {
             return Some(wanted);
         }
-        self.batch(other).is_open().then_some(other)
+        self.shipment(other).batch.is_open().then_some(other)
     }
 
     /// Sends a batch on its way to the device, and publishes one that was sent before it if that is
     /// written, or must be for want of room on the way.
     pub(super) fn send(&mut self, context: &Context<'_>, store: &Store, stream: Stream) {
         let must_arrive = self.under_way.len() == DEPTH || self.is_written();
-        let arrived = must_arrive.then(|| self.arrive(store)).flatten();
+        let arrived = must_arrive.then(|| self.arrive(context)).flatten();
         let spare = self.spares.pop().expect("some are under way at most");
-        let Open { batch, entries } = std::mem::replace(self.at(stream), spare);
-        self.written_bytes += batch.written_bytes();
-        let bytes = match stream {
-            Stream::Read | Stream::Old => u64::from(batch.records_bytes()),
+        let shipment = std::mem::replace(self.at(stream), spare);
+        self.written_bytes += shipment.written_bytes();
+        self.under_way.push_back(match stream {
+            Stream::Read | Stream::Old => u64::from(shipment.records_bytes()),
             Stream::Survivors => 0,
-        };
-        self.under_way.push_back(Leaving { entries, bytes });
-        self.dispatch.hand_over(batch);
-        if let Some((open, result)) = arrived {
-            self.conclude(context, store, open, result);
+        });
+        self.dispatch.hand_over(shipment);
+        if let Some((shipment, result)) = arrived {
+            self.conclude(context, store, shipment, result);
         }
         if !self.dispatch.is_served() {
             self.land_all(context, store);
@@ -332,7 +267,7 @@ impl Streams {
 
     /// Bytes that will leave the pool with the batches that are under way.
     pub(super) fn leaving_bytes(&self) -> u64 {
-        self.under_way.iter().map(|leaving| leaving.bytes).sum()
+        self.under_way.iter().sum()
     }
 
     /// Is a batch under way?
@@ -348,11 +283,11 @@ impl Streams {
     /// Waits for the oldest batch that is under way and publishes it. False: there is none, or it could
     /// not be written.
     pub(super) fn land(&mut self, context: &Context<'_>, store: &Store) -> bool {
-        let Some((open, result)) = self.arrive(store) else {
+        let Some((shipment, result)) = self.arrive(context) else {
             return false;
         };
         let is_written = result.is_ok();
-        self.conclude(context, store, open, result);
+        self.conclude(context, store, shipment, result);
         is_written
     }
 
@@ -363,10 +298,9 @@ impl Streams {
         }
     }
 
-    fn arrive(&mut self, store: &Store) -> Option<(Open, Result<()>)> {
-        let Leaving { entries, .. } = self.under_way.pop_front()?;
-        let (batch, result) = self.dispatch.take_back(store);
-        Some((Open { batch, entries }, result))
+    fn arrive(&mut self, context: &Context<'_>) -> Option<(Shipment, Result<bool>)> {
+        self.under_way.pop_front()?;
+        Some(self.dispatch.take_back(context.tiers))
     }
 
     /// Publishes the new place of every page that is still where it was. If the batch could not be
@@ -375,14 +309,16 @@ impl Streams {
         &mut self,
         context: &Context<'_>,
         store: &Store,
-        mut open: Open,
-        result: Result<()>,
+        mut shipment: Shipment,
+        result: Result<bool>,
     ) {
-        for entry in &open.entries {
-            self.pages.remove(&entry.page.0);
+        for page in shipment.pages() {
+            self.pages.remove(&page.0);
         }
         match &result {
-            Ok(()) => self.health.wrote(),
+            Ok(true) => self.health.wrote(),
+            // Nothing was asked of the device.
+            Ok(false) => {}
             Err(error) => self.health.failed(context.now, error.is_out_of_space()),
         }
         let (is_degraded, is_out_of_space) =
@@ -391,21 +327,12 @@ impl Streams {
         context.stats.is_degraded.set(is_degraded.into());
         context.stats.is_out_of_space.set(is_out_of_space.into());
         if result.is_ok() {
-            for entry in open.entries.drain(..) {
-                publish(context, store, &entry);
-            }
-            store.seal(&mut open.batch);
+            shipment.publish(context, store);
         } else {
             context.stats.segments_failed.add(1);
-            // Part of it may have landed: what a recovery finds of it must not be the newest of a page.
-            for entry in open.entries.iter().filter(|entry| entry.from.is_some()) {
-                context
-                    .tiers
-                    .owe_again(&context.tiers.table.lock(entry.page));
-            }
-            take_back(context, store, &mut open.entries);
+            shipment.fail(context, store);
         }
-        self.spares.push(open);
+        self.spares.push(shipment);
     }
 
     /// What is known of the device.
@@ -427,85 +354,12 @@ impl Streams {
     /// for them now, and no segment is written half full.
     pub(super) fn abandon(&mut self, context: &Context<'_>, store: &Store) {
         for stream in [Stream::Read, Stream::Old] {
-            let Open { batch, entries } = &mut self.all[stream as usize];
-            for entry in &*entries {
-                self.pages.remove(&entry.page.0);
+            let shipment = &mut self.all[stream as usize];
+            for page in shipment.pages() {
+                self.pages.remove(&page.0);
             }
-            take_back(context, store, entries);
-            if batch.is_open() {
-                store.cancel(batch);
-            }
+            shipment.give_up(context, store);
         }
-    }
-}
-
-/// Publishes the new place of a page, if it is where it was when it was pushed.
-fn publish(context: &Context<'_>, store: &Store, entry: &Entry) {
-    let guard = context.tiers.table.lock(entry.page);
-    let word = guard.word();
-    let durable = context.tiers.durable_of(entry.page);
-    let is_mark = mark_of(entry.word).is_some();
-    let is_there = word.unmarked() == entry.word.unmarked()
-        && word.is_moving() == entry.word.is_moving()
-        && (!is_mark || durable.is_some_and(|durable| durable.mark(entry.page) == entry.from));
-    if !is_there {
-        context.stats.pages_overtaken.add(1);
-        if durable.is_some() {
-            // A flush may be answered because of this record, and the page is owed already.
-            store.outlived(entry.to);
-        }
-        return;
-    }
-    if let Some(durable) = durable {
-        durable.committed(entry.page);
-    }
-    let (codec, bytes) = match word.place() {
-        Place::Pool(object) => {
-            context.stats.pages_written_back.add(1);
-            context.stats.bytes_written_back.add(object.bytes as u64);
-            (object.codec, object.bytes)
-        }
-        Place::Store(object) => {
-            context.stats.pages_cleaned.add(1);
-            context.stats.bytes_cleaned.add(object.bytes as u64);
-            (object.codec, object.bytes)
-        }
-        _ => {
-            let durable = durable.expect("pages of others have no marks");
-            store.retain(entry.to, MARK_BYTES as u32);
-            guard.publish(word.with_moving(false));
-            if let Some(old) = durable.set_mark(entry.page, Some(entry.to)) {
-                store.release(old, MARK_BYTES as u32);
-            }
-            return;
-        }
-    };
-    store.retain(entry.to, bytes as u32);
-    let at = entry.to;
-    let place = Place::Store(ObjectAt { codec, bytes, at });
-    context.tiers.replace(&guard, Word::of(place), context.lane);
-}
-
-/// The batch will not be written: its pages stay where they are.
-fn take_back(context: &Context<'_>, store: &Store, entries: &mut Vec<Entry>) {
-    for entry in entries.drain(..) {
-        match entry.from {
-            Some(from) => store.spare(from),
-            None => {
-                let guard = context.tiers.table.lock(entry.page);
-                guard.publish(guard.word().with_moving(false));
-            }
-        }
-    }
-}
-
-/// What a page without an object is.
-fn mark_of(word: Word) -> Option<Mark> {
-    match word.place() {
-        Place::Hole => Some(Mark::Discarded),
-        Place::Lost => Some(Mark::Lost),
-        Place::Same(pattern) => Some(Mark::Filled(pattern)),
-        Place::Unwritten | Place::Pool(_) | Place::Store(_) => None,
     }
 }
 

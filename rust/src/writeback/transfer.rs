@@ -10,8 +10,6 @@ use super::Context;
 use super::streams::{Push, Stream, Streams};
 use super::victims::{Victim, Victims};
 use crate::store::Store;
-use crate::tiers::Tiers;
-use crate::zpool::Zpool;
 
 /// What one piece of write-back came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,53 +22,37 @@ pub(super) enum Outcome {
     NoSegment,
 }
 
-/// What write-back needs besides the streams.
-pub(super) struct Transfer {
-    scratch: Box<[u8]>,
-}
-
-impl Transfer {
-    /// Buffers for objects of the pool.
-    pub(super) fn new(tiers: &Tiers) -> Transfer {
-        Transfer {
-            scratch: vec![0; tiers.pool.object_bytes_max()].into_boxed_slice(),
+/// Puts victims of up to a segment into the streams, all into one if `to` says so, and sends the first
+/// batch that is full. `round_bytes` are to be moved in all.
+pub(super) fn transfer(
+    (context, store): (&Context<'_>, &Store),
+    streams: &mut Streams,
+    victims: &mut Victims,
+    round_bytes: u64,
+    to: Option<Stream>,
+) -> Outcome {
+    let found = victims.collect(context.tiers, u64::from(store.segment_bytes()), round_bytes);
+    let mut is_pushed = false;
+    let parts = streams.is_filling(Stream::Read)
+        || victims.bytes_read() >= u64::from(store.segment_bytes()) / 2;
+    while let Some(victim) = victims.first() {
+        let to = to.unwrap_or(stream_of(&victim, parts));
+        match streams.push_victim(context, store, &victim, to) {
+            Push::Done => is_pushed = true,
+            Push::Stale => {}
+            Push::Full(stream) => return send(context, store, streams, victims, stream),
+            Push::NoSegment => return Outcome::NoSegment,
         }
+        victims.pop();
     }
-
-    /// Copies victims of up to a segment into the streams, all into one if `to` says so, and sends
-    /// the first batch that is full. `round_bytes` are to be moved in all.
-    pub(super) fn run(
-        &mut self,
-        (context, store): (&Context<'_>, &Store),
-        streams: &mut Streams,
-        victims: &mut Victims,
-        round_bytes: u64,
-        to: Option<Stream>,
-    ) -> Outcome {
-        let found = victims.collect(context.tiers, u64::from(store.segment_bytes()), round_bytes);
-        let mut is_pushed = false;
-        let parts = streams.is_filling(Stream::Read)
-            || victims.bytes_read() >= u64::from(store.segment_bytes()) / 2;
-        while let Some(victim) = victims.first() {
-            victims.prefetch(context.tiers);
-            let to = to.unwrap_or(stream_of(&victim, parts));
-            match streams.push_victim(context, store, &victim, to, &mut self.scratch) {
-                Push::Done => is_pushed = true,
-                Push::Stale => {}
-                Push::Full(stream) => return send(context, store, streams, victims, stream),
-                Push::NoSegment => return Outcome::NoSegment,
-            }
-            victims.pop();
-        }
-        if is_pushed {
-            return Outcome::Did(0);
-        }
-        match streams.fullest() {
-            Some(stream) => send(context, store, streams, victims, stream),
-            // Everything that was found was overtaken: the next attempt finds something else.
-            None if found => Outcome::Did(0),
-            None => Outcome::Nothing,
-        }
+    if is_pushed {
+        return Outcome::Did(0);
+    }
+    match streams.fullest() {
+        Some(stream) => send(context, store, streams, victims, stream),
+        // Everything that was found was overtaken: the next attempt finds something else.
+        None if found => Outcome::Did(0),
+        None => Outcome::Nothing,
     }
 }
 
@@ -94,7 +76,7 @@ fn send(
     victims: &mut Victims,
     stream: Stream,
 ) -> Outcome {
-    let bytes = streams.batch(stream).written_bytes();
+    let bytes = streams.shipment(stream).written_bytes();
     streams.send(context, store, stream);
     if streams.health().has_failed() {
         victims.clear();

@@ -27,9 +27,6 @@ const CENSUS_FRAMES: u32 = 16 << 10;
 /// pool that is sampled, so no age is missed, however well age and place go together.
 const SAMPLE_FRAMES: u32 = 16;
 
-/// Objects between the one that is copied and the one that is fetched from memory meanwhile.
-const PREFETCHED: usize = 4;
-
 /// An object that is to be written back.
 #[derive(Clone, Copy)]
 pub(super) struct Victim {
@@ -110,14 +107,6 @@ impl Victims {
             return self.collect(tiers, bytes, round_bytes);
         }
         !self.list.is_empty()
-    }
-
-    /// Asks for the bytes of an object that will soon be [`first`](Self::first).
-    pub(super) fn prefetch(&self, tiers: &Tiers) {
-        let ahead = self.list.len().checked_sub(1 + PREFETCHED);
-        if let Some(victim) = ahead.map(|at| self.list[at]) {
-            tiers.pool.prefetch(victim.object.at, victim.object.bytes);
-        }
     }
 
     /// The age such that objects of at least that age are `bytes` together, as far as a sample tells.

@@ -1,155 +1,52 @@
 //! The rule of one open batch a page, in the two cases that it is for.
 
-use std::time::Duration;
-
 use super::*;
-use crate::age::Clock;
-use crate::incident::Incidents;
-use crate::stats::LaneStats;
-use crate::store::{Device, ReadBuffer, StoreOptions};
-use crate::table::Table;
 use crate::testing::sim_device::SimDevice;
-use crate::tiers::{Marks, Tiers};
-use crate::writeback::WritebackStats;
-use crate::zpool::mapping::SYSTEM_PAGE_BYTES;
-use crate::zpool::words::SharedWords;
-use crate::zpool::{Arena, ArenaOptions, Pools, Tag, ZpoolKind};
+use crate::writeback::scene::{self, BYTES, SEGMENT};
 
 const PAGE: PageId = PageId(7);
 const OTHER: PageId = PageId(8);
-const BYTES: usize = 900;
 
+/// A scene with streams.
 struct Scene {
-    tiers: Tiers,
-    lane: LaneStats,
-    stats: WritebackStats,
-    incidents: Incidents,
+    scene: scene::Scene,
     streams: Streams,
+}
+
+impl std::ops::Deref for Scene {
+    type Target = scene::Scene;
+
+    fn deref(&self) -> &scene::Scene {
+        &self.scene
+    }
 }
 
 impl Scene {
     fn new() -> Scene {
-        let arena = Arena::create(ArenaOptions {
-            path: None,
-            instance: 1,
-            frame_bytes: 4096,
-            pool_bytes_max: 1 << 20,
-            chain_frames_max: 8,
-            populate: false,
-            unit_bytes: SYSTEM_PAGE_BYTES,
-        });
-        let device: Box<dyn Device> = Box::new(SimDevice::new(20 * (16 << 10), 1));
-        let options = StoreOptions {
-            id: 1,
-            generation: 1,
-            segment_bytes: 16 << 10,
-            ..StoreOptions::default()
-        };
-        let tiers = Tiers::new(
-            Table::new(SharedWords::create(None, 100, false).unwrap()),
-            Pools::new(arena.unwrap(), ZpoolKind::Zblock),
-            Some(Store::open(device, options).unwrap()),
-            None,
-            Clock::new(1 << 20),
-            Marks {
-                high_bytes: 1 << 20,
-                low_bytes: 0,
-            },
-            [0].into(),
-            4096,
-        );
-        for page in [PAGE, OTHER] {
-            tiers.table.reserve(page).unwrap();
-        }
-        let streams = Streams::new(tiers.store.as_ref().unwrap(), Arc::default());
-        Scene {
-            tiers,
-            lane: LaneStats::new(1),
-            stats: WritebackStats::default(),
-            incidents: Incidents::default(),
-            streams,
-        }
+        Scene::served_by(Arc::default())
     }
 
-    /// A client writes the page: its old place is free before it gets a new one.
-    fn write(&self, page: PageId, version: u8) -> Victim {
-        self.set(page, Place::Hole);
-        let tag = Tag {
-            owner: page.0,
-            stamp: 0,
-        };
-        let at = self.tiers.pool.alloc(BYTES, tag).unwrap();
-        self.tiers.pool.store(at, &[version; BYTES]);
-        let object = ObjectAt {
-            codec: CodecId::Lz4,
-            bytes: BYTES,
-            at,
-        };
-        self.set(page, Place::Pool(object));
-        Victim {
-            page,
-            object,
-            is_read: false,
-        }
-    }
-
-    fn set(&self, page: PageId, place: Place) {
-        let guard = self.tiers.table.lock(page);
-        self.tiers.replace(&guard, Word::of(place), &self.lane);
+    fn served_by(dispatch: Arc<Dispatch>) -> Scene {
+        let scene = scene::Scene::new(Box::new(SimDevice::new(20 * SEGMENT, 1)));
+        let streams = Streams::new(&scene.tiers, dispatch);
+        Scene { scene, streams }
     }
 
     fn with<T>(&mut self, call: impl FnOnce(&mut Streams, &Context<'_>, &Store) -> T) -> T {
-        let context = Context {
-            tiers: &self.tiers,
-            lane: &self.lane,
-            stats: &self.stats,
-            incidents: &self.incidents,
-            now: Duration::ZERO,
-        };
-        call(
-            &mut self.streams,
-            &context,
-            self.tiers.store.as_ref().unwrap(),
-        )
+        let (context, store) = (self.scene.context(), self.scene.store());
+        call(&mut self.streams, &context, store)
     }
 
     fn push(&mut self, victim: &Victim, to: Stream) -> Push {
-        self.with(|streams, context, store| {
-            streams.push_victim(context, store, victim, to, &mut [0; 4096])
-        })
+        self.with(|streams, context, store| streams.push_victim(context, store, victim, to))
     }
 
     fn send(&mut self, stream: Stream) {
         self.with(|streams, context, store| streams.send(context, store, stream));
     }
 
-    /// The record that the page is.
-    fn record(&self, page: PageId) -> RecordRef {
-        let Place::Store(object) = self.tiers.table.peek(page).place() else {
-            panic!("{page} is not stored");
-        };
-        RecordRef {
-            page: page.0,
-            codec: object.codec as u8,
-            bytes: object.bytes as u32,
-            location: object.at,
-            sequence: self.tiers.store.as_ref().unwrap().sequence(object.at),
-        }
-    }
-
-    /// The version of a page, wherever it is.
-    fn read(&self, page: PageId) -> u8 {
-        match self.tiers.table.peek(page).place() {
-            Place::Pool(object) => self.tiers.pool.load(object.at, BYTES, &mut [0; 4096])[0],
-            _ => {
-                let (record, mut found) = (self.record(page), 0);
-                let store = self.tiers.store.as_ref().unwrap();
-                store.read(&mut ReadBuffer::new(), &[record], &mut |_, object| {
-                    found = object.unwrap()[0];
-                });
-                found
-            }
-        }
+    fn land(&mut self) -> bool {
+        self.with(|streams, context, store| streams.land(context, store))
     }
 }
 
@@ -219,5 +116,103 @@ fn what_is_given_up_stays_in_the_pool_and_can_be_taken_again() {
     assert_eq!(scene.push(&victim, Stream::Old), Push::Done);
     scene.send(Stream::Old);
     assert_eq!(scene.read(PAGE), 1);
+    scene.tiers.check();
+}
+
+#[test]
+fn what_was_changed_before_it_was_copied_is_not_written() {
+    let mut scene = Scene::new();
+    let victim = scene.write(PAGE, 1);
+    assert_eq!(scene.push(&victim, Stream::Old), Push::Done);
+    let other = scene.write(OTHER, 2);
+    assert_eq!(scene.push(&other, Stream::Old), Push::Done);
+    let again = scene.write(PAGE, 3);
+    assert_eq!(again.object, victim.object, "the case needs the same slot");
+    let planned = scene.streams.shipment(Stream::Old).records_bytes();
+    scene.send(Stream::Old);
+    assert_eq!((scene.read(PAGE), scene.read(OTHER)), (3, 2));
+    let stats = scene.store().stats();
+    assert_eq!(
+        (stats.records_written, scene.stats.pages_overtaken.get()),
+        (1, 1)
+    );
+    assert_eq!(u64::from(planned), 2 * stats.live_bytes);
+    scene.tiers.check();
+}
+
+#[test]
+fn nothing_is_written_when_all_was_changed_before_it_was_copied() {
+    let mut scene = Scene::new();
+    let free = scene.store().segments_free();
+    for stream in [Stream::Old, Stream::Read] {
+        let victim = scene.write(PAGE, 1);
+        assert_eq!(scene.push(&victim, stream), Push::Done);
+        scene.set(PAGE, Place::Hole);
+        scene.send(stream);
+        assert!(!scene.streams.holds(PAGE) && !scene.streams.is_under_way());
+    }
+    assert_eq!(scene.store().segments_free(), free);
+    assert_eq!(scene.store().stats().records_written, 0);
+    // The same batches take others.
+    let victim = scene.write(PAGE, 4);
+    assert_eq!(scene.push(&victim, Stream::Old), Push::Done);
+    scene.send(Stream::Old);
+    assert_eq!(
+        (scene.read(PAGE), scene.record(PAGE).bytes),
+        (4, BYTES as u32)
+    );
+    scene.tiers.check();
+}
+
+#[test]
+fn what_is_copied_stays_what_it_was_when_its_page_changes_before_the_write_lands() {
+    // Somebody is said to serve: nothing is written before it is taken back.
+    let dispatch = Arc::new(Dispatch::default());
+    dispatch.open();
+    let mut scene = Scene::served_by(Arc::clone(&dispatch));
+    let victim = scene.write(PAGE, 1);
+    assert_eq!(scene.push(&victim, Stream::Old), Push::Done);
+    scene.send(Stream::Old);
+    assert!(scene.streams.is_under_way());
+    // Read meanwhile, it is still the same; rewritten, it is not.
+    let other = scene.write(OTHER, 2);
+    assert_eq!(scene.push(&other, Stream::Read), Push::Done);
+    scene.send(Stream::Read);
+    let word = scene.tiers.table.peek(PAGE).with_read();
+    scene.tiers.table.lock(PAGE).publish(word);
+    scene.write(OTHER, 3);
+    assert!(scene.land() && scene.land() && !scene.land());
+    assert_eq!((scene.read(PAGE), scene.read(OTHER)), (1, 3));
+    assert!(matches!(
+        scene.tiers.table.peek(OTHER).place(),
+        Place::Pool(_)
+    ));
+    assert_eq!(scene.store().stats().records_written, 1);
+    scene.tiers.check();
+}
+
+#[test]
+fn room_is_kept_for_what_was_chosen() {
+    let mut scene = Scene::new();
+    let mut chosen = 0u32;
+    loop {
+        let victim = scene.write(PageId(chosen), chosen as u8);
+        match scene.push(&victim, Stream::Old) {
+            Push::Done => chosen += 1,
+            Push::Full(Stream::Old) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    let shipment = scene.streams.shipment(Stream::Old);
+    assert!(!shipment.fits(1, scene.store().record_bytes(BYTES as u32)));
+    let planned = shipment.written_bytes();
+    assert!(planned > SEGMENT as u64 - BYTES as u64 - 100 && planned <= SEGMENT as u64);
+    scene.send(Stream::Old);
+    assert!((0..chosen).all(|page| scene.read(PageId(page)) == page as u8));
+    let stats = scene.store().stats();
+    assert_eq!(
+        (stats.records_written, stats.written_bytes),
+        (chosen.into(), planned)
+    );
     scene.tiers.check();
 }
