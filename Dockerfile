@@ -15,6 +15,8 @@
 #                        that it cannot wait for the very memory that it is asked to free
 #   --stop-timeout 1800  Docker kills after 10 s otherwise; a client that still has pages here
 #                        loses processes when its swap goes
+# Docker's default seccomp profile forbids io_uring, so that reader threads read the store one page at
+# a time; README.md ("Reading the store") says what that costs and how to allow it.
 # A new image is a new container, with another /dev/shm and no connections: `nbdswap upgrade` cannot
 # carry a server from one image to the next, and its use here is a changed configuration. `swapoff`
 # on the clients, or move their swap elsewhere, before you replace the container.

@@ -61,6 +61,8 @@ class StoreSpec(TypedDict):
     """Unit of writing and of cleaning."""
     direct: bool
     """Use O_DIRECT where the file system has it."""
+    io: str
+    """How a reader does several reads at once: io_uring; threads, one after the other; or auto."""
     preallocate: bool
     """Take all blocks now, so that a write cannot fail for want of them."""
     punch: bool
@@ -117,6 +119,9 @@ class OpenReport(TypedDict):
     """Memory was not adopted, and exports were made from the store's log."""
     pages_recovered: int
     """Pages that were found there."""
+    io: str
+    """How the store does several reads at once, as in `StoreSnapshot`; "" without a store."""
+    io_reason: str
     warnings: list[str]
     """Whole sentences for the operator, for example "O_DIRECT is not available on ..."."""
 

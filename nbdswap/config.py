@@ -133,6 +133,10 @@ class StoreConfig(Section):
     capacity_bytes: Annotated[int, BeforeValidator(size(256 * KIB, 8 * TIB))] = 8 * GIB
     segment_bytes: Annotated[int, BeforeValidator(size(16 * KIB, 16 * MIB))] = MIB
     direct: Flag = True
+    io: Annotated[
+        Literal["auto", "io_uring", "threads"],
+        BeforeValidator(word("auto", "io_uring", "threads")),
+    ] = "auto"
     preallocate: Flag = False
     punch: Flag
     write_bytes_per_day_max: Annotated[

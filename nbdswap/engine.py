@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from nbdswap.config import Config
-from nbdswap.errors import ConfigError, RefusedError
+from nbdswap.errors import ConfigError, NotPermittedError, RefusedError
 from nbdswap.exports import export_specs
 from nbdswap.snapshots import CoreSnapshot
 from nbdswap.store_key import key_source, makes_key
@@ -134,6 +134,8 @@ def open_engine(
         )
     except ValueError as error:
         raise ConfigError("configuration", str(error)) from None
+    except PermissionError as error:
+        raise NotPermittedError(f"{error}; set store.io to auto to do without") from None
     except OSError as error:
         raise RefusedError(f"the engine cannot be opened: {_words(error)}{_cure(error)}") from None
 
@@ -149,6 +151,7 @@ def _store_spec(config: Config, instance: int, held_fd: int | None) -> "StoreSpe
         "capacity_bytes": store.capacity_bytes,
         "segment_bytes": store.segment_bytes,
         "direct": store.direct,
+        "io": store.io,
         "preallocate": store.preallocate,
         "punch": store.punch,
         "held_fd": held_fd,

@@ -28,7 +28,9 @@ EXIT_CODE_MEANINGS = {
     ExitCode.USAGE: "wrong usage or configuration",
     ExitCode.REFUSED: "state or file refused: foreign, damaged, in use by another server, no room",
     ExitCode.CANNOT_LISTEN: "cannot listen: address in use or not ours",
-    ExitCode.NOT_PERMITTED: "not permitted: hardening `on`, memory of another process, a key file",
+    ExitCode.NOT_PERMITTED: (
+        "not permitted: hardening `on`, store.io, memory of another process, a key file"
+    ),
     ExitCode.UNREACHABLE: "status, set, upgrade: no server answers on the admin address",
     ExitCode.NOT_UPGRADED: "upgrade: not done; the running server goes on as it was",
 }
@@ -76,7 +78,7 @@ class HardeningError(NbdswapError):
 
 
 class NotPermittedError(NbdswapError):
-    """A process whose memory, or a key whose file, the kernel does not let us read."""
+    """What the kernel does not let us do: read a process's memory or a key file, use io_uring."""
 
     exit_code = ExitCode.NOT_PERMITTED
 

@@ -301,6 +301,11 @@ def _store(store: StoreSnapshot) -> Iterator[Metric]:
         "For how long the device has been asked something and has answered nothing.",
         store["unanswered_seconds"],
     )
+    yield _gauge(
+        "store_io_uring",
+        "1 if a thread does several reads at once in an io_uring, 0 if one after the other.",
+        store["io"] == "io_uring",
+    )
     if store["write_budget_left_bytes"] is not None:
         left_bytes = store["write_budget_left_bytes"]
         yield _gauge("store_write_budget_left_bytes", "What may be written now.", left_bytes)

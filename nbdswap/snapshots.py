@@ -217,6 +217,10 @@ class StoreSnapshot(TypedDict):
     """It is degraded for want of space on the file system, or of quota."""
     encrypted: bool
     """What is written is encrypted."""
+    io: str
+    """How a thread does several reads at once: io_uring, or threads: one after the other."""
+    io_reason: str
+    """Why it is threads."""
     summary_errors: int
     """Segments whose list of records was damaged, so that they were searched for one by one."""
     scrub: ScrubSnapshot

@@ -133,6 +133,8 @@ def _store(store: Status) -> Table:
         f"{errors:,}",
     )
     table.caption = _scrub(store["scrub"])
+    reason = f" ({store['io_reason']})" if store["io_reason"] else ""
+    table.caption += f"\nseveral reads at once: {store['io']}{reason}"
     if store["room"] is not None and store["room"]["growth_bytes"]:
         free, growth = (human_size(store["room"][f"{key}_bytes"]) for key in ("free", "growth"))
         table.caption += f"\nmay still grow by {growth}; its file system has {free} left"

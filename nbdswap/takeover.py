@@ -122,6 +122,10 @@ class Takeover:
             raise
         for warning in report["warnings"]:
             log.warning(warning)
+        if report["io"]:
+            # Said once: in many containers it cannot be otherwise, and is no fault.
+            reason = {"reason": report["io_reason"]} if report["io_reason"] else {}
+            log.info("several reads of the store at once", io=report["io"], **reason)
         if report["adopted"]:
             log.info(
                 "adopted the memory of the last server",

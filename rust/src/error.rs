@@ -52,6 +52,8 @@ pub enum Error {
         /// What was found, against what was wanted.
         why: String,
     },
+    /// A setting insists on what the system does not permit: which, and why not.
+    NotPermitted(String),
     /// A setting that cannot work, with what was found and what is wanted.
     Config(String),
 }
@@ -88,7 +90,7 @@ impl fmt::Display for Error {
             Error::Foreign { path, why } | Error::Misfit { path, why } => {
                 write!(f, "{path}: {why}")
             }
-            Error::Config(why) => write!(f, "{why}"),
+            Error::NotPermitted(why) | Error::Config(why) => write!(f, "{why}"),
         }
     }
 }

@@ -8,6 +8,7 @@
 
 use std::cell::Cell;
 use std::ffi::c_void;
+use std::fs;
 use std::io;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -18,7 +19,8 @@ use nbdswap_core::engine::{
     StoreSource, Write,
 };
 use nbdswap_core::page::PageId;
-use nbdswap_core::store::{Device, Encryption, KEY_BYTES, MasterKey};
+use nbdswap_core::session::boxes::FetchBox;
+use nbdswap_core::store::{Device, Encryption, FileOptions, Io, KEY_BYTES, MasterKey, Reading};
 use nbdswap_core::testing::pages::make_page;
 use nbdswap_core::testing::random::Random;
 use nbdswap_core::zpool::{CHAIN_FRAMES_MAX_DEFAULT, ZpoolKind};
@@ -90,10 +92,13 @@ impl Device for Memory {
     }
 }
 
+const DEVICE_BYTES: usize = 8 << 20;
 const PAGE: usize = 4096;
 const PAGES: u32 = 400;
+/// Pages that are read together.
+const BOXES: usize = 16;
 
-fn engine(codec: &str, zpool: ZpoolKind, is_encrypted: bool) -> Engine {
+fn engine(codec: &str, zpool: ZpoolKind, is_encrypted: bool, backing: Backing) -> Engine {
     let options = EngineOptions {
         instance: 1,
         memory_dir: None,
@@ -117,7 +122,7 @@ fn engine(codec: &str, zpool: ZpoolKind, is_encrypted: bool) -> Engine {
         low_mark_percent: 50,
         populate: true,
         store: Some(StoreSource {
-            backing: Backing::Device(Box::new(Memory(Mutex::new(vec![0; 8 << 20])))),
+            backing,
             segment_bytes: 64 << 10,
             punch: true,
             budget: None,
@@ -137,7 +142,8 @@ struct Bench {
     engine: Engine,
     lane: Lane,
     reader: ReaderLane,
-    boxes: [Box<Fetch>; 1],
+    idle: Vec<FetchBox>,
+    batch: Vec<FetchBox>,
     content: Vec<[u8; PAGE]>,
     out: [u8; PAGE],
     fetches: u32,
@@ -145,15 +151,23 @@ struct Bench {
 }
 
 impl Bench {
-    fn fetch_if_stored(&mut self, page: PageId) {
-        let read = self.engine.read(&mut self.lane, page, &mut self.out);
-        if let Read::Fetch(place) = read.expect("a page without fault") {
-            (self.boxes[0].page, self.boxes[0].place) = (page, place);
-            self.engine.fetch(&mut self.reader, &mut self.boxes);
-            self.engine.read_ahead(&mut self.reader);
-            assert!(self.boxes[0].result.is_ok() && self.engine.confirm(page, place));
-            self.fetches += 1;
+    /// Reads up to [`BOXES`] pages, those that are stored together.
+    fn read(&mut self, pages: impl Iterator<Item = u32>) {
+        for page in pages.map(PageId) {
+            let read = self.engine.read(&mut self.lane, page, &mut self.out);
+            if let Read::Fetch(place) = read.expect("a page without fault") {
+                let mut fetch = self.idle.pop().expect("a box a page");
+                (fetch.page, fetch.place) = (page, place);
+                self.batch.push(fetch);
+                self.fetches += 1;
+            }
         }
+        let (engine, idle) = (&self.engine, &mut self.idle);
+        engine.fetch(&mut self.reader, &mut self.batch, &mut |fetch| {
+            assert!(fetch.result.is_ok() && engine.confirm(fetch.page, fetch.place));
+            idle.push(fetch);
+        });
+        engine.read_ahead(&mut self.reader);
     }
 
     /// Every operation on every page.
@@ -169,9 +183,9 @@ impl Bench {
             {
                 self.engine.step(Duration::from_micros(self.fetches.into()));
             }
-            self.fetch_if_stored(page);
-            let far = PageId((index + PAGES / 2) % PAGES);
-            self.fetch_if_stored(far);
+            self.read(std::iter::once(index));
+            self.read(std::iter::once((index + PAGES / 2) % PAGES));
+            self.read((index % 32..PAGES).step_by(32));
             while self
                 .engine
                 .patch(&mut self.lane, page, 100, &[7; 50])
@@ -239,7 +253,25 @@ fn page_operations_and_background_work_allocate_nothing_after_warm_up() {
     for (index, codec) in CODECS.iter().enumerate() {
         let codec = codec.name;
         let zpool = ZpoolKind::ALL[index % ZpoolKind::ALL.len()];
-        let engine = engine(codec, zpool, index % 2 == 0);
+        let path = std::env::temp_dir().join(format!("nbdswap-no-alloc-{}", std::process::id()));
+        let file = FileOptions {
+            bytes: DEVICE_BYTES as u64,
+            preallocate: false,
+            direct: true,
+            io: Io::Auto,
+            readers: 1,
+        };
+        let backing = match index % 3 {
+            0 => Backing::File(path.clone(), file),
+            _ => Backing::Device(Box::new(Memory(Mutex::new(vec![0; DEVICE_BYTES])))),
+        };
+        let engine = engine(codec, zpool, index % 2 == 0, backing);
+        // Open, it needs no name; nothing is there if it is in memory.
+        drop(fs::remove_file(&path));
+        let reading = engine.store_reading().expect("it has a store");
+        if index % 3 == 0 && *reading != Reading::IoUring {
+            eprintln!("SKIPPED for io_uring: {reading:?}");
+        }
         let mut random = Random::new(1);
         let mut content = vec![[0; PAGE]; PAGES as usize];
         content
@@ -249,7 +281,8 @@ fn page_operations_and_background_work_allocate_nothing_after_warm_up() {
             lane: engine.lane(),
             reader: engine.reader_lane(),
             engine,
-            boxes: [Fetch::new(PAGE)],
+            idle: (0..BOXES).map(|_| Fetch::new(PAGE)).collect(),
+            batch: Vec::with_capacity(BOXES),
             content,
             out: [0; PAGE],
             fetches: 0,

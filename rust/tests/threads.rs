@@ -20,6 +20,7 @@ use nbdswap_core::engine::{
 };
 use nbdswap_core::error::Error;
 use nbdswap_core::page::PageId;
+use nbdswap_core::session::boxes::FetchBox;
 use nbdswap_core::store::Device;
 use nbdswap_core::testing::pages::make_page;
 use nbdswap_core::testing::random::{Random, seeds};
@@ -154,7 +155,7 @@ struct Actor<'a> {
     number: u32,
     lane: Lane,
     reader: ReaderLane,
-    boxes: [Box<Fetch>; 1],
+    boxes: Vec<FetchBox>,
     random: Random,
 }
 
@@ -165,7 +166,7 @@ impl<'a> Actor<'a> {
             number,
             lane: world.engine.lane(),
             reader: world.engine.reader_lane(),
-            boxes: [Fetch::new(PAGE)],
+            boxes: vec![Fetch::new(PAGE)],
             random: Random::new(seed << 8 | u64::from(number)),
         }
     }
@@ -302,7 +303,11 @@ impl<'a> Actor<'a> {
     fn fetch(&mut self, page: PageId, place: StorePlace) -> Result<bool, Error> {
         let engine = &*self.world.engine;
         (self.boxes[0].page, self.boxes[0].place) = (page, place);
-        engine.fetch(&mut self.reader, &mut self.boxes);
+        let mut fetched = Vec::with_capacity(1);
+        engine.fetch(&mut self.reader, &mut self.boxes, &mut |fetch| {
+            fetched.push(fetch)
+        });
+        self.boxes = fetched;
         engine.read_ahead(&mut self.reader);
         self.world.fetched.fetch_add(1, Relaxed);
         if !engine.confirm(page, place) {

@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import ServerFactory
 from tests.support.fragile_disk import FragileDisk, fragile_disk
+from tests.support.io_uring import IOS, skip_unless_allowed
 from tests.support.pages import MIB, PAGE_BYTES
 from tests.support.rawnbd import TIMEOUT_S, Command, Flag, RawClient
 from tests.support.servers import EXPORT, Server
@@ -37,14 +38,22 @@ def disk(tmp_path: Path) -> Iterator[FragileDisk]:
         yield found
 
 
+@pytest.fixture(params=IOS)
+def io(request: pytest.FixtureRequest) -> str:
+    """How a reader does several reads at once."""
+    io: str = request.param
+    skip_unless_allowed(io)
+    return io
+
+
 @pytest.fixture
-def running(server: ServerFactory, disk: FragileDisk) -> Iterator[Server]:
+def running(server: ServerFactory, disk: FragileDisk, io: str) -> Iterator[Server]:
     """A server most of whose pages are on the disk."""
     started = server(
         size_bytes=EXPORT_BYTES,
         pool_bytes=POOL_BYTES,
         store_path=disk.path,
-        store_config={"capacity_bytes": STORE_BYTES},
+        store_config={"capacity_bytes": STORE_BYTES, "io": io},
         request_timeout_s=REQUEST_TIMEOUT_S,
     )
     yield started

@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import ServerFactory
 from tests.support.file_systems import fill, mounted
+from tests.support.io_uring import IOS, skip_unless_allowed
 from tests.support.pages import MIB, PAGE_BYTES
 from tests.support.rawnbd import TIMEOUT_S, RawClient
 from tests.support.servers import EXPORT, Server
@@ -28,16 +29,18 @@ OVER = "over trouble=store_out_of_space"
 pytestmark = pytest.mark.only_nbdswap
 
 
+@pytest.mark.parametrize("io", IOS)
 @pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
 def test_a_disk_that_others_fill_refuses_at_once_loses_nothing_and_is_used_again(
-    server: ServerFactory, kind: str, tmp_path: Path
+    server: ServerFactory, kind: str, io: str, tmp_path: Path
 ) -> None:
+    skip_unless_allowed(io)
     with mounted(kind, FILE_SYSTEM_BYTES, tmp_path) as place:
         running = server(
             size_bytes=EXPORT_BYTES,
             pool_bytes=POOL_BYTES,
             store_path=place / "store",
-            store_config={"capacity_bytes": STORE_BYTES},
+            store_config={"capacity_bytes": STORE_BYTES, "io": io},
         )
         try:
             with RawClient.connect(running.unix_path, EXPORT) as raw:

@@ -77,6 +77,8 @@ class FakeCore:
             "pages_lost": 0,
             "recovered": not adopted and any(e["recovered"] for e in arguments["exports"]),
             "pages_recovered": 0,
+            "io": "threads" if arguments["store"] else "",
+            "io_reason": "",
             "warnings": [],
         }
         return cls(arguments, adopted=adopted), report
@@ -310,6 +312,8 @@ class FakeCore:
             "silent": self.store_is_silent,
             "unanswered_seconds": self.store_unanswered_s,
             "out_of_space": False,
+            "io": "threads",
+            "io_reason": "this is a fake",
             "encrypted": spec.get("key") is not None or spec.get("make_key", False),
             "summary_errors": 4,
             "scrub": {

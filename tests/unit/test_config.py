@@ -142,6 +142,7 @@ def test_the_printed_configuration_reads_back_to_the_same(machine: Machine, tmp_
             "store.write_burst_bytes is 3M, wanted at least 4 segments (4M)",
         ),
         ("store: {direct: 1}", "store.direct is 1, wanted true or false"),
+        ("store: {io: aio}", "store.io is aio, wanted auto, io_uring or threads"),
         (
             "store: {segment_bytes: 17000}",
             "store.segment_bytes is 17000, wanted a multiple of 4K and at least 16K",

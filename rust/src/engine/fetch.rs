@@ -83,6 +83,8 @@ pub struct ReaderLane {
     buffer: ReadBuffer,
     decompressor: Decompressor,
     records: Vec<RecordRef>,
+    /// Fetches that the device has not given yet, by the number of their record.
+    waiting: Vec<Option<Box<Fetch>>>,
     /// What the last fetch says will be asked for next.
     announced: Option<Announced>,
 }
@@ -94,25 +96,35 @@ impl Engine {
             buffer: ReadBuffer::new(),
             decompressor: Decompressor::new(),
             records: Vec::with_capacity(FETCH_BATCH_MAX),
+            waiting: Vec::with_capacity(FETCH_BATCH_MAX),
             announced: None,
         }
     }
 
-    /// Reads up to [`FETCH_BATCH_MAX`] stored pages, neighbours with one read of the device, and sets
-    /// the result of each. Blocks for the device; call it on a reader thread.
-    pub fn fetch(&self, reader: &mut ReaderLane, batch: &mut [Box<Fetch>]) {
+    /// Reads up to [`FETCH_BATCH_MAX`] stored pages, neighbours with one read of the device, and hands
+    /// each over with its result as soon as it is there. `batch` is empty then. Blocks for the device;
+    /// call it on a reader thread.
+    pub fn fetch(
+        &self,
+        reader: &mut ReaderLane,
+        batch: &mut Vec<Box<Fetch>>,
+        done: &mut dyn FnMut(Box<Fetch>),
+    ) {
         assert!(batch.len() <= FETCH_BATCH_MAX, "{} fetches", batch.len());
         let ReaderLane {
             buffer,
             decompressor,
             records,
+            waiting,
             announced,
         } = reader;
         records.clear();
         records.extend(batch.iter().map(|fetch| fetch.place.record(fetch.page)));
+        waiting.clear();
+        waiting.extend(batch.drain(..).map(Some));
         let store = self.tiers.store_of_a_stored_page();
         *announced = store.read_back(buffer, records, &mut |index, object| {
-            let fetch = &mut batch[index];
+            let mut fetch = waiting[index].take().expect("one answer a record");
             if let Err(error) = &object {
                 self.name(fetch.page, fetch.place, error);
             }
@@ -130,6 +142,7 @@ impl Engine {
                     found: 0,
                 })
             });
+            done(fetch);
         });
     }
 

@@ -470,6 +470,11 @@ impl Engine {
         self.incidents.take()
     }
 
+    /// How the store does several reads at once; None without a store.
+    pub fn store_reading(&self) -> Option<&crate::store::Reading> {
+        (self.tiers.store.as_ref()).map(crate::store::Store::reading)
+    }
+
     /// Is what is written back encrypted?
     pub fn is_store_encrypted(&self) -> bool {
         (self.tiers.store.as_ref()).is_some_and(crate::store::Store::is_encrypted)

@@ -21,7 +21,7 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyOSError, PyPermissionError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -30,6 +30,7 @@ use crate::codec::CodecChoice;
 use crate::engine::{Engine, FlushError, OpenReport};
 use crate::error::Error;
 use crate::session::{Negotiated, Unfinished};
+use crate::store::Reading;
 use crate::worker::{HandedOver, Workers, WorkersOptions};
 use crate::zpool::ZpoolKind;
 use incidents::IncidentView;
@@ -98,11 +99,23 @@ struct ReportView {
     pages_lost: u64,
     recovered: bool,
     pages_recovered: u64,
+    io: &'static str,
+    io_reason: String,
     warnings: Vec<String>,
 }
 
-impl From<OpenReport> for ReportView {
-    fn from(report: OpenReport) -> ReportView {
+/// The name of a way to read, and why it is that one.
+fn io_of(reading: Option<&Reading>) -> (&'static str, String) {
+    match reading {
+        None => ("", String::new()),
+        Some(Reading::IoUring) => ("io_uring", String::new()),
+        Some(Reading::Threads(why)) => ("threads", why.clone()),
+    }
+}
+
+impl ReportView {
+    fn new(report: OpenReport, engine: &Engine) -> ReportView {
+        let (io, io_reason) = io_of(engine.store_reading());
         ReportView {
             adopted: report.adopted,
             reason: report.reason,
@@ -110,6 +123,8 @@ impl From<OpenReport> for ReportView {
             pages_lost: report.pages_lost,
             recovered: report.recovered,
             pages_recovered: report.pages_recovered,
+            io,
+            io_reason,
             warnings: report.warnings,
         }
     }
@@ -135,21 +150,23 @@ impl Core {
         let opened = py.detach(|| Engine::open(arguments.engine()?));
         let (engine, report) = opened.map_err(to_python)?;
         let engine = Arc::new(engine);
+        let recovery =
+            (report.recovered).then(|| (report.pages_recovered, began.elapsed().as_secs_f64()));
+        let report = ReportView::new(report, &engine);
         let running = Running {
             engine,
             workers: None,
             background: None,
             options,
             store_path,
-            recovery: (report.recovered)
-                .then(|| (report.pages_recovered, began.elapsed().as_secs_f64())),
+            recovery,
             opened: began,
         };
         Ok((
             Core {
                 running: Mutex::new(Some(running)),
             },
-            report.into(),
+            report,
         ))
     }
 
@@ -341,6 +358,7 @@ impl Running {
 fn to_python(error: Error) -> PyErr {
     match error {
         Error::Config(what) => ConfigError::new_err(what),
+        Error::NotPermitted(why) => PyPermissionError::new_err(why),
         Error::Foreign { .. } | Error::Misfit { .. } => {
             ForeignFileError::new_err(error.to_string())
         }

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use crate::codec::CodecChoice;
 use crate::engine::{Backing, EngineOptions, ExportOptions, StoreSource, WriteBudget};
 use crate::error::Result;
-use crate::store::{FileOptions, KeySource, MakeFile, draw_key};
+use crate::store::{FileOptions, Io, KeySource, MakeFile, draw_key};
 use crate::worker::{Polling, WorkersOptions};
 use crate::zpool::ZpoolKind;
 use crate::zpool::mapping::Mapping;
@@ -38,6 +38,7 @@ struct StoreSpec {
     capacity_bytes: u64,
     segment_bytes: u32,
     direct: bool,
+    io: String,
     preallocate: bool,
     punch: bool,
     held_fd: Option<RawFd>,
@@ -114,7 +115,10 @@ impl OpenArguments {
             high_mark_percent: self.high_mark_percent,
             low_mark_percent: self.low_mark_percent,
             populate: self.populate,
-            store: self.store.map(StoreSpec::into_source).transpose()?,
+            store: match self.store {
+                None => None,
+                Some(store) => Some(store.into_source(self.readers)?),
+            },
             generation: self.generation,
         })
     }
@@ -134,10 +138,12 @@ impl ExportSpec {
 }
 
 impl StoreSpec {
-    fn into_source(self) -> Result<StoreSource> {
+    fn into_source(self, readers: usize) -> Result<StoreSource> {
         let file = FileOptions {
             bytes: self.capacity_bytes,
             direct: self.direct,
+            io: Io::parse(&self.io)?,
+            readers,
             preallocate: self.preallocate,
         };
         let encryption = match self.key.as_deref() {

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pyo3::prelude::*;
 
-use super::Running;
+use super::{Running, io_of};
 use crate::background::Background;
 use crate::codec::CodecId;
 use crate::engine::{Engine, ExportId, ExportSnapshot, PoolSnapshot, Snapshot};
@@ -115,6 +115,8 @@ struct StoreView {
     silent: bool,
     unanswered_seconds: f64,
     encrypted: bool,
+    io: &'static str,
+    io_reason: String,
     summary_errors: u64,
     scrub: ScrubView,
     durable: Option<DurableView>,
@@ -291,6 +293,7 @@ fn pool_view(snapshot: &Snapshot<'_>, pool: &PoolSnapshot) -> PoolView {
 fn store_view(snapshot: &Snapshot<'_>, running: &Running) -> Option<StoreView> {
     let store = snapshot.store.as_ref()?;
     let writeback = snapshot.writeback;
+    let (io, io_reason) = io_of(running.engine.store_reading());
     Some(StoreView {
         path: running.store_path.clone().unwrap_or_default(),
         capacity_bytes: store.capacity_bytes,
@@ -327,6 +330,8 @@ fn store_view(snapshot: &Snapshot<'_>, running: &Running) -> Option<StoreView> {
         unanswered_seconds: snapshot.store_unanswered.as_secs_f64(),
         out_of_space: writeback.is_out_of_space.get() != 0,
         encrypted: running.engine.is_store_encrypted(),
+        io,
+        io_reason,
         summary_errors: store.summary_errors,
         scrub: scrub_view(&writeback.scrub, store.segments, running),
         durable: snapshot

@@ -318,15 +318,16 @@ impl Pages for FakePages {
         }
     }
 
-    fn fetch(&self, (): &mut (), batch: &mut [Box<Fetch>]) {
+    fn fetch(&self, (): &mut (), batch: &mut Vec<Box<Fetch>>, done: &mut dyn FnMut(Box<Fetch>)) {
         let closed = lock(&self.gate_closed);
         drop(
             self.gate
                 .wait_while(closed, |closed| *closed)
                 .unwrap_or_else(PoisonError::into_inner),
         );
-        for fetch in batch {
-            self.fetch_one(fetch);
+        for mut fetch in batch.drain(..) {
+            self.fetch_one(&mut fetch);
+            done(fetch);
         }
     }
 

@@ -84,9 +84,14 @@ pub trait Pages: Send + Sync + 'static {
     /// What BLOCK_STATUS says of a page.
     fn page_state(&self, page: PageId) -> PageState;
 
-    /// Reads a batch of stored pages, waiting for the disk; sets each `result`. Reader threads
-    /// only.
-    fn fetch(&self, reader: &mut Self::ReaderLane, batch: &mut [Box<Fetch>]);
+    /// Reads a batch of stored pages, waiting for the disk; sets each `result`, and gives each away as
+    /// soon as it is there. Reader threads only.
+    fn fetch(
+        &self,
+        reader: &mut Self::ReaderLane,
+        batch: &mut Vec<Box<Fetch>>,
+        done: &mut dyn FnMut(Box<Fetch>),
+    );
 
     /// Reads what the last fetch says will be asked for next, waiting for the disk. Reader threads
     /// only, after they have given the pages away.
@@ -168,8 +173,13 @@ impl Pages for Engine {
         self.page_state(page)
     }
 
-    fn fetch(&self, reader: &mut ReaderLane, batch: &mut [Box<Fetch>]) {
-        self.fetch(reader, batch);
+    fn fetch(
+        &self,
+        reader: &mut ReaderLane,
+        batch: &mut Vec<Box<Fetch>>,
+        done: &mut dyn FnMut(Box<Fetch>),
+    ) {
+        self.fetch(reader, batch, done);
     }
 
     fn read_ahead(&self, reader: &mut ReaderLane) {

@@ -23,6 +23,7 @@ pub(super) fn errno_of(error: &Error) -> Errno {
         | Error::Io { .. }
         | Error::Foreign { .. }
         | Error::Misfit { .. }
+        | Error::NotPermitted(_)
         | Error::Config(_) => Errno::Io,
     }
 }

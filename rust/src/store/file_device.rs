@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +33,35 @@ pub struct FileOptions {
     pub preallocate: bool,
     /// Pass the page cache by where the file system can.
     pub direct: bool,
+    /// How several reads are done at once.
+    pub io: Io,
+    /// Threads that do so at a time.
+    pub readers: usize,
+}
+
+/// How a thread does several reads at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Io {
+    /// In an io_uring where the kernel allows it.
+    Auto,
+    /// In an io_uring, or not at all.
+    IoUring,
+    /// One after the other: other threads do others meanwhile.
+    Threads,
+}
+
+impl Io {
+    /// Its name in the configuration.
+    pub fn parse(name: &str) -> Result<Io> {
+        match name {
+            "auto" => Ok(Io::Auto),
+            "io_uring" => Ok(Io::IoUring),
+            "threads" => Ok(Io::Threads),
+            _ => Err(Error::Config(format!(
+                "store.io is {name:?}, wanted auto, io_uring or threads"
+            ))),
+        }
+    }
 }
 
 /// An open, locked backing file.
@@ -60,7 +89,7 @@ impl FileDevice {
             Err(error) => return Err(Error::io("look at the backing file", 0, error.into())),
         };
         let file = match held.filter(|held| is_of(held, path)) {
-            Some(held) => without_direct(held)?,
+            Some(held) => as_opened(held)?,
             None => open_locked(path, block_device)?,
         };
         let found = fstat(&file).map_err(|error| Error::io("stat", 0, error.into()))?;
@@ -213,7 +242,7 @@ fn open_locked(path: &Path, block_device: bool) -> Result<File> {
         Err(error) => return Err(Error::io("open the backing file", 0, error.into())),
     };
     lock(&file, path)?;
-    Ok(file)
+    as_opened(file.into())
 }
 
 fn lock(file: &File, path: &Path) -> Result<()> {
@@ -232,12 +261,13 @@ fn is_of(held: &OwnedFd, path: &Path) -> bool {
     }
 }
 
-/// The file as it is when it is opened: the flag is the descriptor's, whoever set it.
-fn without_direct(held: OwnedFd) -> Result<File> {
-    fcntl_getfl(&held)
-        .and_then(|flags| fcntl_setfl(&held, flags - OFlags::DIRECT))
+/// Without direct I/O, which may not work: the flag is the descriptor's, whoever set it. And without the
+/// one with which no fifo holds up its opening: it would let an io_uring answer EAGAIN.
+fn as_opened(file: OwnedFd) -> Result<File> {
+    fcntl_getfl(&file)
+        .and_then(|flags| fcntl_setfl(&file, flags - OFlags::DIRECT - OFlags::NONBLOCK))
         .map_err(|errno| Error::io("set a flag of the backing file", 0, errno.into()))?;
-    Ok(File::from(held))
+    Ok(File::from(file))
 }
 
 fn foreign<T>(path: &Path, why: String) -> Result<T> {
@@ -254,6 +284,12 @@ fn retry(mut call: impl FnMut() -> rustix::io::Result<()>) -> io::Result<()> {
             Err(Errno::INTR) => continue,
             done => return done.map_err(io::Error::from),
         }
+    }
+}
+
+impl AsFd for FileDevice {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 

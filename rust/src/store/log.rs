@@ -59,6 +59,15 @@ impl RecordRef {
     }
 }
 
+/// How several reads are done at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// In an io_uring.
+    IoUring,
+    /// Each by a thread that waits for it; and why so.
+    Threads(String),
+}
+
 /// The packed log on one device.
 pub struct Store {
     pub(super) device: Box<dyn Device>,
@@ -66,6 +75,7 @@ pub struct Store {
     pub(super) lines: Arc<Lines>,
     /// Of the file behind the device, if it is one.
     pub(super) descriptor: Option<OwnedFd>,
+    pub(super) reading: Reading,
     pub(super) geometry: Geometry,
     pub(super) form: Form,
     pub(super) segments: Segments,
@@ -112,6 +122,11 @@ impl Store {
     /// Bytes that an object takes among the records of a segment.
     pub fn record_bytes(&self, object_bytes: u32) -> u32 {
         self.form.record_bytes(object_bytes)
+    }
+
+    /// How several reads are done at once.
+    pub fn reading(&self) -> &Reading {
+        &self.reading
     }
 
     /// Is what it writes encrypted?

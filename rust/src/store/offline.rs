@@ -18,7 +18,7 @@ use super::device::{BLOCK_BYTES, Device};
 use super::file_device::FileDevice;
 use super::form::Form;
 use super::geometry::{Geometry, SEGMENT_BYTES_MAX, SegmentIndex};
-use super::log::{RecordRef, Store};
+use super::log::{Reading, RecordRef, Store};
 use super::open::copy_at;
 use super::read::ReadBuffer;
 use super::segment::Segments;
@@ -240,6 +240,7 @@ fn open_offline(
         punch: AtomicBool::new(false),
         adopting: AtomicBool::new(true),
         descriptor: None,
+        reading: Reading::Threads("nothing is in a hurry".into()),
     })
 }
 

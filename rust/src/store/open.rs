@@ -15,11 +15,12 @@ use super::ahead::Ahead;
 use super::buffer::AlignedBuffer;
 use super::cipher::{Cipher, Encryption};
 use super::device::{BLOCK_BYTES, Device};
-use super::file_device::{FileDevice, FileOptions};
+use super::file_device::{FileDevice, FileOptions, Io};
 use super::form::Form;
 use super::geometry::{Geometry, SEGMENT_BYTES_DEFAULT};
 use super::layout::Key;
-use super::log::Store;
+use super::log::{Reading, Store};
+use super::ring_device::{RingDevice, Rings};
 use super::segment::{OPENS_MAX, Segments};
 use super::stats::Counters;
 use super::superblock::{Seal, Superblock};
@@ -86,6 +87,9 @@ impl Store {
     }
 
     /// The same with a predecessor's descriptor, as [`FileDevice::open_held`] takes it.
+    ///
+    /// Errors: as [`open`](Self::open), and [`Error::NotPermitted`] if [`Io::IoUring`] is wanted and the
+    /// system does not allow it.
     pub fn open_held_file(
         path: &Path,
         file: &FileOptions,
@@ -93,6 +97,15 @@ impl Store {
         mut options: StoreOptions,
     ) -> Result<Store> {
         options.path = path.display().to_string();
+        let rings = match file.io {
+            Io::Threads => Err("store.io is threads".into()),
+            Io::Auto | Io::IoUring => Rings::new(file.readers),
+        };
+        // Before anything is touched.
+        if let (Io::IoUring, Err(why)) = (file.io, &rings) {
+            let why = format!("store.io is io_uring: {why}");
+            return Err(Error::NotPermitted(why));
+        }
         let mut device = FileDevice::open_held(path, file, held)?;
         // A new file has nothing to be looked at, and nothing to be taken over either.
         if device.len() > 0 || options.adopt && !options.may_be_blank {
@@ -103,8 +116,19 @@ impl Store {
         }
         device.go_direct(file);
         let descriptor = device.descriptor()?;
-        let mut store = Store::open(Box::new(device), options)?;
+        let (device, reading): (Box<dyn Device>, _) = match rings {
+            Ok(rings) => (
+                Box::new(RingDevice {
+                    file: device,
+                    rings,
+                }),
+                Reading::IoUring,
+            ),
+            Err(why) => (Box::new(device), Reading::Threads(why)),
+        };
+        let mut store = Store::open(device, options)?;
         store.descriptor = Some(descriptor);
+        store.reading = reading;
         Ok(store)
     }
 
@@ -184,6 +208,7 @@ impl Store {
             device: Box::new(CountedDevice::new(device, Arc::clone(&lines))),
             lines,
             descriptor: None,
+            reading: Reading::Threads("the device is not a file".into()),
             geometry,
             form: Form { key, cipher },
             segments,

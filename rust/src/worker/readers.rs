@@ -146,10 +146,9 @@ fn run<P: Pages>(pages: &P, queue: &FetchQueue, ports: &[Arc<Port>]) {
     let mut lane = pages.reader_lane();
     let mut batch = Vec::with_capacity(BATCH);
     while queue.pop(&mut batch) {
-        pages.fetch(&mut lane, &mut batch);
-        for fetch in batch.drain(..) {
+        pages.fetch(&mut lane, &mut batch, &mut |fetch| {
             ports[usize::from(fetch.ticket.worker)].send(Message::Fetched(fetch));
-        }
+        });
         pages.read_ahead(&mut lane);
     }
 }

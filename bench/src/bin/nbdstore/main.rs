@@ -3,6 +3,7 @@
 //! `nbdstore drain FILE` fills a pool in memory and times the write-back of nearly all of it.
 //! `nbdstore readback FILE` writes pages back and reads them in order and at random, with and without
 //! reading ahead.
+//! `nbdstore depth FILE` reads them at random with 1, 4 and 32 under way.
 //! `nbdstore tail FILE` times reads at random while others are written back and segments are cleaned.
 //! `nbdstore churn FILE` fills the store to a share of its segments and overwrites pages at random.
 //!
@@ -10,6 +11,7 @@
 //! this process (`write_bytes` in `/proc/self/io`, see proc(5)): what was sent to the block layer.
 //! Not here: comparisons, the other program, what is wanted (`bench/store/measure.py`).
 
+mod depth;
 mod reads;
 
 use std::path::PathBuf;
@@ -22,7 +24,7 @@ use nbdswap_core::engine::{
     Backing, Engine, EngineOptions, ExportOptions, Lane, StoreSource, Write,
 };
 use nbdswap_core::page::PageId;
-use nbdswap_core::store::FileOptions;
+use nbdswap_core::store::{FileOptions, Io};
 use nbdswap_core::writeback::Work;
 use nbdswap_core::zpool::{CHAIN_FRAMES_MAX_DEFAULT, ZpoolKind};
 use serde_json::json;
@@ -52,6 +54,7 @@ struct Plan {
     pool_bytes: u64,
     pages: u64,
     marks: (u8, u8),
+    io: Io,
     seed: u64,
 }
 
@@ -61,6 +64,8 @@ impl Driver {
             bytes: plan.store_bytes,
             preallocate: true,
             direct: true,
+            io: plan.io,
+            readers: 4,
         };
         let options = EngineOptions {
             instance: 1,
@@ -221,13 +226,14 @@ fn cpu_seconds() -> f64 {
 }
 
 /// A pool that was filled to 95 per cent of its limit, over a store that can take all of it.
-fn filled(path: PathBuf, pool_bytes: u64, seed: u64) -> Driver {
+fn filled(path: PathBuf, pool_bytes: u64, io: Io, seed: u64) -> Driver {
     let mut driver = Driver::open(Plan {
         path,
         store_bytes: pool_bytes + (64 << 20),
         pool_bytes,
         pages: pool_bytes / 1024,
         marks: (10, 95),
+        io,
         seed,
     });
     for page in 0.. {
@@ -241,7 +247,7 @@ fn filled(path: PathBuf, pool_bytes: u64, seed: u64) -> Driver {
 
 /// Times write-back of a full pool until a tenth of it is left.
 fn drain(path: PathBuf, pool_bytes: u64, seed: u64) {
-    let driver = filled(path, pool_bytes, seed);
+    let driver = filled(path, pool_bytes, Io::Auto, seed);
     // The threads that a server has for it.
     driver.engine.dispatch().open();
     std::thread::scope(|scope| {
@@ -266,6 +272,7 @@ fn steady(path: PathBuf, store_bytes: u64, live_percent: u64, seed: u64) -> Driv
         pool_bytes,
         pages,
         marks: (80, 90),
+        io: Io::Auto,
         seed,
     });
     (0..pages).for_each(|page| driver.write_and_work(page));
@@ -308,6 +315,12 @@ fn main() {
         "drain" => drain(path, number(2) << 20, number(3)),
         "tail" => reads::tail(path, number(2) << 20, number(3), number(4), number(5)),
         "readback" => reads::read_back(path, number(2) << 20, number(3), number(4)),
+        "depth" => {
+            let io = Io::parse(arguments.get(3).map_or("", String::as_str));
+            let io = io.unwrap_or_else(|_| usage());
+            let readers = number(4) as usize;
+            depth::depths(path, number(2) << 20, io, readers, number(5), number(6));
+        }
         "churn" => churn(
             path,
             number(2) << 20,
@@ -323,6 +336,7 @@ fn main() {
 fn usage() -> ! {
     eprintln!("usage: nbdstore drain FILE POOL_MIB SEED");
     eprintln!("       nbdstore readback FILE POOL_MIB ROUNDS SEED");
+    eprintln!("       nbdstore depth FILE POOL_MIB auto|io_uring|threads READERS SECONDS SEED");
     eprintln!("       nbdstore tail FILE STORE_MIB SECONDS PAGES_PER_S SEED");
     eprintln!("       nbdstore churn FILE STORE_MIB LIVE_PERCENT SKEWED ROUNDS SEED");
     std::process::exit(2)

@@ -13,6 +13,7 @@ use nbdswap_bench::chance::Chance;
 use nbdswap_core::background::Background;
 use nbdswap_core::engine::{Engine, Fetch, Lane, Read};
 use nbdswap_core::page::PageId;
+use nbdswap_core::store::Io;
 use nbdswap_core::writeback::Work;
 use serde_json::json;
 
@@ -64,13 +65,14 @@ fn with_readers<T>(
             let (asked, answered) = (&asked, answered.clone());
             scope.spawn(move || {
                 let mut reader = engine.reader_lane();
+                let mut batch = Vec::with_capacity(1);
                 loop {
                     let next = asked.lock().expect("nobody panicked").recv();
                     let Ok(fetch) = next else { return };
-                    let mut batch = [fetch];
-                    engine.fetch(&mut reader, &mut batch);
-                    let [fetch] = batch;
-                    answered.send(fetch).expect("somebody waits");
+                    batch.push(fetch);
+                    engine.fetch(&mut reader, &mut batch, &mut |fetch| {
+                        answered.send(fetch).expect("somebody waits");
+                    });
                     if reads_ahead {
                         engine.read_ahead(&mut reader);
                     }
@@ -90,7 +92,7 @@ fn with_readers<T>(
     })
 }
 
-fn percentile(times: &mut [f64], permille: usize) -> f64 {
+pub fn percentile(times: &mut [f64], permille: usize) -> f64 {
     times.sort_unstable_by(f64::total_cmp);
     times[(times.len() - 1) * permille / 1000]
 }
@@ -98,7 +100,7 @@ fn percentile(times: &mut [f64], permille: usize) -> f64 {
 /// Writes pages back, then reads some in order and some at random, in turn with and without reading
 /// ahead. Each is read once, as a client would.
 pub fn read_back(path: PathBuf, pool_bytes: u64, rounds: u64, seed: u64) {
-    let mut driver = filled(path, pool_bytes, seed);
+    let mut driver = filled(path, pool_bytes, Io::Auto, seed);
     while driver.step() == Work::More {}
     // The first that were written left first.
     let stored = driver.count().pages;

@@ -183,10 +183,8 @@ impl Run {
     fn fetch(&mut self, page: PageId, place: StorePlace) -> Fetch {
         let mut fetch = Fetch::new(self.setup.page_bytes);
         (fetch.page, fetch.place) = (page, place);
-        let mut batch = [fetch];
-        self.engine.fetch(&mut self.reader, &mut batch);
+        let fetch = fetch_one(&self.engine, &mut self.reader, fetch);
         self.engine.read_ahead(&mut self.reader);
-        let [fetch] = batch;
         *fetch
     }
 
@@ -290,6 +288,13 @@ impl Run {
             .map(|export| export.pages[Tier::Store as usize])
             .sum()
     }
+}
+
+/// What a reader makes of one fetch.
+fn fetch_one(engine: &Engine, reader: &mut ReaderLane, fetch: Box<Fetch>) -> Box<Fetch> {
+    let mut fetched = None;
+    engine.fetch(reader, &mut vec![fetch], &mut |fetch| fetched = Some(fetch));
+    fetched.expect("it is answered")
 }
 
 fn with_seed(seed: u64, run: impl FnOnce(u64)) {

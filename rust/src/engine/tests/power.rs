@@ -198,10 +198,7 @@ impl Scene {
                 Ok(Write::Fetch(place)) => {
                     let mut fetch = Fetch::new(PAGE);
                     (fetch.page, fetch.place) = (PageId(page), place);
-                    let mut batch = [fetch];
-                    self.engine.fetch(&mut self.reader, &mut batch);
-                    let [fetch] = batch;
-                    fetched = Some(*fetch);
+                    fetched = Some(*fetch_one(&self.engine, &mut self.reader, fetch));
                 }
                 Err(_) => return,
             }
@@ -217,9 +214,7 @@ impl Scene {
                 Read::Fetch(place) => {
                     let mut fetch = Fetch::new(PAGE);
                     (fetch.page, fetch.place) = (PageId(page), place);
-                    let mut batch = [fetch];
-                    self.engine.fetch(&mut self.reader, &mut batch);
-                    let [fetch] = batch;
+                    let fetch = fetch_one(&self.engine, &mut self.reader, fetch);
                     if self.engine.confirm(PageId(page), place) {
                         fetch.result?;
                         return Ok(fetch.buffer.into_vec());

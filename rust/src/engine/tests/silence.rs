@@ -35,10 +35,7 @@ fn behind_a_silent_device_stored_pages_fail_at_once_until_it_answers() {
             };
             let mut fetch = Fetch::new(PAGE);
             (fetch.page, fetch.place) = (stored, place);
-            let mut batch = [fetch];
-            engine.fetch(&mut engine.reader_lane(), &mut batch);
-            let [fetch] = batch;
-            fetch.buffer
+            fetch_one(engine, &mut engine.reader_lane(), fetch).buffer
         });
         device.wait_for_waiting(1);
         let seen = Duration::from_secs(100);

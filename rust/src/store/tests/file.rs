@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
+use crate::store::ring_device::Rings;
 
-const FILE_BYTES: u64 = 9 << 20;
+pub(super) const FILE_BYTES: u64 = 9 << 20;
 
 /// A directory of its own, gone with the test.
-struct TestDirectory(PathBuf);
+pub(super) struct TestDirectory(PathBuf);
 
 impl TestDirectory {
-    fn new() -> Self {
+    pub fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("nbdswap-store-{}-{number}", std::process::id());
@@ -22,7 +23,7 @@ impl TestDirectory {
         TestDirectory(path)
     }
 
-    fn join(&self, name: &str) -> PathBuf {
+    pub fn join(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }
@@ -34,18 +35,31 @@ impl Drop for TestDirectory {
     }
 }
 
-fn file_options() -> FileOptions {
+pub(super) fn file_options() -> FileOptions {
     FileOptions {
         bytes: FILE_BYTES,
         preallocate: false,
         direct: true,
+        io: Io::Auto,
+        readers: 2,
     }
 }
 
-fn store_options() -> StoreOptions {
+pub(super) fn store_options() -> StoreOptions {
     StoreOptions {
         segment_bytes: 1 << 20,
         ..options()
+    }
+}
+
+/// The ways of reading that the kernel allows here.
+pub(super) fn ios() -> Vec<Io> {
+    match Rings::new(1) {
+        Ok(_) => vec![Io::Threads, Io::IoUring],
+        Err(why) => {
+            eprintln!("SKIPPED for io_uring: {why}");
+            vec![Io::Threads]
+        }
     }
 }
 
@@ -63,9 +77,20 @@ fn disk_bytes(path: &Path) -> u64 {
 
 #[test]
 fn a_file_is_created_for_its_owner_alone_written_adopted_and_punched() {
+    for io in ios() {
+        created_written_adopted_and_punched(io);
+    }
+}
+
+fn created_written_adopted_and_punched(io: Io) {
     let directory = TestDirectory::new();
     let path = directory.join("store");
-    let store = Store::open_file(&path, &file_options(), store_options()).unwrap();
+    let file = FileOptions {
+        io,
+        ..file_options()
+    };
+    let store = Store::open_file(&path, &file, store_options()).unwrap();
+    assert_eq!(store.reading() == &Reading::IoUring, io == Io::IoUring);
     assert_eq!(fs::metadata(&path).unwrap().len(), FILE_BYTES);
     assert_eq!(
         fs::metadata(&path).unwrap().permissions().mode() & 0o777,
@@ -80,7 +105,7 @@ fn a_file_is_created_for_its_owner_alone_written_adopted_and_punched() {
         adopt: true,
         ..store_options()
     };
-    let store = Store::open_file(&path, &file_options(), adopt).unwrap();
+    let store = Store::open_file(&path, &file, adopt).unwrap();
     let mut buffer = ReadBuffer::new();
     for record in &records {
         store

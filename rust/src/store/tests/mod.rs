@@ -8,6 +8,7 @@ mod log;
 mod model;
 mod offline;
 mod reading;
+mod ring;
 mod sealed;
 
 use std::sync::Arc;

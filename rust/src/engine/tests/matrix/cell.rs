@@ -255,7 +255,7 @@ impl Cell {
                             panic!("{read:?}")
                         };
                         (fetch.page, fetch.place) = (page, place);
-                        engine.fetch(&mut engine.reader_lane(), &mut [fetch]);
+                        fetch_one(engine, &mut engine.reader_lane(), fetch);
                     });
                     sim.wait_for_waiting(1);
                     assert!(!engine.observe(&mut observer, Duration::ZERO));
