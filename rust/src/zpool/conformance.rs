@@ -10,6 +10,7 @@ mod model;
 mod upkeep;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub use model::{Model, Random, seeds, typical_object_bytes};
 
@@ -304,14 +305,17 @@ impl<'a> Suite<'a> {
 pub struct MemoryDir(PathBuf);
 
 impl MemoryDir {
-    /// `name` tells the directories of one process apart.
+    /// A new one. `name` says what for, should it be left behind.
     pub fn new(name: &str) -> Self {
         Self::within(&memory_parent(), name)
     }
 
     /// The same in another directory.
     pub fn within(parent: &Path, name: &str) -> Self {
-        let path = parent.join(format!("nbdswap-test-{}-{name}", std::process::id()));
+        // Suites over the same zpool run side by side.
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let (process, number) = (std::process::id(), MADE.fetch_add(1, Relaxed));
+        let path = parent.join(format!("nbdswap-test-{process}-{number}-{name}"));
         std::fs::create_dir_all(&path).expect("a writable memory directory");
         Self(path)
     }
