@@ -2,7 +2,7 @@
 //!
 //! A bin is a list of nodes outside of the pool's memory (`nodes`), so that taking and adding a hole
 //! touches no other one, which would be a cache miss and a page walk. Nodes are limited: holes that find none
-//! are linked through the pool's memory. A bitmap of bins that are not empty, and one of its words that are
+//! are linked through the pool's memory (`links`). A bitmap of bins that are not empty, and one of its words that are
 //! not zero, find the smallest hole that is long enough without a search.
 //!
 //! Measured against six holes remembered a bin and links for the others, on 360 MiB of lz4 objects: of pages of
@@ -11,22 +11,12 @@
 //! Not here: where holes come from and what becomes of their rest (`shard`).
 //! Locking: none, the shard's lock is held.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
+use super::links::{Links, Memory};
 use super::nodes::{self, Nodes, Number};
-use super::region::Grain;
 use super::word::Word;
-use crate::zpool::{Arena, Handle};
 
 /// Where a hole is: a handle's bits.
 pub type Spot = u64;
-
-/// No hole.
-const NONE: Spot = u64::MAX;
-
-/// Bytes of the shortest hole that has room for links, between the words at its ends. A shorter one without
-/// a node is forgotten, and found again when a slot beside it is freed.
-const LINKED_BYTES_MIN: usize = 32;
 
 /// The lengths of holes are summed in so many bands of equal width, and one for what is longer.
 const BANDS: usize = 32;
@@ -38,8 +28,11 @@ const WORD_BITS: u32 = u64::BITS;
 
 /// The holes of a shard.
 pub struct Bins {
-    bins: Box<[Bin]>,
+    /// The first hole with a node of each bin: those of one length, or of about one if they are long.
+    first: Box<[Number]>,
     nodes: Nodes,
+    /// The holes without a node.
+    links: Links,
     /// Bit b: bin b is not empty.
     filled: Box<[u64]>,
     /// Bit w: word w of `filled` is not zero.
@@ -53,110 +46,6 @@ pub struct Bins {
     holes: u64,
 }
 
-/// Holes of one length, or of long ones of about one length.
-#[derive(Clone, Copy)]
-struct Bin {
-    /// The first of those that have nodes.
-    first: Number,
-    /// The first of the others, which are linked.
-    linked: Spot,
-}
-
-/// The memory that links lie in.
-#[derive(Clone, Copy)]
-pub struct Memory<'a> {
-    /// The pool's frames.
-    pub arena: &'a Arena,
-    /// The unit of a spot.
-    pub grain: Grain,
-}
-
-impl<'a> Memory<'a> {
-    /// Place in the mapping of the word of a slot or hole.
-    #[inline]
-    pub fn place(self, spot: Spot) -> usize {
-        let handle = Handle(spot);
-        self.arena.frame_at(handle.frame()) + self.grain.bytes(handle.low())
-    }
-
-    /// Whether a hole has room for links.
-    pub fn has_links(self, granules: u32) -> bool {
-        self.grain.bytes(granules) >= LINKED_BYTES_MIN
-    }
-
-    /// Length of a hole.
-    fn granules(self, spot: Spot) -> u32 {
-        let word = Word(self.arena.word_u64(self.place(spot)).load(Relaxed));
-        debug_assert!(word.is_hole(), "{word:?} at {spot:#x}");
-        word.granules()
-    }
-
-    fn next(self, spot: Spot) -> &'a AtomicU64 {
-        self.arena.word_u64(self.place(spot) + 8)
-    }
-
-    fn previous(self, spot: Spot) -> &'a AtomicU64 {
-        self.arena.word_u64(self.place(spot) + 16)
-    }
-}
-
-impl Bin {
-    const EMPTY: Bin = Bin {
-        first: nodes::NONE,
-        linked: NONE,
-    };
-
-    fn is_empty(&self) -> bool {
-        self.first == nodes::NONE && self.linked == NONE
-    }
-
-    /// Links a hole that has no node. False: it is too short.
-    #[cold]
-    fn link(&mut self, memory: Memory<'_>, spot: Spot, granules: u32) -> bool {
-        if !memory.has_links(granules) {
-            return false;
-        }
-        let next = std::mem::replace(&mut self.linked, spot);
-        memory.next(spot).store(next, Relaxed);
-        memory.previous(spot).store(NONE, Relaxed);
-        if next != NONE {
-            memory.previous(next).store(spot, Relaxed);
-        }
-        true
-    }
-
-    /// Takes a linked hole out; there is one.
-    #[cold]
-    fn pop_linked(&mut self, memory: Memory<'_>) -> Spot {
-        let spot = self.linked;
-        self.linked = memory.next(spot).load(Relaxed);
-        if self.linked != NONE {
-            memory.previous(self.linked).store(NONE, Relaxed);
-        }
-        spot
-    }
-
-    /// Takes a hole without a node out. False: it was forgotten.
-    #[cold]
-    fn unlink(&mut self, memory: Memory<'_>, spot: Spot, granules: u32) -> bool {
-        if !memory.has_links(granules) {
-            return false;
-        }
-        let next = memory.next(spot).load(Relaxed);
-        let previous = memory.previous(spot).load(Relaxed);
-        if next != NONE {
-            memory.previous(next).store(previous, Relaxed);
-        }
-        if previous == NONE {
-            assert_eq!(self.linked, spot, "the first linked hole of a bin");
-            self.linked = next;
-        } else {
-            memory.next(previous).store(next, Relaxed);
-        }
-        true
-    }
-}
-
 impl Bins {
     /// No holes; objects need `exact_max` granules at most, and so many holes have nodes.
     pub fn new(exact_max: u32, nodes: usize) -> Self {
@@ -164,10 +53,11 @@ impl Bins {
         let words = bins.div_ceil(WORD_BITS);
         assert!(words <= u128::BITS, "{bins} bins");
         Self {
-            bins: vec![Bin::EMPTY; bins as usize].into_boxed_slice(),
+            first: vec![nodes::NONE; bins as usize].into_boxed_slice(),
             filled: vec![0; words as usize].into_boxed_slice(),
             filled_words: 0,
             nodes: Nodes::new(nodes),
+            links: Links::new(bins as usize),
             exact_max,
             band_shift: (exact_max / BANDS as u32).max(1).ilog2(),
             bands: [0; BANDS + 1],
@@ -214,9 +104,9 @@ impl Bins {
     /// short.
     pub fn push(&mut self, memory: Memory<'_>, spot: Spot, granules: u32) -> Number {
         let index = self.bin(granules);
-        let bin = &mut self.bins[index as usize];
-        let node = self.nodes.push(&mut bin.first, spot);
-        if node == nodes::NONE && !bin.link(memory, spot, granules) {
+        let bin = index as usize;
+        let node = self.nodes.push(&mut self.first[bin], spot);
+        if node == nodes::NONE && !self.links.push(memory, bin, spot, granules) {
             return nodes::NONE;
         }
         self.filled[(index / WORD_BITS) as usize] |= 1 << (index % WORD_BITS);
@@ -230,37 +120,39 @@ impl Bins {
     pub fn remove(&mut self, memory: Memory<'_>, spot: Spot, hole: Word) {
         let granules = hole.granules();
         let index = self.bin(granules);
-        let bin = &mut self.bins[index as usize];
+        let bin = index as usize;
         if hole.node() != nodes::NONE {
-            self.nodes.remove(&mut bin.first, hole.node(), spot);
-        } else if !bin.unlink(memory, spot, granules) {
+            self.nodes.remove(&mut self.first[bin], hole.node(), spot);
+        } else if !self.links.remove(memory, bin, spot, granules) {
             return;
         }
-        let is_empty = bin.is_empty();
-        self.removed(index, granules, is_empty);
+        self.removed(index, granules);
     }
 
     /// Takes the shortest hole of at least `granules`, which an object may need, and says how long it is.
     #[inline]
     pub fn take(&mut self, memory: Memory<'_>, granules: u32) -> Option<(Spot, u32)> {
         let index = self.find_bin(granules)?;
-        let bin = &mut self.bins[index as usize];
-        let spot = match bin.first {
-            nodes::NONE => bin.pop_linked(memory),
-            _ => self.nodes.pop(&mut bin.first),
+        let first = &mut self.first[index as usize];
+        let spot = match *first {
+            nodes::NONE => self.links.pop(memory, index as usize),
+            _ => self.nodes.pop(first),
         };
-        let is_empty = bin.is_empty();
         // The hole itself is not looked at if its bin says how long it is: that would be to wait.
         let length = match index <= self.exact_max {
             true => index,
             false => memory.granules(spot),
         };
-        self.removed(index, length, is_empty);
+        self.removed(index, length);
         Some((spot, length))
     }
 
-    fn removed(&mut self, index: u32, granules: u32, is_empty: bool) {
-        if is_empty {
+    fn is_empty(&self, bin: usize) -> bool {
+        self.first[bin] == nodes::NONE && self.links.is_empty(bin)
+    }
+
+    fn removed(&mut self, index: u32, granules: u32) {
+        if self.is_empty(index as usize) {
             let word = (index / WORD_BITS) as usize;
             self.filled[word] &= !(1 << (index % WORD_BITS));
             if self.filled[word] == 0 {
@@ -292,20 +184,17 @@ impl Bins {
         memory: Memory<'_>,
         mut visit: impl FnMut(Spot, Number, &dyn Fn(u32) -> bool),
     ) {
-        for (index, bin) in self.bins.iter().enumerate() {
+        for (index, &first) in self.first.iter().enumerate() {
             let (word, bit) = (index as u32 / WORD_BITS, index as u32 % WORD_BITS);
             let is_filled = self.filled[word as usize] >> bit & 1 == 1;
-            assert_eq!(is_filled, !bin.is_empty(), "bit of bin {index}");
+            assert_eq!(is_filled, !self.is_empty(index), "bit of bin {index}");
             assert!(
                 !is_filled || self.filled_words >> word & 1 == 1,
                 "word of bin {index}"
             );
-            let some = |spot| (spot != NONE).then_some(spot);
-            let linked = std::iter::successors(some(bin.linked), |&spot| {
-                some(memory.next(spot).load(Relaxed))
-            });
+            let linked = self.links.each(memory, index);
             let linked = linked.map(|spot| (nodes::NONE, spot));
-            for (node, spot) in self.nodes.each(bin.first).chain(linked) {
+            for (node, spot) in self.nodes.each(first).chain(linked) {
                 visit(spot, node, &|granules| self.bin(granules) as usize == index);
             }
         }

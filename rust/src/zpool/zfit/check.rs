@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Zfit;
-use super::bins::Memory;
+use super::links::Memory;
 use super::region::Region;
 use super::shard::Shard;
 use super::word::Word;

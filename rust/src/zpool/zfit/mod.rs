@@ -27,6 +27,7 @@
 mod adopt;
 mod bins;
 mod check;
+mod links;
 mod nodes;
 mod quick;
 mod region;

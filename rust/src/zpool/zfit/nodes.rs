@@ -19,6 +19,8 @@ pub const NONE: Number = Number::MAX;
 pub struct Nodes {
     /// All that were ever used. There is room for all that may be, which takes memory only then.
     nodes: Vec<Node>,
+    /// So many may be.
+    count: usize,
     /// The node that was freed last; its next one was freed before.
     free: Number,
 }
@@ -37,6 +39,7 @@ impl Nodes {
         assert!(count < NONE as usize, "{count} nodes");
         Self {
             nodes: Vec::with_capacity(count),
+            count,
             free: NONE,
         }
     }
@@ -106,7 +109,7 @@ impl Nodes {
             self.nodes[free as usize] = node;
             return free;
         }
-        if self.nodes.len() == self.nodes.capacity() {
+        if self.nodes.len() == self.count {
             return NONE;
         }
         self.nodes.push(node);

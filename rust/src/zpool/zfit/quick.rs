@@ -9,16 +9,19 @@
 //! Locking: none, the shard's lock is held.
 
 use super::bins::Spot;
+use super::nodes::{self, Nodes, Number};
 
-/// Slots of one length that can wait: with their number they fill a cache line.
-const PER_LENGTH: usize = 7;
+/// Slots that can wait, at most.
+const SLOTS_MAX: usize = 4096;
 
 /// Most granules that a slot may be longer than is wanted: lengths are looked at 64 at a time.
 pub const SLACK_MAX: u32 = 63;
 
 /// The freed slots of a shard.
 pub struct Quick {
-    lengths: Box<[Length]>,
+    /// The slot of each length that was freed last.
+    first: Box<[Number]>,
+    nodes: Nodes,
     /// Bit l: some slot of length l waits.
     filled: Box<[u64]>,
     slots: u64,
@@ -26,32 +29,12 @@ pub struct Quick {
     hand: usize,
 }
 
-/// Slots of one length, the oldest first.
-#[derive(Clone)]
-#[repr(align(64))]
-struct Length {
-    spots: [Spot; PER_LENGTH],
-    count: usize,
-}
-
-impl Length {
-    fn take_oldest(&mut self) -> Spot {
-        let oldest = self.spots[0];
-        self.spots.copy_within(1..self.count, 0);
-        self.count -= 1;
-        oldest
-    }
-}
-
 impl Quick {
     /// No slots; they have up to `granules_max`.
     pub fn new(granules_max: u32) -> Self {
-        let nothing = Length {
-            spots: [0; PER_LENGTH],
-            count: 0,
-        };
         Self {
-            lengths: vec![nothing; granules_max as usize + 1].into_boxed_slice(),
+            first: vec![nodes::NONE; granules_max as usize + 1].into_boxed_slice(),
+            nodes: Nodes::new(SLOTS_MAX),
             // One word more, so that there always is a next one.
             filled: vec![0; granules_max as usize / 64 + 2].into_boxed_slice(),
             slots: 0,
@@ -75,45 +58,44 @@ impl Quick {
             return None;
         }
         let index = (granules + near.trailing_zeros()) as usize;
-        let length = &mut self.lengths[index];
-        length.count -= 1;
-        let spot = length.spots[length.count];
-        if length.count == 0 {
-            self.filled[index / 64] &= !(1 << (index % 64));
+        Some(self.pop(index))
+    }
+
+    /// Takes the slot of a length that was freed last; there is one.
+    #[inline]
+    fn pop(&mut self, length: usize) -> Spot {
+        let first = &mut self.first[length];
+        let spot = self.nodes.pop(first);
+        if *first == nodes::NONE {
+            self.filled[length / 64] &= !(1 << (length % 64));
         }
         self.slots -= 1;
-        Some(spot)
+        spot
     }
 
-    /// Adds a slot. Returns the oldest of its length if they are too many, and one itself that is longer
-    /// than any object needs: a damaged word may have said so to the next process.
+    /// Adds a slot. False: too many wait, or it is longer than any object needs, as a damaged word may
+    /// have said to the next process.
     #[inline]
-    pub fn put(&mut self, granules: u32, spot: Spot) -> Option<Spot> {
-        let Some(length) = self.lengths.get_mut(granules as usize) else {
-            return Some(spot);
+    pub fn put(&mut self, granules: u32, spot: Spot) -> bool {
+        let Some(first) = self.first.get_mut(granules as usize) else {
+            return false;
         };
-        let displaced = (length.count == PER_LENGTH).then(|| length.take_oldest());
-        length.spots[length.count] = spot;
-        length.count += 1;
+        if self.nodes.push(first, spot) == nodes::NONE {
+            return false;
+        }
         self.filled[granules as usize / 64] |= 1 << (granules % 64);
-        self.slots += u64::from(displaced.is_none());
-        displaced
+        self.slots += 1;
+        true
     }
 
-    /// Takes the oldest slot of some length, of each length in turn, and says of which.
+    /// Takes a slot of some length, of each length in turn, and says of which.
     pub fn give_up(&mut self) -> Option<(u32, Spot)> {
         if self.slots == 0 {
             return None;
         }
-        let index = self.next_filled(self.hand);
-        let length = &mut self.lengths[index];
-        let given_up = (index as u32, length.take_oldest());
-        if length.count == 0 {
-            self.filled[index / 64] &= !(1 << (index % 64));
-        }
-        self.hand = index + 1;
-        self.slots -= 1;
-        Some(given_up)
+        let length = self.next_filled(self.hand);
+        self.hand = length + 1;
+        Some((length as u32, self.pop(length)))
     }
 
     /// The first length from `from` on, or else from the start, of which slots wait.
@@ -132,10 +114,10 @@ impl Quick {
 
     /// Every slot with its length.
     pub fn each(&self) -> impl Iterator<Item = (u32, Spot)> {
-        let lengths = self.lengths.iter().enumerate();
-        lengths.flat_map(|(granules, length)| {
-            let spots = &length.spots[..length.count];
-            spots.iter().map(move |&spot| (granules as u32, spot))
+        let lengths = self.first.iter().enumerate();
+        lengths.flat_map(|(granules, &first)| {
+            let spots = self.nodes.each(first);
+            spots.map(move |(_, spot)| (granules as u32, spot))
         })
     }
 }
@@ -145,20 +127,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_slot_that_was_freed_last_is_taken_first_and_the_oldest_makes_room() {
+    fn the_slot_that_was_freed_last_is_taken_first() {
         let mut quick = Quick::new(20);
-        for spot in 0..PER_LENGTH as u64 {
-            assert_eq!(quick.put(3, spot), None);
+        assert!(!quick.put(21, 7), "longer than any");
+        for (length, spot) in [(3, 100), (3, 101), (3, 102), (5, 200)] {
+            assert!(quick.put(length, spot));
         }
-        assert_eq!(quick.put(3, 100), Some(0));
-        assert_eq!(quick.put(5, 200), None);
-        assert_eq!(quick.slots(), 8);
-        assert_eq!(quick.take(3, 0), Some(100));
+        assert_eq!(quick.slots(), 4);
+        assert_eq!(quick.take(3, 0), Some(102));
         assert_eq!((quick.take(4, 0), quick.take(4, 1)), (None, Some(200)));
-        assert_eq!(quick.give_up(), Some((3, 1)));
-        assert_eq!(quick.slots(), 5);
-        assert_eq!(quick.each().count(), 5);
-        while quick.give_up().is_some() {}
+        assert!(quick.put(20, 300));
+        assert_eq!(quick.give_up(), Some((3, 101)));
+        assert_eq!(quick.give_up(), Some((20, 300)), "of each length in turn");
+        assert_eq!(quick.each().collect::<Vec<_>>(), [(3, 100)]);
+        assert_eq!(quick.give_up(), Some((3, 100)));
         assert_eq!((quick.slots(), quick.take(3, 0)), (0, None));
+    }
+
+    #[test]
+    fn a_slot_that_is_one_too_many_is_not_kept() {
+        let mut quick = Quick::new(20);
+        assert!((0..SLOTS_MAX as u64).all(|spot| quick.put(spot as u32 % 21, spot)));
+        assert!(!quick.put(3, Spot::MAX));
+        assert_eq!(quick.slots(), SLOTS_MAX as u64);
     }
 }

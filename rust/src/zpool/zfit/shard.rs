@@ -5,7 +5,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::bins::{Bins, Memory, Spot};
+use super::bins::{Bins, Spot};
+use super::links::Memory;
 use super::nodes;
 use super::quick::{Quick, SLACK_MAX};
 use super::region::{Grain, Region};
@@ -219,8 +220,8 @@ impl Shard {
             self.join(arena, spot);
             return;
         }
-        if let Some(displaced) = self.quick.put(length, spot) {
-            self.join_soon(arena, displaced, length);
+        if !self.quick.put(length, spot) {
+            self.join_soon(arena, spot, length);
         }
         let share = match self.grain.is_large() {
             true => QUICK_SHARE_LARGE,
