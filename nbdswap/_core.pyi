@@ -19,6 +19,7 @@ __all__ = [
     "codecs",
     "compress_page",
     "decompress_page",
+    "foresee_recovery",
     "inspect_store",
     "repair_store",
     "verify_store",
@@ -312,6 +313,9 @@ class StoreDamage(TypedDict):
     store_byte: int
     page: int
     """Counted over all exports."""
+    kind: str
+    """object: it holds the page; mark: it says that the page has no object; position: it says how
+    far the log is known to be whole, and is of no page."""
     fault: str
     """damaged or unreadable, as in an Incident."""
 
@@ -323,14 +327,49 @@ class StoreVerdict(TypedDict):
     segments_written: int
     """Those with a head of the store's generation; only these are read."""
     summaries_damaged: int
+    heads_damaged: int
+    """Segments that nothing can be had of."""
     records: int
-    """Those that verify."""
+    """Those of pages that verify."""
     object_bytes: int
+    marks: int
+    """Marks and positions that verify."""
     records_damaged: int
     records_missing: int
-    """Those that a head counts and that were not found, as the list of records is damaged too."""
+    """Those that a head counts and nobody can name, as the list of records is damaged too."""
     damaged: list[StoreDamage]
-    """The first 1000 by their place."""
+    """The first 1000 by their place. Where the list is damaged too, one may be named twice: as what
+    the list says that it was, and as what it says itself."""
+
+@type_check_only
+class ForeseenExport(TypedDict):
+    """Pages of a durable export, by what a start after loss of the host would find."""
+
+    stored: int
+    filled: int
+    """Of one repeated pattern, zeros included."""
+    discarded: int
+    lost: int
+    """Errors."""
+
+@type_check_only
+class Foresight(TypedDict):
+    """What a start after loss of the host would find in a store."""
+
+    position: int
+    """Segments of smaller sequences are whole and were synced."""
+    segments: int
+    """Of this generation."""
+    segments_unsure: int
+    """Of these, the ones written since: every record of theirs was verified."""
+    lists_damaged: int
+    heads_damaged: int
+    records_unnamed: int
+    """Of segments that were whole: damaged together with the list, and nobody can name them."""
+    pages_owed: int
+    """Pages that the start would write down again."""
+    exports: list[ForeseenExport | None]
+    """None: the export does not survive, and all of its pages would be errors."""
 
 def check_keyring_key(name: str) -> None:
     """Returns if `keyring:NAME` is a key that a store can be encrypted with.
@@ -352,6 +391,16 @@ def verify_store(path: str, key: str | None) -> StoreVerdict:
 
     Raises ForeignFileError for a damaged superblock, a wrong key and a file in use, OSError,
     ConfigError for sizes that no store has.
+    """
+
+def foresee_recovery(
+    path: str, key: str | None, exports: list[tuple[int, bool]], page_bytes: int
+) -> Foresight:
+    """What a start after loss of the host would find: its recovery, in memory that is thrown away.
+
+    exports: of the state, in its order: pages of each, and whether it is durable; one is.
+    key: as for `verify_store`. Takes 16 bytes of memory for each page that is found. Only reads.
+    Releases the GIL. Raises as `verify_store`.
     """
 
 def repair_store(path: str, *, dry_run: bool) -> str | None:

@@ -97,15 +97,17 @@ class StateDir:
     def lock(cls, path: Path) -> Self:
         """Takes the directory, making it if need be; raises RefusedError if a server has it."""
         try:
-            made = not path.exists()
+            missing = [each for each in (path, *path.parents) if not each.exists()]
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for each in missing:
+                _sync_directory(each.parent)
             lock_fd = _lock_file(path / "lock")
         except BlockingIOError:
             holder = _holder(path / "lock")
             raise RefusedError(f"{path} is in use by another server{holder}") from None
         except OSError as error:
             raise RefusedError(f"{path} cannot be used as state_dir: {error.strerror}") from None
-        return cls(path, lock_fd, made=made)
+        return cls(path, lock_fd, made=bool(missing))
 
     @classmethod
     def take_over(cls, path: Path, lock_fd: int) -> Self:

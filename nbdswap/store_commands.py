@@ -62,18 +62,22 @@ def inspect_command(
     store: StorePath = None,
     as_json: AsJson = False,
 ) -> int:
-    """Show what the superblock of a store says; reads only."""
+    """Show the superblock and what a start after loss of the host would find; reads only."""
     from nbdswap._core import inspect_store
 
     with _offline(config_path, state_dir, store) as offline, _refusals():
         found = inspect_store(str(offline.path))
+        recovery, problem = _foresee(offline, found["superblock"])
     if as_json:
-        typer.echo(json.dumps({"path": str(offline.path), **found}, indent=2))
+        answer = {**found, "recovery": recovery, "recovery_problem": problem}
+        typer.echo(json.dumps({"path": str(offline.path), **answer}, indent=2))
     else:
         typer.echo(f"{offline.path}: {human_size(found['bytes'])}")
         typer.echo(_label_line("superblock", found["superblock"], found["problem"]))
         typer.echo(_label_line("copy", found["copy"], "none was found"))
         typer.echo(_generation_line(offline.state, found["superblock"]))
+        for line in _recovery_lines(recovery, problem):
+            typer.echo(line)
     return ExitCode.OK if found["superblock"] is not None else ExitCode.REFUSED
 
 
@@ -88,21 +92,24 @@ def verify_command(
 
     with _offline(config_path, state_dir, store) as offline, _refusals():
         superblock = inspect_store(str(offline.path))["superblock"]
-        key = None
-        if superblock is not None and superblock["encrypted"]:
-            key = key_source(offline.config, superblock["instance"])
-        verdict = verify_store(str(offline.path), key)
+        verdict = verify_store(str(offline.path), _key_of(offline, superblock))
         owners = Owners(offline.state)
         damaged = [owners.name(damage) for damage in verdict["damaged"]]
-    is_whole = not (verdict["records_damaged"] or verdict["records_missing"])
+    is_whole = not any(
+        verdict[count] for count in ("records_damaged", "records_missing", "heads_damaged")
+    )
     if as_json:
         typer.echo(json.dumps({"path": str(offline.path), **verdict, "damaged": damaged}, indent=2))
     else:
         typer.echo(
-            f"{verdict['records']:,} records ({human_size(verdict['object_bytes'])}) in "
-            f"{verdict['segments_written']:,} of {verdict['segments']:,} segments are whole, "
-            f"{verdict['records_damaged']:,} are damaged, {verdict['records_missing']:,} missing, "
-            f"{verdict['summaries_damaged']:,} lists of records are damaged"
+            f"{verdict['records']:,} records of pages ({human_size(verdict['object_bytes'])}) and "
+            f"{verdict['marks']:,} marks in {verdict['segments_written']:,} of "
+            f"{verdict['segments']:,} segments are whole"
+        )
+        typer.echo(
+            f"damaged: {verdict['records_damaged']:,} records, {verdict['records_missing']:,} more "
+            f"that nobody can name, {verdict['summaries_damaged']:,} lists of records, "
+            f"{verdict['heads_damaged']:,} segments as a whole"
         )
         for damage in damaged:
             typer.echo(_damage_line(damage))
@@ -171,6 +178,71 @@ def _refusals() -> Iterator[None]:
         raise RefusedError(f"the store cannot be read: {error}") from None
 
 
+def _key_of(offline: Offline, superblock: "StoreLabel | None") -> str | None:
+    """What the engine reads the key from; None for a store in clear. Raises RefusedError."""
+    if superblock is None or not superblock["encrypted"]:
+        return None
+    return key_source(offline.config, superblock["instance"])
+
+
+def _foresee(
+    offline: Offline, superblock: "StoreLabel | None"
+) -> tuple[dict[str, Any] | None, str]:
+    """What a start without the memory of the last server would find, or why nobody knows."""
+    from nbdswap._core import foresee_recovery
+
+    state = offline.state
+    if state is None or not _is_of(state, superblock):
+        return None, "no server would take this store over"
+    exports = [
+        (-(-export.size_bytes // state.page_bytes), export.durability == "disk")
+        for export in state.exports
+    ]
+    if not any(is_durable for _, is_durable in exports):
+        return None, "no export is to survive it"
+    try:
+        key = _key_of(offline, superblock)
+        found = foresee_recovery(str(offline.path), key, exports, state.page_bytes)
+    except (RefusedError, OSError, ValueError) as error:
+        return None, f"cannot be told: {error}"
+    named = [
+        {"name": export.name, "durability": export.durability, "pages": pages}
+        for export, pages in zip(state.exports, found["exports"], strict=True)
+    ]
+    return {**found, "exports": named}, ""
+
+
+def _is_of(state: State, superblock: "StoreLabel | None") -> bool:
+    return superblock is not None and (superblock["instance"], superblock["generation"]) == (
+        state.instance,
+        state.generation,
+    )
+
+
+def _recovery_lines(recovery: dict[str, Any] | None, problem: str) -> list[str]:
+    if recovery is None:
+        return [f"  after loss of the host: {problem}"]
+    lines = [
+        f"  log: {recovery['segments']:,} segments, of which {recovery['segments_unsure']:,} were "
+        "written since the last checkpoint",
+        f"  damaged: {recovery['lists_damaged']:,} lists of records, "
+        f"{recovery['heads_damaged']:,} segments as a whole, {recovery['records_unnamed']:,} "
+        "records that nobody can name",
+        "  after loss of the host a start would find:",
+    ]
+    for export in recovery["exports"]:
+        pages = export["pages"]
+        if pages is None:
+            found = "nothing, an error for every page"
+        else:
+            found = (
+                f"{pages['stored']:,} pages in the store, {pages['filled']:,} of zeros or one "
+                f"pattern, {pages['discarded']:,} discarded, {pages['lost']:,} lost"
+            )
+        lines.append(f"    {export['name']} ({export['durability']}): {found}")
+    return lines
+
+
 class Owners:
     """Whose a record is: by the last server's exports, and its page table if that is there."""
 
@@ -184,7 +256,9 @@ class Owners:
     def name(self, damage: "StoreDamage") -> dict[str, Any]:
         """The damage with export, page in it, and whether a page is there; None: nobody knows."""
         export, page = self._export_of(damage["page"])
-        return {**damage, "export": export, "export_page": page, "in_use": self._in_use(damage)}
+        # Where a mark is, the table does not say.
+        in_use = self._in_use(damage) if damage["kind"] == "object" else None
+        return {**damage, "export": export, "export_page": page, "in_use": in_use}
 
     def _export_of(self, page: int) -> tuple[str | None, int | None]:
         for export in self._state.exports if self._state is not None else ():
@@ -224,10 +298,7 @@ def _label_line(what: str, label: "StoreLabel | None", problem: str) -> str:
 def _generation_line(state: State | None, label: "StoreLabel | None") -> str:
     if state is None:
         return "  state: none, so no server would take this store over"
-    if label is None or (label["instance"], label["generation"]) != (
-        state.instance,
-        state.generation,
-    ):
+    if not _is_of(state, label):
         return (
             f"  state: instance {state.instance:016x}, generation {state.generation}: another one"
         )
@@ -235,8 +306,11 @@ def _generation_line(state: State | None, label: "StoreLabel | None") -> str:
 
 
 def _damage_line(damage: dict[str, Any]) -> str:
+    if damage["kind"] == "position":
+        return f"  {damage['fault']} at byte {damage['store_byte']}: how far the log was whole"
     whose = f"page {damage['page']}"
     if damage["export"] is not None:
         whose = f"page {damage['export_page']} of export {damage['export']}"
     used = {True: ", in use", False: ", not in use any more", None: ""}[damage["in_use"]]
-    return f"  {damage['fault']} at byte {damage['store_byte']}: {whose}{used}"
+    mark = "mark of " if damage["kind"] == "mark" else ""
+    return f"  {damage['fault']} at byte {damage['store_byte']}: {mark}{whose}{used}"

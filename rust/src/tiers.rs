@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::age::Clock;
-use crate::durable::{Durable, MARK_BYTES};
+use crate::durable::{Belief, Durable, MARK_BYTES};
 use crate::page::PageId;
 use crate::stats::LaneStats;
 
@@ -101,6 +101,11 @@ impl Tiers {
     pub fn durable_of(&self, page: PageId) -> Option<&Durable> {
         let durable = self.durable.as_ref()?;
         durable.has_export(self.export_of(page)).then_some(durable)
+    }
+
+    /// What the next process may believe of the log.
+    pub fn belief(&self) -> Belief<'_> {
+        Belief::new(self.table.memory().notes())
     }
 
     /// Gives a page another content: as [`replace`](Self::replace), and a durable export owes it to the

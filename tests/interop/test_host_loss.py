@@ -5,17 +5,21 @@ That is a reboot. What a drive's cache loses is simulated in `rust/src/engine/te
 
 from __future__ import annotations
 
+import json
 import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import ServerFactory
 from tests.interop.test_nbdsh import nbdsh
+from tests.support.file_systems import CutOffDisk
 from tests.support.pages import MIB, PAGE_BYTES, make_data, make_distinct_page
 from tests.support.rawnbd import Command, Flag, RawClient
-from tests.support.servers import Server, ServerSettings
+from tests.support.servers import Server, ServerSettings, nbdswap_command
 from tests.support.tools import require
 
 DISK, PLAIN = "disk", "plain"
@@ -310,3 +314,110 @@ def test_what_libnbd_flushed_or_wrote_with_fua_is_there_after_a_loss(server: Ser
         assert h.pread(64 * P, 2 * M) == data
         """,
     )
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[CutOffDisk]:
+    found = CutOffDisk(300 * MIB, tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("preallocate", [False, True], ids=["sparse", "preallocated"])
+def test_what_was_flushed_is_there_although_the_file_system_was_cut_off(
+    server: ServerFactory, disk: CutOffDisk, *, preallocate: bool
+) -> None:
+    """The backing file is new: its name, its size and its blocks have to be there too."""
+    config = {**SETTINGS.store_config, "preallocate": preallocate}
+    settings = replace(SETTINGS, store_path=disk.path / "store", store_config=config)
+    running = start(server, settings)
+    data = make_data(10, 1024)
+    for part in range(4):
+        at = part * MIB
+        write(running, DISK, data[at : at + MIB], at, then_flush=True)
+        with RawClient.connect(running.unix_path, DISK) as client:
+            client.write(16 * MIB, make_distinct_page(SEED, part))
+            disk.cut_off()
+            assert client.call(Command.FLUSH, 0, 0).error == EIO
+        running.kill()
+        running.delete_memory_files()
+        disk.come_back()
+        running.start()
+        assert read(running, DISK, 0, at + MIB) == data[: at + MIB]
+    running.kill()
+
+
+def test_inspect_foresees_what_a_start_finds(server: ServerFactory) -> None:
+    running = start(server)
+    data = make_data(11, PAGES)
+    write(running, DISK, data, then_flush=True)
+    with RawClient.connect(running.unix_path, DISK) as client:
+        assert client.call(Command.TRIM, 0, MIB).error == 0
+        flush(client)
+        client.disconnect()
+    running.kill()
+    running.delete_memory_files()
+    before = running.store_path.stat().st_mtime_ns
+    found = store_command(running, "inspect")
+    assert running.store_path.stat().st_mtime_ns == before, "it was touched"
+    plain, durable = found["recovery"]["exports"]
+    assert (plain["name"], plain["pages"]) == (PLAIN, None)
+    assert durable["pages"]["discarded"] == MIB // PAGE_BYTES
+    assert durable["pages"]["lost"] == 0
+    verdict = store_command(running, "verify")
+    assert verdict["records"] >= durable["pages"]["stored"]
+    assert verdict["marks"] >= durable["pages"]["filled"] + durable["pages"]["discarded"]
+    running.start()
+    recovered = running.status()["store"]["durable"]["recovered_pages"]
+    assert recovered == sum(durable["pages"].values())
+
+
+def test_inspect_says_what_is_lost_of_a_damaged_store(server: ServerFactory) -> None:
+    running = start(server)
+    page = make_distinct_page(SEED, 1)
+    with RawClient.connect(running.unix_path, DISK) as client:
+        for index in range(64):
+            client.write(index * PAGE_BYTES, make_distinct_page(SEED, index))
+        flush(client)
+        client.write(70 * PAGE_BYTES, page)
+        flush(client)
+        client.disconnect()
+    running.kill()
+    running.delete_memory_files()
+    (whole,) = store_command(running, "verify")["damaged"] or [None]
+    assert whole is None
+    with running.store_path.open("r+b") as file:
+        # In the first segment, of 1 MiB behind the superblock's: an object, which the list names.
+        file.seek(MIB + 300)
+        (byte,) = file.read(1)
+        file.seek(MIB + 300)
+        file.write(bytes((byte ^ 1,)))
+    before = running.store_path.stat().st_mtime_ns
+    verdict = store_command(running, "verify", status=3)
+    (damage,) = verdict["damaged"]
+    assert (damage["export"], damage["kind"], damage["fault"]) == (DISK, "object", "damaged")
+    found = store_command(running, "inspect")["recovery"]
+    assert (found["lists_damaged"], found["heads_damaged"]) == (0, 0)
+    # Its record is listed, so that only reading it shows that it is damaged: an error, then.
+    assert found["exports"][1]["pages"]["stored"] == 65
+    assert running.store_path.stat().st_mtime_ns == before, "it was touched"
+    running.start()
+    with RawClient.connect(running.unix_path, DISK) as client:
+        offset = damage["export_page"] * PAGE_BYTES
+        assert client.call(Command.READ, offset, PAGE_BYTES).error == EIO
+        assert client.read(70 * PAGE_BYTES, PAGE_BYTES) == page
+        client.disconnect()
+
+
+def store_command(running: Server, command: str, *, status: int = 0) -> dict[str, Any]:
+    """What `nbdswap store` says of the store of a server that does not run."""
+    words = [
+        *nbdswap_command(), "store", command, "--json",
+        f"--config={running.directory / 'config.yaml'}",
+        f"--state-dir={running.state_directory}",
+        f"--store={running.store_path}",
+    ]  # fmt: skip
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == status, done.stdout + done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer

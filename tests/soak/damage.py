@@ -92,7 +92,12 @@ async def find_failed(socket: Path, tenants: Sequence[Tenant], rng: random.Rando
             failed |= {(tenant.name, page) for page in mine}
             if tenant.is_durable:
                 for page in range(pages.count):
-                    await client.write(page * size, pages.current(page, 1))
+                    content = pages.current(page, 1)
+                    if content == pages.zeroes:
+                        # Zeros over zeros are no change, and their mark may be damaged.
+                        content = pages.new_page(rng)
+                    await client.write(page * size, content)
+                    pages.acknowledge(page, [content])
                 covered = pages.begin_flush()
                 await client.flush()
                 pages.end_flush(covered)

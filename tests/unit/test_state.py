@@ -34,6 +34,28 @@ def test_a_state_reads_back_to_the_same(tmp_path: Path) -> None:
     state_dir.close()
 
 
+def test_directories_that_are_made_survive_loss_of_power(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a FLUSH promised is of no use below a directory that is not there after it."""
+    synced = []
+
+    def fsync(fd: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{fd}").readlink())
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    path = tmp_path / "a" / "b" / "state"
+    state_dir = StateDir.lock(path)
+    assert set(synced) == {tmp_path, tmp_path / "a", tmp_path / "a" / "b"}
+    synced.clear()
+    state_dir.write(STATE)
+    assert synced == [path / "state.json.new", path], "the file, its name"
+    state_dir.close()
+    synced.clear()
+    StateDir.lock(path).close()
+    assert synced == []
+
+
 def test_marking_an_export_marks_no_other() -> None:
     two = replace(STATE, exports=(*STATE.exports, replace(STATE.exports[0], name="other")))
     marked = two.with_data_in("other")

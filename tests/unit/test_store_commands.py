@@ -106,8 +106,8 @@ def test_a_record_is_named_by_its_export_and_its_table(tmp_path: Path) -> None:
         clean=False,
     )
 
-    def damage(page: int) -> "StoreDamage":
-        return {"page": page, "store_byte": 8 << 20, "fault": "damaged"}
+    def damage(page: int, kind: str = "object") -> "StoreDamage":
+        return {"page": page, "store_byte": 8 << 20, "kind": kind, "fault": "damaged"}
 
     def name(page: int) -> tuple[str | None, int | None, bool | None]:
         named = Owners(state).name(damage(page))
@@ -122,3 +122,4 @@ def test_a_record_is_named_by_its_export_and_its_table(tmp_path: Path) -> None:
     table.write_bytes(bytes(4096) + struct.pack(f"<{len(words)}Q", *words))
     assert [name(page)[2] for page in range(6)] == [False, False, True, False, False, False]
     assert Owners(None).name(damage(1))["export"] is None
+    assert Owners(state).name(damage(2, "mark"))["in_use"] is None

@@ -7,6 +7,8 @@
 //!
 //! Little endian. Locking: none, plain values.
 
+use crate::store::RecordKind;
+
 /// In place of the codec of an object.
 pub const MARK_CODEC: u8 = 0x80;
 /// Bytes of either.
@@ -46,6 +48,15 @@ impl Mark {
             (3, pattern) => Some(Mark::Filled(pattern)),
             _ => None,
         }
+    }
+}
+
+/// What a record of that page and codec is for.
+pub fn kind_of(page: u32, codec: u8) -> RecordKind {
+    match (codec, page) {
+        (MARK_CODEC, POSITION_PAGE) => RecordKind::Position,
+        (MARK_CODEC, _) => RecordKind::Mark,
+        _ => RecordKind::Object,
     }
 }
 

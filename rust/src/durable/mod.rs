@@ -19,14 +19,18 @@
 //! Locking: the page's lock for what concerns one page; a mutex for the flushes, held for a few
 //! instructions.
 
+mod belief;
 mod flushes;
 mod mark;
 mod page_set;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use belief::Belief;
 pub use flushes::{Flush, FlushError, Flushes};
-pub use mark::{MARK_BYTES, MARK_CODEC, Mark, POSITION_PAGE, position_object, position_of};
+pub use mark::{
+    MARK_BYTES, MARK_CODEC, Mark, POSITION_PAGE, kind_of, position_object, position_of,
+};
 pub use page_set::PageSet;
 
 use crate::error::Result;

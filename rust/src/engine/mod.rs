@@ -9,6 +9,7 @@
 
 mod bell;
 mod fetch;
+mod foresight;
 mod header;
 mod lane;
 mod open;
@@ -27,8 +28,10 @@ use std::time::Duration;
 
 pub use bell::{Bell, Heard};
 pub use fetch::{FETCH_BATCH_MAX, Fetch, ReaderLane, StorePlace, Ticket};
+pub use foresight::{Foreseen, foresee};
 pub use lane::Lane;
 pub use open::{Backing, EngineOptions, ExportOptions, OpenReport, StoreSource};
+pub use recovery::LogSurvey;
 pub use silence::Observer;
 pub use snapshot::{ExportSnapshot, PoolSnapshot, Snapshot};
 use switch::CodecSwitch;

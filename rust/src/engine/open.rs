@@ -205,6 +205,7 @@ impl Engine {
             if report.recovered {
                 recovery.claim_marks();
                 report.pages_recovered = std::mem::take(&mut report.pages_adopted);
+                report.warnings.extend(recovery.survey().warning());
             } else {
                 recovery.compare(&lane)?;
             }

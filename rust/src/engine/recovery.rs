@@ -8,10 +8,11 @@
 //! is verified, and one that is damaged was never acknowledged as flushed, so that the one before it
 //! counts. Its page is owed: before the log is called whole again, there is a newer record of it.
 //!
-//! What it cannot tell: a record of the newest segments that rotted between the last checkpoint and the
-//! loss of the host from one that was never wholly written; and which pages a segment had whose list is
-//! damaged together with records, or both of whose heads are. What the device does not give at all ends
-//! the recovery with its error: it may be better later.
+//! Of a record that is damaged together with the list of its segment the page is an error, as far as either
+//! names it. What it cannot tell: a record of the newest segments that rotted between the last checkpoint and
+//! the loss of the host from one that was never wholly written; and which pages a segment had both of whose
+//! heads are past mending ([`Store::find_segments`]). Those it counts. What the device does not give at all
+//! ends the recovery with its error: it may be better later.
 //!
 //! Locking: none, nothing else runs yet.
 
@@ -26,6 +27,39 @@ use crate::store::{ReadBuffer, RecordRef, SegmentIndex, Store};
 use crate::table::{ObjectAt, Place, Word};
 use crate::tiers::Tiers;
 
+/// What a recovery found of the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogSurvey {
+    /// All segments of smaller sequences are whole and were synced.
+    pub position: u64,
+    /// Segments of this generation.
+    pub segments: u64,
+    /// Of these, the ones that were written since: every record of theirs was verified.
+    pub segments_unsure: u64,
+    /// Of all, the ones whose list of records is damaged.
+    pub lists_damaged: u64,
+    /// Segments that nothing can be had of, since both heads are damaged.
+    pub heads_damaged: u64,
+    /// Records of whole segments that are damaged together with the list, and that nobody can name.
+    pub records_unnamed: u64,
+    /// Pages that a start writes down again.
+    pub pages_owed: u64,
+}
+
+impl LogSurvey {
+    /// What the operator should know, if anything.
+    pub(super) fn warning(&self) -> Option<String> {
+        let (heads, records) = (self.heads_damaged, self.records_unnamed);
+        (heads > 0 || records > 0).then(|| {
+            format!(
+                "the backing file is damaged where nobody can say whose pages were there: {heads} \
+                 segments and {records} records; a page whose newest version was there reads as an \
+                 older one, as zeros or as an error"
+            )
+        })
+    }
+}
+
 /// The log of a store that is being taken over, as it is read.
 pub(super) struct Recovery<'a> {
     tiers: &'a Tiers,
@@ -37,6 +71,16 @@ pub(super) struct Recovery<'a> {
     seen: PageSet,
     /// Pages that are to be written down again.
     again: PageSet,
+    /// Whole segments had records that are gone without a name.
+    unnamed: u64,
+    /// Segments that were found, and of these the ones that are not known to be whole.
+    segments: u64,
+    segments_unsure: u64,
+}
+
+/// Is it of a page of a durable export?
+fn is_ours(tiers: &Tiers, record: &RecordRef) -> bool {
+    (record.page as usize) < tiers.table.pages() && tiers.durable_of(PageId(record.page)).is_some()
 }
 
 impl<'a> Recovery<'a> {
@@ -54,6 +98,9 @@ impl<'a> Recovery<'a> {
             records: Vec::with_capacity(store.records_max()),
             seen: PageSet::new(pages, false)?,
             again: PageSet::new(pages, false)?,
+            unnamed: 0,
+            segments: 0,
+            segments_unsure: 0,
         }))
     }
 
@@ -66,12 +113,31 @@ impl<'a> Recovery<'a> {
         records.clear();
         self.store
             .segment_records(segment, &mut self.buffer, &mut |record| {
-                let is_ours = (record.page as usize) < tiers.table.pages()
-                    && tiers.durable_of(PageId(record.page)).is_some();
-                if is_ours || record.page == POSITION_PAGE {
+                if is_ours(tiers, &record) || record.page == POSITION_PAGE {
                     records.push(record);
                 }
             })
+    }
+
+    /// Pages whose newest record may be one that is damaged together with the list of its segment.
+    fn lose_hidden(&mut self, segment: SegmentIndex, is_whole: bool) -> Result<()> {
+        let (store, tiers) = (self.store, self.tiers);
+        let mut hidden = Vec::new();
+        let unnamed = store.hidden_records(segment, &mut self.buffer, &mut |record| {
+            if is_ours(tiers, &record) {
+                hidden.push(PageId(record.page));
+            }
+        })?;
+        for page in hidden {
+            if is_whole {
+                self.lose(page)?;
+            } else if !self.seen.contains(page) {
+                // Maybe it was never wholly written.
+                self.again.insert(page);
+            }
+        }
+        self.unnamed += if is_whole { unnamed } else { 0 };
+        Ok(())
     }
 
     /// Makes the words of all durable pages from the log. `kind` says of the export of a page whether it
@@ -81,12 +147,15 @@ impl<'a> Recovery<'a> {
         let mut position = 0;
         for (sequence, segment) in self.store.find_segments(&mut self.buffer)? {
             let is_whole = sequence < position;
+            self.segments += 1;
+            self.segments_unsure += u64::from(!is_whole);
+            let lists_damaged = self.store.summary_errors();
             self.list(segment)?;
             let mut records = std::mem::take(&mut self.records);
             for record in &records {
                 let page = PageId(record.page);
                 if record.page != POSITION_PAGE && !kind(page).0 {
-                    self.lose(record)?;
+                    self.lose(page)?;
                 }
             }
             if is_whole {
@@ -100,8 +169,12 @@ impl<'a> Recovery<'a> {
             let found = self.verify(&records, is_whole)?;
             position = position.max(found);
             self.records = records;
+            if self.store.summary_errors() > lists_damaged {
+                self.lose_hidden(segment, is_whole)?;
+            }
         }
         self.durable.position.store(position, Ordering::Relaxed);
+        self.tiers.belief().settle(position);
         let mut from = 0;
         while let Some(page) = self.again.next(from) {
             from = page.0 + 1;
@@ -135,7 +208,7 @@ impl<'a> Recovery<'a> {
                 Ok(object) if record.codec == MARK_CODEC => self.take_mark(record, object),
                 Ok(_) => self.take_object(record),
                 // What cannot be read may well be what was flushed.
-                Err(error) if is_whole || matches!(error, Error::Io { .. }) => self.lose(record),
+                Err(error) if is_whole || matches!(error, Error::Io { .. }) => self.lose(page),
                 Err(_) if self.seen.contains(page) => Ok(()),
                 Err(_) => {
                     self.again.insert(page);
@@ -159,15 +232,14 @@ impl<'a> Recovery<'a> {
                     bytes: record.bytes as usize,
                     at: record.location,
                 });
-                self.take(record, Word::of(place))
+                self.take(PageId(record.page), Word::of(place))
             }
             // Of a codec of a later version, perhaps.
-            None => self.lose(record),
+            None => self.lose(PageId(record.page)),
         }
     }
 
-    fn take(&mut self, record: &RecordRef, word: Word) -> Result<()> {
-        let page = PageId(record.page);
+    fn take(&mut self, page: PageId, word: Word) -> Result<()> {
         if self.seen.contains(page) {
             return Ok(());
         }
@@ -178,14 +250,13 @@ impl<'a> Recovery<'a> {
     }
 
     /// The page's newest record is damaged.
-    fn lose(&mut self, record: &RecordRef) -> Result<()> {
-        let page = PageId(record.page);
+    fn lose(&mut self, page: PageId) -> Result<()> {
         if self.seen.contains(page) {
             return Ok(());
         }
         // Written down, since the record may be reused.
         self.again.insert(page);
-        self.take(record, Word::of(Place::Lost))
+        self.take(page, Word::of(Place::Lost))
     }
 
     fn take_mark(&mut self, record: &RecordRef, object: &[u8]) -> Result<()> {
@@ -197,11 +268,24 @@ impl<'a> Recovery<'a> {
             Some(Mark::Discarded) => Place::Hole,
             Some(Mark::Filled(pattern)) => Place::Same(pattern),
             Some(Mark::Lost) => Place::Lost,
-            None => return self.lose(record),
+            None => return self.lose(page),
         };
-        self.take(record, Word::of(place))?;
+        self.take(page, Word::of(place))?;
         self.durable.set_mark(page, Some(record.location));
         Ok(())
+    }
+
+    /// What was found of the log.
+    pub(super) fn survey(&self) -> LogSurvey {
+        LogSurvey {
+            position: self.durable.position.load(Ordering::Relaxed),
+            segments: self.segments,
+            segments_unsure: self.segments_unsure,
+            lists_damaged: self.store.summary_errors(),
+            heads_damaged: self.store.heads_damaged(),
+            records_unnamed: self.unnamed,
+            pages_owed: self.again.len(),
+        }
     }
 
     /// Claims the records of all marks, as adoption claims those of objects.
@@ -223,6 +307,8 @@ impl<'a> Recovery<'a> {
     /// Finds what a predecessor's table knows and the log does not. Segments that a recovery would need
     /// until that is written down are kept.
     pub(super) fn compare(&mut self, lane: &LaneStats) -> Result<()> {
+        let position = self.tiers.belief().position();
+        self.durable.position.store(position, Ordering::Relaxed);
         for (_, segment) in self.store.find_segments(&mut self.buffer)? {
             self.list(segment)?;
             for record in std::mem::take(&mut self.records) {
@@ -255,17 +341,29 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
-    /// Syncs what was found, which may be nowhere but in the device's cache. If that cannot be done,
-    /// nothing is relied on: all pages are written again, and until then everything is kept. Before the
-    /// store is adopted.
+    /// Syncs what was found, which may be nowhere but in the device's cache. If that cannot be done, or
+    /// a predecessor could not, what was written since the last success is not relied on: it is written
+    /// again, and until then everything is kept. Before the store is adopted.
     pub(super) fn sync(&mut self) -> Result<()> {
-        if self.store.sync().is_ok() {
+        let belief = self.tiers.belief();
+        let was_in_doubt = belief.doubt();
+        if self.store.sync().is_ok() && !was_in_doubt {
+            belief.restore();
             return Ok(());
         }
         for (_, segment) in self.store.find_segments(&mut self.buffer)? {
             self.store.outlived(self.store.start(segment));
         }
-        self.each_page(|recovery, page, _| recovery.again.insert(page));
+        let position = belief.position();
+        self.each_page(|recovery, page, word| {
+            let at = match word.place() {
+                Place::Store(object) => Some(object.at),
+                _ => recovery.durable.mark(page),
+            };
+            if at.is_none_or(|at| recovery.store.sequence(at) >= position) {
+                recovery.again.insert(page);
+            }
+        });
         Ok(())
     }
 

@@ -375,6 +375,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(offline::check_keyring_key, module)?)?;
     module.add_function(wrap_pyfunction!(offline::inspect_store, module)?)?;
     module.add_function(wrap_pyfunction!(offline::verify_store, module)?)?;
+    module.add_function(wrap_pyfunction!(offline::foresee_recovery, module)?)?;
     module.add_function(wrap_pyfunction!(offline::repair_store, module)?)?;
     module.add_function(wrap_pyfunction!(codecs::codecs, module)?)?;
     module.add_function(wrap_pyfunction!(codecs::compress_page, module)?)?;

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 
 use super::to_python;
-use crate::store::{self, Damage, KeySource, Label};
+use crate::durable;
+use crate::engine::{self, Foreseen, LogSurvey};
+use crate::store::{self, Damage, KeySource, Label, RecordKind};
 
 #[derive(IntoPyObject)]
 pub(super) struct LabelView {
@@ -33,6 +35,7 @@ pub(super) struct InspectionView {
 struct DamageView {
     store_byte: u64,
     page: u32,
+    kind: &'static str,
     fault: &'static str,
 }
 
@@ -41,8 +44,10 @@ pub(super) struct VerdictView {
     segments: u32,
     segments_written: u32,
     summaries_damaged: u64,
+    heads_damaged: u64,
     records: u64,
     object_bytes: u64,
+    marks: u64,
     records_damaged: u64,
     records_missing: u64,
     damaged: Vec<DamageView>,
@@ -66,6 +71,11 @@ impl From<Damage> for DamageView {
         DamageView {
             store_byte: damage.offset,
             page: damage.page,
+            kind: match damage.kind {
+                RecordKind::Object => "object",
+                RecordKind::Mark => "mark",
+                RecordKind::Position => "position",
+            },
             fault: if damage.is_unreadable {
                 "unreadable"
             } else {
@@ -106,19 +116,89 @@ pub(super) fn verify_store(
         let key = key
             .map(|key| KeySource::parse(&key)?.read(None))
             .transpose()?;
-        store::verify_store(&path, key.as_ref().map(|encryption| &encryption.key))
+        let key = key.as_ref().map(|encryption| &encryption.key);
+        store::verify_store(&path, key, &durable::kind_of)
     });
     let verdict = verified.map_err(to_python)?;
     Ok(VerdictView {
         segments: verdict.segments,
         segments_written: verdict.segments_written,
         summaries_damaged: verdict.summaries_damaged,
+        heads_damaged: verdict.heads_damaged,
         records: verdict.records,
         object_bytes: verdict.object_bytes,
+        marks: verdict.marks,
         records_damaged: verdict.records_damaged,
         records_missing: verdict.records_missing,
         damaged: verdict.damaged.into_iter().map(DamageView::from).collect(),
     })
+}
+
+#[derive(IntoPyObject)]
+pub(super) struct ForeseenView {
+    stored: u64,
+    filled: u64,
+    discarded: u64,
+    lost: u64,
+}
+
+#[derive(IntoPyObject)]
+pub(super) struct ForesightView {
+    position: u64,
+    segments: u64,
+    segments_unsure: u64,
+    lists_damaged: u64,
+    heads_damaged: u64,
+    records_unnamed: u64,
+    pages_owed: u64,
+    exports: Vec<Option<ForeseenView>>,
+}
+
+impl From<Foreseen> for ForeseenView {
+    fn from(foreseen: Foreseen) -> ForeseenView {
+        ForeseenView {
+            stored: foreseen.stored,
+            filled: foreseen.filled,
+            discarded: foreseen.discarded,
+            lost: foreseen.lost,
+        }
+    }
+}
+
+impl From<(Vec<Option<Foreseen>>, LogSurvey)> for ForesightView {
+    fn from((exports, survey): (Vec<Option<Foreseen>>, LogSurvey)) -> ForesightView {
+        ForesightView {
+            position: survey.position,
+            segments: survey.segments,
+            segments_unsure: survey.segments_unsure,
+            lists_damaged: survey.lists_damaged,
+            heads_damaged: survey.heads_damaged,
+            records_unnamed: survey.records_unnamed,
+            pages_owed: survey.pages_owed,
+            exports: (exports.into_iter())
+                .map(|export| export.map(ForeseenView::from))
+                .collect(),
+        }
+    }
+}
+
+/// See `_core.pyi`.
+#[pyfunction]
+pub(super) fn foresee_recovery(
+    py: Python<'_>,
+    path: PathBuf,
+    key: Option<OsString>,
+    exports: Vec<(u32, bool)>,
+    page_bytes: usize,
+) -> PyResult<ForesightView> {
+    let foreseen = py.detach(|| {
+        let key = key
+            .map(|key| KeySource::parse(&key)?.read(None))
+            .transpose()?;
+        let key = key.as_ref().map(|encryption| &encryption.key);
+        engine::foresee(&path, key, &exports, page_bytes)
+    });
+    foreseen.map(ForesightView::from).map_err(to_python)
 }
 
 /// See `_core.pyi`.

@@ -114,33 +114,66 @@ impl Store {
         }
         let blocks = &bytes[..first.len()];
         let is_blank = blocks.iter().all(|byte| *byte == 0);
-        let generation = Head::generation(&blocks[..HEAD_BYTES]);
-        if is_blank || generation.is_some_and(|found| found != self.form.key.generation) {
+        let is_ours = Head::generation(&blocks[..HEAD_BYTES]) == Some(self.form.key.generation);
+        if is_blank || self.is_of_another_generation(start, bytes) {
             return Ok(None);
         }
-        Ok(self.find_head(segment, bytes).ok())
+        let head = self.find_head(segment, bytes).ok();
+        // A write that was cut short leaves a whole head, an older one or none.
+        if head.is_none() && is_ours {
+            self.counters.heads_damaged.add(1);
+        }
+        Ok(head)
     }
 
-    /// The head of a segment; its copy at the end of the write if the head itself is damaged, so
-    /// that one bad block does not cost a whole segment.
+    /// Is this, whose first blocks are in `bytes`, what another generation left? Head and tail have to
+    /// say so, which one damaged byte cannot make them do.
+    fn is_of_another_generation(&self, start: Location, bytes: &mut [u8]) -> bool {
+        let mut head = [0; HEAD_BYTES];
+        head.copy_from_slice(&bytes[..HEAD_BYTES]);
+        let other = Head::generation(&head).filter(|found| *found != self.form.key.generation);
+        let written = other.and_then(|_| Head::claimed_bytes(&head, self.geometry.segment_bytes));
+        let Some(written) = written else {
+            return false;
+        };
+        let end = start.offset() + written as u64;
+        let block = Span::around(end - HEAD_BYTES as u64, end);
+        let is_read = self.read_span(bytes, block).is_ok();
+        is_read && bytes[block.len() - HEAD_BYTES..block.len()] == head
+    }
+
+    /// The head of a segment; its copy at the end of the write if the head itself is damaged, so that one
+    /// bad block does not cost a whole segment, and what the two come to if both are, in few bytes.
+    ///
+    /// If that fails nothing of the segment is to be had. Its records are all there, each with a checksum,
+    /// but the checksums depend on the segment's sequence, which only heads have, so that no record can be
+    /// told from one that an earlier use of the segment left there. To guess sequences until one is right
+    /// would take that one for the page's newest.
     pub(super) fn find_head(&self, segment: SegmentIndex, bytes: &mut [u8]) -> Result<Head> {
         let start = self.geometry.start(segment);
         let block = Span::around(start.offset(), start.offset() + 1);
+        let mut raw = [0; HEAD_BYTES];
         let head = match self.read_span(bytes, block) {
             Ok(()) => {
-                let raw = &bytes[..HEAD_BYTES];
-                Head::decode(raw, &self.form, start, self.geometry.segment_bytes)
+                raw.copy_from_slice(&bytes[..HEAD_BYTES]);
+                Head::decode(&raw, &self.form, start, self.geometry.segment_bytes)
             }
             Err(source) => {
                 self.counters.read_errors.add(1);
                 Err(Error::io("read segment head", start.offset(), source))
             }
         };
-        head.or_else(|error| self.find_tail(start, bytes).ok_or(error))
+        head.or_else(|error| self.find_tail(start, bytes, &raw).ok_or(error))
     }
 
-    /// The newest tail in a segment. A longer, earlier use may have left an older one behind it.
-    fn find_tail(&self, start: Location, bytes: &mut [u8]) -> Option<Head> {
+    /// The newest tail in a segment, mended with the damaged `head` where that helps. A longer, earlier use
+    /// may have left an older one behind it.
+    fn find_tail(
+        &self,
+        start: Location,
+        bytes: &mut [u8],
+        head: &[u8; HEAD_BYTES],
+    ) -> Option<Head> {
         let segment_bytes = self.geometry.segment_bytes;
         let end = start.offset() + u64::from(segment_bytes);
         let mut newest: Option<Head> = None;
@@ -151,10 +184,12 @@ impl Store {
             // What cannot be read holds no tail that verifies.
             let _ = self.read_what_can_be(bytes, window);
             for (number, block) in bytes[..window.len()].chunks_exact(BLOCK_BYTES).enumerate() {
-                let raw = &block[BLOCK_BYTES - HEAD_BYTES..];
+                let mut raw = [0; HEAD_BYTES];
+                raw.copy_from_slice(&block[BLOCK_BYTES - HEAD_BYTES..]);
                 let written = window.start - start.offset() + ((number + 1) * BLOCK_BYTES) as u64;
-                newest = Head::decode(raw, &self.form, start, segment_bytes)
+                newest = Head::decode(&raw, &self.form, start, segment_bytes)
                     .ok()
+                    .or_else(|| Head::mend(head, &raw, &self.form, start, segment_bytes))
                     .filter(|tail| tail.shape.written_bytes() as u64 == written)
                     .into_iter()
                     .chain(newest)

@@ -123,7 +123,7 @@ impl Store {
     }
 
     /// The summary of a segment, verified. It and the tail are one read.
-    fn read_summary<'a>(
+    pub(super) fn read_summary<'a>(
         &self,
         segment: SegmentIndex,
         sequence: u64,
@@ -166,7 +166,7 @@ impl Store {
 
     /// Finds records without the summary: wherever one verifies. A damaged one is skipped in steps
     /// of 8 bytes until the next verifies, so it hides none of the others.
-    fn search_records(
+    pub(super) fn search_records(
         &self,
         segment: SegmentIndex,
         sequence: u64,

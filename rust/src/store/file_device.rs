@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom, fallocate, fcntl_getfl,
-    fcntl_setfl, fdatasync, flock, fstat, ftruncate, open, seek, stat,
+    fcntl_setfl, fdatasync, flock, fstat, fsync, ftruncate, open, seek, stat,
 };
 use rustix::io::Errno;
 
@@ -92,6 +92,9 @@ impl FileDevice {
             Some(held) => as_opened(held)?,
             None => open_locked(path, block_device)?,
         };
+        if !block_device {
+            sync_directory(path)?;
+        }
         let found = fstat(&file).map_err(|error| Error::io("stat", 0, error.into()))?;
         let kind = FileType::from_raw_mode(found.st_mode);
         let wanted = if block_device {
@@ -243,6 +246,25 @@ fn open_locked(path: &Path, block_device: bool) -> Result<File> {
     };
     lock(&file, path)?;
     as_opened(file.into())
+}
+
+/// Makes the file's name survive loss of power, or what is flushed to it is nowhere to be found. Each
+/// time: who made the file may have died before this.
+fn sync_directory(path: &Path) -> Result<()> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let synced = open(parent.unwrap_or(Path::new(".")), flags, Mode::empty()).and_then(fsync);
+    match synced {
+        // Some network file systems cannot sync a directory, and need not.
+        Ok(()) | Err(Errno::INVAL) => Ok(()),
+        Err(error) => Err(Error::io(
+            "sync the directory of the backing file",
+            0,
+            error.into(),
+        )),
+    }
 }
 
 fn lock(file: &File, path: &Path) -> Result<()> {

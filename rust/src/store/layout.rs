@@ -39,6 +39,8 @@ use super::geometry::Location;
 //  32  summary_checksum  u64      of the summary, seeded with the place where it begins
 //  40  checksum          u64      of bytes 0..40, seeded with the place where the segment begins
 pub const HEAD_BYTES: usize = 48;
+/// Bytes in which two copies of a head may differ and be mended.
+const MEND_BYTES_MAX: usize = 10;
 pub const HEAD_MAGIC: [u8; 8] = *b"nbdswSEG";
 const _: () = assert!(HEAD_BYTES == 8 + 8 + 8 + 4 + 4 + 8 + 8 && HEAD_BYTES.is_multiple_of(8));
 
@@ -156,6 +158,39 @@ impl Head {
     /// The generation that what looks like a head says it is of.
     pub fn generation(raw: &[u8]) -> Option<u64> {
         (raw[..8] == HEAD_MAGIC).then(|| u64_at(raw, 16))
+    }
+
+    /// Bytes of a segment's write by what looks like its head, if they can be.
+    pub fn claimed_bytes(raw: &[u8], segment_bytes: u32) -> Option<usize> {
+        let shape = Shape {
+            records: u32_at(raw, 24),
+            records_bytes: u32_at(raw, 28),
+        };
+        shape.fits(segment_bytes).then(|| shape.written_bytes())
+    }
+
+    /// The head that two damaged copies of it come to. They have to differ in few bytes: for each of
+    /// these either is tried until the checksum is right, which no wrong choice makes it.
+    pub fn mend(
+        one: &[u8; HEAD_BYTES],
+        other: &[u8; HEAD_BYTES],
+        form: &Form,
+        start: Location,
+        segment_bytes: u32,
+    ) -> Option<Self> {
+        let differ: Vec<usize> = (0..HEAD_BYTES).filter(|&at| one[at] != other[at]).collect();
+        if differ.len() > MEND_BYTES_MAX {
+            return None;
+        }
+        (0..1u32 << differ.len()).find_map(|choice| {
+            let mut raw = *one;
+            for (bit, &at) in differ.iter().enumerate() {
+                if choice & 1 << bit != 0 {
+                    raw[at] = other[at];
+                }
+            }
+            Head::decode(&raw, form, start, segment_bytes).ok()
+        })
     }
 
     /// Reads a head or tail of the segment that begins at `start`; every field is bounded here.

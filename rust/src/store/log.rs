@@ -104,6 +104,16 @@ impl Store {
         self.geometry.segments
     }
 
+    /// [`StoreStats::summary_errors`] without the walk.
+    pub fn summary_errors(&self) -> u64 {
+        self.counters.summary_errors.get()
+    }
+
+    /// [`StoreStats::heads_damaged`] without the walk.
+    pub fn heads_damaged(&self) -> u64 {
+        self.counters.heads_damaged.get()
+    }
+
     /// [`StoreStats::read_bytes`] without the walk.
     pub fn read_bytes(&self) -> u64 {
         self.counters.read_bytes.get()
@@ -307,6 +317,7 @@ impl Store {
             ahead_records: self.ahead.records_served.get(),
             ahead_unused_bytes: self.ahead.unused_bytes.get(),
             summary_errors: counters.summary_errors.get(),
+            heads_damaged: counters.heads_damaged.get(),
             discard_errors: counters.discard_errors.get(),
         }
     }

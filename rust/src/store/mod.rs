@@ -23,6 +23,7 @@ mod device;
 mod file_device;
 mod form;
 mod geometry;
+mod hidden;
 mod key_file;
 mod key_source;
 mod keyring;
@@ -50,7 +51,9 @@ pub use geometry::{Location, SEGMENT_BYTES_DEFAULT, SegmentIndex, object_bytes_m
 pub use key_file::MakeFile;
 pub use key_source::{KeySource, draw_key};
 pub use log::{Reading, RecordRef, Store};
-pub use offline::{Damage, Label, Labels, Verdict, inspect_store, repair_store, verify_store};
+pub use offline::{
+    Damage, Label, Labels, RecordKind, Verdict, inspect_store, repair_store, verify_store,
+};
 pub use open::StoreOptions;
 pub use read::{GROUP_READS_MAX, READ_BYTES_MAX, ReadBuffer};
 pub use segment::{Candidates, Choice, Reason};

@@ -76,8 +76,21 @@ pub struct Damage {
     pub offset: u64,
     /// Whose it is, counted over all exports.
     pub page: u32,
+    /// What it was.
+    pub kind: RecordKind,
     /// The device gave an error, not other bytes.
     pub is_unreadable: bool,
+}
+
+/// What a record is for; its owner knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordKind {
+    /// It holds a page.
+    Object,
+    /// It says of a page that it has no object.
+    Mark,
+    /// It says how far the log is known to be whole.
+    Position,
 }
 
 /// What reading everything came to.
@@ -89,15 +102,20 @@ pub struct Verdict {
     pub segments_written: u32,
     /// Of these, the ones whose list of records is damaged: they were searched one by one.
     pub summaries_damaged: u64,
-    /// Records that verify, and the bytes of their objects.
+    /// Segments that nothing can be had of, since both heads are damaged.
+    pub heads_damaged: u64,
+    /// Records of pages that verify, and the bytes of their objects.
     pub records: u64,
     /// See `records`.
     pub object_bytes: u64,
-    /// Records that do not verify.
+    /// Marks and positions that verify.
+    pub marks: u64,
+    /// Records of any kind that do not verify.
     pub records_damaged: u64,
-    /// The first of these.
+    /// The first of these. Where the list of records is damaged too, one may be named as what it was by
+    /// the list and as what it was by itself.
     pub damaged: Vec<Damage>,
-    /// Records that a head counts and that were not found, as their summary is damaged too.
+    /// Records that a head counts and that nobody can name, as their summary is damaged too.
     pub records_missing: u64,
 }
 
@@ -109,21 +127,30 @@ pub fn inspect_store(path: &Path) -> Result<Labels> {
     Ok(look(&FileDevice::open_for_reading(path)?)?.0)
 }
 
-/// Reads and verifies every record. `key`: for a store that is encrypted.
+/// Reads and verifies every record. `key`: for a store that is encrypted. `kind_of` says of a page's number
+/// and a codec what their record is for.
 ///
 /// # Errors
 /// [`Error::Foreign`] for a file that cannot be read as a store (damaged superblock, wrong or missing
 /// key, in use), [`Error::Io`].
-pub fn verify_store(path: &Path, key: Option<&MasterKey>) -> Result<Verdict> {
-    let device = FileDevice::open_for_reading(path)?;
-    let superblock = look(&device)?.1;
-    let superblock = superblock.map_err(|why| foreign(path, why))?;
-    Ok(verify(open_offline(
-        Box::new(device),
-        path,
-        &superblock,
-        key,
-    )?))
+pub fn verify_store(path: &Path, key: Option<&MasterKey>, kind_of: KindOf<'_>) -> Result<Verdict> {
+    Ok(verify(Store::open_offline(path, key)?, kind_of))
+}
+
+/// What a record of that page and codec is for.
+pub type KindOf<'a> = &'a dyn Fn(u32, u8) -> RecordKind;
+
+impl Store {
+    /// A store that is only read: what a server would adopt can be searched and read.
+    ///
+    /// # Errors
+    /// As [`verify_store`].
+    pub fn open_offline(path: &Path, key: Option<&MasterKey>) -> Result<Store> {
+        let device = FileDevice::open_for_reading(path)?;
+        let superblock = look(&device)?.1;
+        let superblock = superblock.map_err(|why| foreign(path, why))?;
+        open_offline(Box::new(device), path, &superblock, key)
+    }
 }
 
 /// Restores the superblock from its copy, or the copy from the superblock. `dry_run`: says what it would
@@ -244,7 +271,7 @@ fn open_offline(
     })
 }
 
-fn verify(store: Store) -> Verdict {
+fn verify(store: Store, kind_of: KindOf<'_>) -> Verdict {
     let mut buffer = ReadBuffer::new();
     let mut records: Vec<RecordRef> = Vec::with_capacity(store.records_max());
     let mut verdict = Verdict {
@@ -258,27 +285,51 @@ fn verify(store: Store) -> Verdict {
         store.segments.found(segment, head.sequence, head.shape);
         verdict.segments_written += 1;
         records.clear();
+        let lists_damaged = store.summary_errors();
         // Blocks that cannot be read hide records, which are missing then.
         let _ = store.segment_records(segment, &mut buffer, &mut |record| records.push(record));
-        verdict.records_missing += u64::from(head.shape.records) - records.len() as u64;
-        store.read(&mut buffer, &records, &mut |index, object| match object {
-            Ok(object) => {
-                verdict.records += 1;
-                verdict.object_bytes += object.len() as u64;
-            }
-            Err(error) => {
-                verdict.records_damaged += 1;
-                if verdict.damaged.len() < DAMAGE_MAX {
-                    verdict.damaged.push(Damage {
-                        offset: records[index].location.offset(),
-                        page: records[index].page,
-                        is_unreadable: !matches!(error, Error::Corrupt { .. }),
-                    });
+        let damage = |record: &RecordRef, is_unreadable| Damage {
+            offset: record.location.offset(),
+            page: record.page,
+            kind: kind_of(record.page, record.codec),
+            is_unreadable,
+        };
+        let mut missing = u64::from(head.shape.records) - records.len() as u64;
+        if store.summary_errors() > lists_damaged {
+            let unnamed = store.hidden_records(segment, &mut buffer, &mut |record| {
+                verdict.name(damage(&record, false));
+            });
+            let named = missing - unnamed.unwrap_or(missing);
+            verdict.records_damaged += named;
+            missing -= named;
+        }
+        verdict.records_missing += missing;
+        store.read(&mut buffer, &records, &mut |index, object| {
+            let record = &records[index];
+            match object {
+                Ok(object) if kind_of(record.page, record.codec) == RecordKind::Object => {
+                    verdict.records += 1;
+                    verdict.object_bytes += object.len() as u64;
+                }
+                Ok(_) => verdict.marks += 1,
+                Err(error) => {
+                    verdict.records_damaged += 1;
+                    let is_unreadable = !matches!(error, Error::Corrupt { .. });
+                    verdict.name(damage(record, is_unreadable));
                 }
             }
         });
     }
     verdict.damaged.sort_by_key(|damage| damage.offset);
-    verdict.summaries_damaged = store.stats().summary_errors;
+    verdict.summaries_damaged = store.summary_errors();
+    verdict.heads_damaged = store.heads_damaged();
     verdict
+}
+
+impl Verdict {
+    fn name(&mut self, damage: Damage) {
+        if self.damaged.len() < DAMAGE_MAX {
+            self.damaged.push(damage);
+        }
+    }
 }

@@ -55,6 +55,8 @@ pub struct StoreStats {
     pub ahead_unused_bytes: u64,
     /// Segments whose summary did not verify, so that their records were looked for one by one.
     pub summary_errors: u64,
+    /// Segments with something of this generation in them, neither of whose heads verifies.
+    pub heads_damaged: u64,
     /// Freed segments that the device could not forget.
     pub discard_errors: u64,
 }
@@ -87,5 +89,6 @@ pub(super) struct Counters {
     pub checksum_errors: Counter,
     pub stale_reads: Counter,
     pub summary_errors: Counter,
+    pub heads_damaged: Counter,
     pub discard_errors: Counter,
 }

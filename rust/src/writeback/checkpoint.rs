@@ -16,7 +16,7 @@
 //! fails, the flushes fail; everything is owed as before, and the next checkpoint tries again.
 //!
 //! After a sync that failed nothing that it should have covered is believed: it is written again, from
-//! what can be read of it.
+//! what can be read of it, by the next process if this one is killed before (`durable::Belief`).
 //!
 //! Locking: one page at a time, never across a call to the store that does I/O.
 
@@ -360,6 +360,7 @@ impl Checkpoint {
         sync(context, store, durable)?;
         let sequence = store.sequence_next();
         durable.position.store(sequence, Ordering::Relaxed);
+        context.tiers.belief().settle(sequence);
         self.last_sequence = sequence;
         store.end_checkpoint(self.number);
         if let Some(flush) = self.flush.take() {
@@ -411,10 +412,16 @@ fn failure_of(streams: &Streams) -> FlushError {
     }
 }
 
-/// Syncs what has landed. After a failure nothing that is not known to be on the device is believed.
+/// Syncs what has landed. After a failure nothing that is not known to be on the device is believed, by
+/// the next process neither.
 fn sync(context: &Context<'_>, store: &Store, durable: &Durable) -> Result<(), FlushError> {
+    let belief = context.tiers.belief();
+    let was_in_doubt = belief.doubt();
     match store.sync() {
         Ok(()) => {
+            if !was_in_doubt {
+                belief.restore();
+            }
             durable.unsynced.drain(|_| {});
             Ok(())
         }

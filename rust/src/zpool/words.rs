@@ -12,8 +12,11 @@ use std::sync::atomic::AtomicU64;
 use super::mapping::Mapping;
 use crate::error::Result;
 
-/// Bytes before the words, for the owner's magic, version and identity.
+/// Bytes before the words, for the owner's magic, version and identity, and its notes.
 pub const HEADER_BYTES: usize = 4096;
+/// Words at the end of the header that change while the words are in use; zero in every header.
+pub const NOTES: usize = 2;
+const NOTES_AT: usize = HEADER_BYTES - 8 * NOTES;
 
 /// A header and words in a shared-memory file, or in nameless memory.
 pub struct SharedWords {
@@ -42,16 +45,21 @@ impl SharedWords {
         })
     }
 
-    /// A copy of the header.
+    /// A copy of the header, without the notes.
     pub fn header(&self) -> [u8; HEADER_BYTES] {
         let mut header = [0; HEADER_BYTES];
-        header.copy_from_slice(self.mapping.bytes(0, HEADER_BYTES));
+        header[..NOTES_AT].copy_from_slice(self.mapping.bytes(0, NOTES_AT));
         header
     }
 
-    /// Replaces the header.
+    /// Replaces the header; the notes stay.
     pub fn set_header(&self, bytes: &[u8; HEADER_BYTES]) {
-        self.mapping.store_bytes(0, bytes);
+        self.mapping.store_bytes(0, &bytes[..NOTES_AT]);
+    }
+
+    /// What the owner notes for the next process.
+    pub fn notes(&self) -> &[AtomicU64] {
+        self.mapping.atomic_u64s(NOTES_AT, NOTES)
     }
 
     /// The words.

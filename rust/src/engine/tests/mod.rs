@@ -9,6 +9,7 @@ mod matrix;
 mod opening;
 mod power;
 mod quiet;
+mod recovery;
 mod room;
 mod scrub;
 mod silence;

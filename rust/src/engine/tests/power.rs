@@ -25,6 +25,8 @@ enum Bug {
     NoMarks,
     /// Nothing is written again of pages whose newest record was not whole: it is believed later.
     ForgetsTorn,
+    /// A sync that fails is the business of the process that was told.
+    ForgetsDoubt,
 }
 
 #[derive(Clone, Copy)]
@@ -130,7 +132,7 @@ impl Scene {
         match self.plan.bug {
             Bug::NoSync => self.device.lie(),
             Bug::NoQuarantine => tiers.store.as_mut().unwrap().forget_to_keep_freed(),
-            Bug::None | Bug::NoMarks | Bug::ForgetsTorn => {}
+            Bug::None | Bug::NoMarks | Bug::ForgetsTorn | Bug::ForgetsDoubt => {}
         }
     }
 
@@ -343,6 +345,9 @@ impl Scene {
 
     /// The server is killed, and the next one finds its memory.
     fn kill(&mut self) {
+        if self.plan.bug == Bug::ForgetsDoubt {
+            self.engine.tiers.belief().restore();
+        }
         let mut options = plan_options(&self.plan, &self.device, &self.dir);
         options.adopt = true;
         let (engine, report) = Engine::open(options).unwrap();
@@ -457,6 +462,60 @@ fn what_a_failed_sync_should_have_covered_is_written_again() {
             assert_eq!(scene.lose_power(), Ok(()));
         });
     }
+}
+
+/// A sync fails, the process that was told is killed, and the next one's succeeds.
+fn lose_what_a_failed_sync_left_out(bug: Bug, seed: u64) -> std::result::Result<(), String> {
+    let mut scene = Scene::new(Plan { bug, ..PLAN }, seed);
+    for _ in 0..300 {
+        scene.act();
+    }
+    scene.flush();
+    for _ in 0..100 {
+        scene.act();
+    }
+    scene.write(PLAIN, 0, &[1; PAGE / 2]);
+    scene.device.fail_sync(1);
+    while scene.flush() {}
+    for _ in 0..=seed % 2 {
+        scene.kill();
+    }
+    assert!(scene.flush());
+    scene.lose_power()
+}
+
+#[test]
+fn what_a_failed_sync_should_have_covered_the_next_process_writes_again() {
+    for seed in seeds(12) {
+        with_seed(seed, |seed| {
+            let found = lose_what_a_failed_sync_left_out(Bug::None, seed);
+            assert_eq!(found, Ok(()));
+        });
+    }
+}
+
+#[test]
+fn a_failed_sync_that_the_next_process_knows_nothing_of_is_found() {
+    let is_found = |seed| lose_what_a_failed_sync_left_out(Bug::ForgetsDoubt, seed).is_err();
+    assert!((0..12).any(is_found));
+}
+
+#[test]
+fn a_start_writes_nothing_again_that_a_sync_has_covered() {
+    let mut scene = Scene::new(PLAN, 3);
+    for page in PLAIN..ALL {
+        scene.write(page, 0, &[page as u8; PAGE / 2]);
+    }
+    assert!(scene.flush());
+    scene.write(PLAIN, 0, &[1; PAGE / 2]);
+    scene.device.fail_sync(1);
+    while scene.flush() {}
+    scene.kill();
+    let owed = |scene: &Scene| scene.engine.tiers.durable.as_ref().unwrap().owed.len();
+    assert_eq!(owed(&scene), 1, "the page that was not covered");
+    assert!(scene.flush());
+    scene.kill();
+    assert_eq!(owed(&scene), 0);
 }
 
 #[test]

@@ -115,8 +115,9 @@ fn a_segment_without_head_and_tail_is_looked_for_once_and_its_records_are_errors
     let (first, device) = store_of(4);
     let records = put(&first, &mut first.batch(), &[(1, 1000), (2, 1000)]);
     drop(first);
+    // The same byte of both, or the two would come to a whole one.
     device.flip(SEGMENT_BYTES as usize, 1);
-    device.flip(SEGMENT_BYTES as usize + 4095, 1);
+    device.flip(SEGMENT_BYTES as usize + 4096 - 48, 2);
     let store = adopt(&device).unwrap();
     let mut buffer = ReadBuffer::new();
     assert!(

@@ -4,6 +4,7 @@ mod adoption;
 mod ahead;
 mod damage;
 mod file;
+mod hidden;
 mod log;
 mod model;
 mod offline;

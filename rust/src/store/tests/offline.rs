@@ -26,6 +26,8 @@ impl Drop for Image {
     }
 }
 
+/// Its record is a mark.
+const MARKED: u32 = 9;
 const PAGES: [(u32, usize); 4] = [(1, 10), (2, 3000), (70_000, 4096), (9, 500)];
 
 /// A store of four segments, two of them written, and the records in these.
@@ -48,7 +50,10 @@ fn image(key: Option<u8>) -> (Vec<u8>, Vec<RecordRef>) {
 
 fn verify(path: &Path, key: Option<u8>) -> Result<Verdict> {
     let key = key.map(|key| MasterKey::new([key; KEY_BYTES]));
-    verify_store(path, key.as_ref())
+    verify_store(path, key.as_ref(), &|page, _| match page {
+        MARKED => RecordKind::Mark,
+        _ => RecordKind::Object,
+    })
 }
 
 #[test]
@@ -65,9 +70,10 @@ fn a_whole_store_is_whole_and_stays_as_it_is() {
         assert_eq!(labels.copy, Some((copy_at, label)));
         let verdict = verify(&file.0, key).unwrap();
         assert_eq!((verdict.segments, verdict.segments_written), (4, 2));
-        assert_eq!(verdict.records, records.len() as u64);
+        assert_eq!((verdict.records, verdict.marks), (4, 1));
         assert_eq!((verdict.records_damaged, verdict.records_missing), (0, 0));
-        let sum: u64 = records.iter().map(|record| u64::from(record.bytes)).sum();
+        let pages = records.iter().filter(|record| record.page != MARKED);
+        let sum: u64 = pages.map(|record| u64::from(record.bytes)).sum();
         assert_eq!(verdict.object_bytes, sum);
         assert_eq!(repair_store(&file.0, false).unwrap(), None);
         assert!(file.bytes() == bytes, "it was touched");
@@ -86,21 +92,33 @@ fn damage_is_found_where_it_is() {
         let damage = |record: &RecordRef| Damage {
             offset: record.location.offset(),
             page: record.page,
+            kind: RecordKind::Object,
             is_unreadable: false,
         };
         assert_eq!(verdict.damaged, [damage(&records[1]), damage(&records[4])]);
-        assert_eq!((verdict.records, verdict.records_damaged), (3, 2));
+        assert_eq!(
+            (verdict.records, verdict.marks, verdict.records_damaged),
+            (2, 1, 2)
+        );
 
-        // Without the summary the damaged record cannot be named, but is missed.
+        // Without the summary the damaged record is named by itself, or by what else the summary has.
         let header = if key.is_some() { 24 } else { 16 };
         let last = &records[3];
         let end = last.location.offset() as usize + header + last.bytes as usize;
         bytes[end.next_multiple_of(8)] ^= 1;
         std::fs::write(&file.0, &bytes).unwrap();
         let verdict = verify(&file.0, key).unwrap();
-        assert_eq!((verdict.summaries_damaged, verdict.records_missing), (1, 1));
-        assert_eq!(verdict.damaged, [damage(&records[4])]);
+        assert_eq!((verdict.summaries_damaged, verdict.records_missing), (1, 0));
+        assert_eq!(verdict.damaged, [damage(&records[1]), damage(&records[4])]);
         assert!(file.bytes() == bytes, "it was touched");
+
+        // Where neither says whose it was, it is counted.
+        bytes[records[1].location.offset() as usize + 7] ^= 1;
+        bytes[end.next_multiple_of(8) + 8 + 7] ^= 1;
+        std::fs::write(&file.0, &bytes).unwrap();
+        let verdict = verify(&file.0, key).unwrap();
+        assert_eq!((verdict.records_damaged, verdict.records_missing), (1, 1));
+        assert_eq!(verdict.damaged, [damage(&records[4])]);
     }
 }
 
@@ -120,7 +138,7 @@ fn a_superblock_comes_back_from_its_copy_and_the_copy_from_it() {
         assert!(file.bytes() == bytes, "it is as it was");
         assert_eq!(repair_store(&file.0, false).unwrap(), None);
         let verdict = verify(&file.0, None).unwrap();
-        assert_eq!(verdict.records, records.len() as u64);
+        assert_eq!(verdict.records + verdict.marks, records.len() as u64);
     }
     let mut damaged = bytes;
     damaged[0] ^= 1;

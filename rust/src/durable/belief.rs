@@ -1,0 +1,60 @@
+//! What the next process may believe of the log: two words in the table's shared memory.
+//!
+//! ```text
+//! position   all segments of smaller sequences are whole and on the device; 0: nothing is known
+//! doubt      1 from before a sync until everything that it should have covered is known to be there
+//! ```
+//!
+//! Why that has to outlive the process: a page cache whose write-back failed says so once, and may call
+//! the lost pages clean from then on. The process that was told owes the pages again, but a kill makes it
+//! forget that, and the next one's sync succeeds and means nothing. So a sync that is not known to have
+//! succeeded has failed, for whoever comes next: what is in segments from the position on is written again.
+//!
+//! Loss of the host needs none of it: the log has the position too, and what is behind that is verified.
+//!
+//! Locking: none, atomics; written by the one thread that syncs.
+
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+/// The two words.
+#[derive(Clone, Copy)]
+pub struct Belief<'a> {
+    position: &'a AtomicU64,
+    doubt: &'a AtomicU64,
+}
+
+impl<'a> Belief<'a> {
+    /// Made of the words that a predecessor left, or of zeros.
+    pub fn new(words: &'a [AtomicU64]) -> Belief<'a> {
+        let [position, doubt] = words else {
+            panic!("{} words, wanted two", words.len());
+        };
+        Belief { position, doubt }
+    }
+
+    /// Segments of smaller sequences are whole and on the device.
+    pub fn position(self) -> u64 {
+        self.position.load(SeqCst)
+    }
+
+    /// Is anything from the position on not to be believed?
+    pub fn is_in_doubt(self) -> bool {
+        self.doubt.load(SeqCst) != 0
+    }
+
+    /// A sync is about to begin, or has failed. Gives what it was before.
+    pub fn doubt(self) -> bool {
+        self.doubt.swap(1, SeqCst) != 0
+    }
+
+    /// That sync has succeeded, and nothing was in doubt before it.
+    pub fn restore(self) {
+        self.doubt.store(0, SeqCst);
+    }
+
+    /// Everything in segments of smaller sequences is on the device, or superseded by what is.
+    pub fn settle(self, position: u64) {
+        self.position.store(position, SeqCst);
+        self.doubt.store(0, SeqCst);
+    }
+}
