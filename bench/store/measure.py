@@ -2,7 +2,8 @@
 
 Each figure beside what is wanted: bytes that the device was given for a page written back, from
 the kernel's own count; how fast the pool drains, against fio's sequential writes to the same file
-system in the same run; what reading ahead gains and costs; how long a read takes beside write-back
+system in the same run; what reading ahead gains and costs; what it gains to have several reads
+under way in an io_uring; how long a read takes beside write-back
 and cleaning, against fio's beside as many writes; and write amplification under random overwrites.
 bench/store/README.md says what they are.
 """
@@ -52,6 +53,19 @@ def read_back(directory: Path, pool_mib: int, rounds: int, seed: int) -> list[di
     return reads
 
 
+# Ways to do several reads at once, and requests under way.
+IOS = ("threads", "io_uring")
+DEPTHS = (1, 4, 32)
+READERS = 4
+
+
+def depths(directory: Path, pool_mib: int, rounds: int, seed: int) -> list[dict[str, Any]]:
+    """Stored pages that are read at random at each depth through the reader threads of a server."""
+    found = _engine(directory, "depth", pool_mib, READERS, rounds, seed)
+    rounds_and_depths: list[dict[str, Any]] = found["depths"]
+    return rounds_and_depths
+
+
 def churn(directory: Path, plan: "Churn", seed: int) -> dict[str, Any]:
     """A store that is overwritten at random."""
     numbers = (plan.store_mib, plan.live_percent, int(plan.is_skewed), plan.rounds, seed)
@@ -75,6 +89,7 @@ def _engine(directory: Path, what: str, *numbers: int) -> dict[str, Any]:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
     finally:
         path.unlink(missing_ok=True)
+        path.with_suffix(".second").unlink(missing_ok=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -183,6 +198,24 @@ def of_reads(reads: list[dict[str, Any]]) -> Iterator[Figure]:
             )
 
 
+def of_depths(measured: list[dict[str, Any]]) -> Iterator[Figure]:
+    """One read after the other on each thread, against all in a ring: medians of the rounds."""
+    for depth in DEPTHS:
+        rounds = [found["io"] for found in measured if found["depth"] == depth]
+        for key, what in (
+            ("reads_per_s", "reads/s"),
+            ("cpu_us", "processor time, us"),
+            ("p50_us", "median, us"),
+            ("p99_us", "99 %, us"),
+        ):
+            threads, ring = ([found[io][key] for found in rounds] for io in IOS)
+            ratio = median(after / before for before, after in zip(threads, ring, strict=True))
+            yield Figure(
+                f"depth {depth}, {what}: threads, io_uring; ratio",
+                f"{median(threads):,.0f}, {median(ring):,.0f}; {ratio:.2f}",
+            )
+
+
 def of_tail(rounds: list[tuple[dict[str, Any], float]]) -> Iterator[Figure]:
     """99.9 % of reads beside writes, in the median of the rounds."""
     ours = [found["p999_us"] for found, _ in rounds]
@@ -234,6 +267,10 @@ def main() -> int:
     for figure in of_reads(reads):
         figures.append(figure)
         print(figure, flush=True)
+    deep = depths(directory, options.pool_mib // 4, 2 * options.rounds, options.seed)
+    for figure in of_depths(deep):
+        figures.append(figure)
+        print(figure, flush=True)
     load = Load(options.store_mib // 2)
     tails = []
     for number in range(options.rounds):
@@ -251,7 +288,14 @@ def main() -> int:
     if options.json is not None:
         options.json.write_text(
             json.dumps(
-                {"drains": rounds, "reads": reads, "tails": tails, "churns": churns}, indent=1
+                {
+                    "drains": rounds,
+                    "reads": reads,
+                    "depths": deep,
+                    "tails": tails,
+                    "churns": churns,
+                },
+                indent=1,
             )
         )
     return int(options.strict and any(figure.is_met is False for figure in figures))

@@ -71,8 +71,8 @@ fn read(engine: &Engine, readers: usize, queue: &Queue, answers: &Sender<FetchBo
     }
 }
 
-/// Reads pages at random for `seconds`, `depth` of them under way.
-fn at_depth(driver: &mut Driver, pages: u64, readers: usize, depth: usize, seconds: u64) -> Value {
+/// Reads pages at random for a second, `depth` of them under way.
+fn at_depth(driver: &mut Driver, pages: u64, readers: usize, depth: usize) -> Value {
     let engine = &*driver.engine;
     let (queue, (answer, answers)) = (Queue::default(), channel());
     std::thread::scope(|scope| {
@@ -90,7 +90,7 @@ fn at_depth(driver: &mut Driver, pages: u64, readers: usize, depth: usize, secon
         let mut times = Vec::with_capacity(1 << 20);
         let before = engine.snapshot().store.expect("there is one");
         let (started, cpu) = (Instant::now(), cpu_seconds());
-        let until = started + Duration::from_secs(seconds);
+        let until = started + Duration::from_secs(1);
         let mut lane = engine.lane();
         let mut under_way = 0;
         loop {
@@ -125,7 +125,6 @@ fn at_depth(driver: &mut Driver, pages: u64, readers: usize, depth: usize, secon
         let seconds = started.elapsed().as_secs_f64();
         let after = engine.snapshot().store.expect("there is one");
         json!({
-            "depth": depth,
             "reads": times.len(),
             "reads_per_s": times.len() as f64 / seconds,
             "cpu_us": (cpu_seconds() - cpu) * 1e6 / times.len() as f64,
@@ -138,16 +137,32 @@ fn at_depth(driver: &mut Driver, pages: u64, readers: usize, depth: usize, secon
     })
 }
 
-/// Writes pages back and reads them at random at each depth.
-pub fn depths(path: PathBuf, pool_bytes: u64, io: Io, readers: usize, seconds: u64, seed: u64) {
-    let mut driver = filled(path, pool_bytes, io, seed);
-    while driver.step() == Work::More {}
-    // The first that were written left first.
-    let stored = driver.count().pages;
-    let found: Vec<_> = DEPTHS
-        .iter()
-        .map(|depth| at_depth(&mut driver, stored, readers, *depth, seconds))
-        .collect();
-    let reading = format!("{:?}", driver.engine.store_reading());
-    println!("{}", json!({ "reading": reading, "depths": found }));
+/// Writes the same pages back to two stores, one read by threads and one in an io_uring, and reads at
+/// random at each depth: a second from one and then from the other, so that both see the same machine.
+pub fn depths(path: PathBuf, pool_bytes: u64, readers: usize, rounds: usize, seed: u64) {
+    let second = path.with_extension("second");
+    let ways = [(Io::Threads, path), (Io::IoUring, second)];
+    let mut stores = ways.map(|(io, path)| {
+        let driver = filled(path, pool_bytes, io, seed);
+        while driver.step() == Work::More {}
+        // The first that were written left first.
+        let stored = driver.count().pages;
+        (io, driver, stored)
+    });
+    let mut found = Vec::new();
+    for round in 0..rounds {
+        for depth in DEPTHS {
+            let mut both = serde_json::Map::new();
+            for turn in 0..2 {
+                let (io, driver, stored) = &mut stores[(round + turn) % 2];
+                let name = match io {
+                    Io::Threads => "threads",
+                    _ => "io_uring",
+                };
+                both.insert(name.into(), at_depth(driver, *stored, readers, depth));
+            }
+            found.push(json!({ "depth": depth, "io": both }));
+        }
+    }
+    println!("{}", json!({ "depths": found }));
 }

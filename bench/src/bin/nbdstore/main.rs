@@ -3,7 +3,7 @@
 //! `nbdstore drain FILE` fills a pool in memory and times the write-back of nearly all of it.
 //! `nbdstore readback FILE` writes pages back and reads them in order and at random, with and without
 //! reading ahead.
-//! `nbdstore depth FILE` reads them at random with 1, 4 and 32 under way.
+//! `nbdstore depth FILE` reads them at random with 1, 4 and 32 under way, by threads and in an io_uring.
 //! `nbdstore tail FILE` times reads at random while others are written back and segments are cleaned.
 //! `nbdstore churn FILE` fills the store to a share of its segments and overwrites pages at random.
 //!
@@ -27,6 +27,7 @@ use nbdswap_core::page::PageId;
 use nbdswap_core::store::{FileOptions, Io};
 use nbdswap_core::writeback::Work;
 use nbdswap_core::zpool::{CHAIN_FRAMES_MAX_DEFAULT, ZpoolKind};
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
 const PAGE_BYTES: usize = 4096;
@@ -65,7 +66,8 @@ impl Driver {
             preallocate: true,
             direct: true,
             io: plan.io,
-            readers: 4,
+            // As many as are tried.
+            readers: 16,
         };
         let options = EngineOptions {
             instance: 1,
@@ -210,19 +212,10 @@ fn kernel_bytes() -> u64 {
         .expect("write_bytes in /proc/self/io")
 }
 
-/// Processor time of this process: user and system, in clock ticks of a hundredth (proc(5)).
+/// Processor time of this process, all its threads.
 fn cpu_seconds() -> f64 {
-    let text = std::fs::read_to_string("/proc/self/stat").expect("a kernel with /proc");
-    let fields = text
-        .rsplit(')')
-        .next()
-        .unwrap_or_default()
-        .split_whitespace();
-    let ticks = fields
-        .skip(11)
-        .take(2)
-        .filter_map(|field| field.parse::<f64>().ok());
-    ticks.sum::<f64>() / 100.0
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 /// A pool that was filled to 95 per cent of its limit, over a store that can take all of it.
@@ -316,10 +309,8 @@ fn main() {
         "tail" => reads::tail(path, number(2) << 20, number(3), number(4), number(5)),
         "readback" => reads::read_back(path, number(2) << 20, number(3), number(4)),
         "depth" => {
-            let io = Io::parse(arguments.get(3).map_or("", String::as_str));
-            let io = io.unwrap_or_else(|_| usage());
-            let readers = number(4) as usize;
-            depth::depths(path, number(2) << 20, io, readers, number(5), number(6));
+            let (readers, rounds) = (number(3) as usize, number(4) as usize);
+            depth::depths(path, number(2) << 20, readers, rounds, number(5));
         }
         "churn" => churn(
             path,
@@ -336,7 +327,7 @@ fn main() {
 fn usage() -> ! {
     eprintln!("usage: nbdstore drain FILE POOL_MIB SEED");
     eprintln!("       nbdstore readback FILE POOL_MIB ROUNDS SEED");
-    eprintln!("       nbdstore depth FILE POOL_MIB auto|io_uring|threads READERS SECONDS SEED");
+    eprintln!("       nbdstore depth FILE POOL_MIB READERS ROUNDS SEED");
     eprintln!("       nbdstore tail FILE STORE_MIB SECONDS PAGES_PER_S SEED");
     eprintln!("       nbdstore churn FILE STORE_MIB LIVE_PERCENT SKEWED ROUNDS SEED");
     std::process::exit(2)
