@@ -43,6 +43,7 @@ mod zpool;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::mapping::SYSTEM_PAGE_BYTES;
 use super::side::Side;
 use super::{Arena, Handle, SIDE_BYTES, Tag, ZpoolKind};
 use adopt::Claims;
@@ -64,6 +65,10 @@ const SHARDS_MAX: usize = 8;
 /// of them for each object of a page of 16 KiB, and a seventh of a page of 4 KiB: more than half a hole and
 /// a little more than one in so many bytes.
 const BYTES_PER_NODE: u64 = 16 << 10;
+
+/// Bytes of a small page that are fetched before an object is copied there; the CPU follows a run of lines by
+/// itself.
+const FETCHED_BYTES: usize = 512;
 
 /// Owners whose pages a client writes in one go have one shard.
 const OWNERS_TOGETHER: u32 = 64;
@@ -133,9 +138,24 @@ impl Zfit {
         let (own, mut shard) = self.lock_for(tag.owner);
         let found = shard.cut(&self.arena, granules, bytes, tag);
         drop(shard);
+        if let Some(handle) = found {
+            self.fetch(handle, granules);
+        }
         found
             .or_else(|| self.alloc_in_others(own, granules, bytes, tag))
             .or_else(|| self.alloc_in_new(own, granules, bytes, tag))
+    }
+
+    /// Fetches what the copy of an object into a slot would wait for: the first lines in each small page,
+    /// which take a page walk each. Without the lock: others need not wait for that.
+    fn fetch(&self, handle: Handle, granules: u32) {
+        let at = self.word_at(handle);
+        let end = at + self.grain.bytes(granules);
+        self.arena.prefetch(at, FETCHED_BYTES);
+        let next_page = at - at % SYSTEM_PAGE_BYTES + SYSTEM_PAGE_BYTES;
+        for page in (next_page..end).step_by(SYSTEM_PAGE_BYTES) {
+            self.arena.prefetch(page, FETCHED_BYTES);
+        }
     }
 
     /// The shard that a new object of an owner goes to: its own, or another one while that is busy.

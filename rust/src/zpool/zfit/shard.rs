@@ -13,7 +13,6 @@ use super::region::{Grain, Region};
 use super::waiting::Waiting;
 use super::word::{self, Word};
 use crate::zpool::arena::RUN_FRAMES_MAX;
-use crate::zpool::mapping::SYSTEM_PAGE_BYTES;
 use crate::zpool::side::NONE;
 use crate::zpool::{Arena, Handle, Tag};
 
@@ -41,10 +40,6 @@ const JOINED_TOGETHER: usize = 16;
 
 /// Lengths of slots beyond those that objects need: what was too short for a hole.
 const SPARE_LENGTHS: u32 = 2;
-
-/// Bytes of a small page that are fetched before an object is copied there; the CPU follows a run of lines by
-/// itself.
-const FETCHED_BYTES: usize = 512;
 
 /// A shorter region wastes too much at its end.
 const REGION_FRAMES_MIN: u32 = 4;
@@ -116,31 +111,16 @@ impl Shard {
             false => 1,
         };
         if let Some(spot) = self.quick.take(granules, slack) {
-            self.fetch(arena, spot, granules);
             return Some(self.reuse(arena, spot, bytes, tag));
         }
         loop {
             if let Some((spot, hole)) = self.bins.take(self.memory(arena), granules) {
-                self.fetch(arena, spot, granules);
                 return Some(self.cut_from(arena, spot, hole, (granules, bytes, tag)));
             }
             if !self.join_some(arena) {
                 return None;
             }
         }
-    }
-
-    /// Fetches what the copy of an object into a slot would wait for: the first lines in each small page,
-    /// which take a page walk each, and the last line, behind which a hole may begin.
-    fn fetch(&self, arena: &Arena, spot: Spot, granules: u32) {
-        let at = self.memory(arena).place(spot);
-        let end = at + self.grain.bytes(granules);
-        arena.prefetch(at, FETCHED_BYTES);
-        let next_page = at - at % SYSTEM_PAGE_BYTES + SYSTEM_PAGE_BYTES;
-        for page in (next_page..end).step_by(SYSTEM_PAGE_BYTES) {
-            arena.prefetch(page, FETCHED_BYTES);
-        }
-        arena.prefetch(end - word::BYTES, 1);
     }
 
     /// Gives a freed slot another object.
