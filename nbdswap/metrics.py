@@ -172,6 +172,8 @@ def _pool(pool: PoolSnapshot) -> Iterator[Metric]:
     yield _gauge("pool_limit_bytes", "Most memory that the pool may take.", pool["limit_bytes"])
     yield _gauge("pool_used_bytes", "Memory in use, side data included.", pool["used_bytes"])
     yield _gauge("pool_used_bytes_max", "Highest memory in use.", pool["used_bytes_max"])
+    huge = "Memory in use on huge pages; on a tmpfs as it was populated at start."
+    yield _gauge("pool_huge_bytes", huge, pool["huge_bytes"])
     yield _gauge(
         "pool_block_bytes",
         "Blocks that hold objects: how full the pool is.",

@@ -94,6 +94,8 @@ class PoolSnapshot(TypedDict):
     """All that the pool holds from the system: with populated memory, the limit from the start."""
     used_bytes_max: int
     """The highest value of used_bytes so far."""
+    huge_bytes: int
+    """On huge pages: of populated memory when it was taken, on hugetlbfs all of it."""
     block_bytes: int
     """Blocks that hold objects, free slots and tails included: how full the pool is."""
     slot_bytes: int

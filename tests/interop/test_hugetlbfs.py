@@ -82,6 +82,7 @@ def test_all_pages_are_adopted_from_huge_pages_after_a_kill(
                 client.check()
             status = running.status()
             assert status["pool"]["used_bytes"] == taken_bytes(running, ".pool") <= POOL_BYTES
+            assert status["pool"]["huge_bytes"] == status["pool"]["used_bytes"]
             assert status["memory"]["table_resident_bytes"] == taken_bytes(running, ".table")
         assert not events(running, "is not in force"), "huge pages need no lock"
         upgraded = running.upgrade()

@@ -207,6 +207,7 @@ class FakeCore:
                 "limit_bytes": opened["pool_bytes_max"],
                 "used_bytes": 40960,
                 "used_bytes_max": 49152,
+                "huge_bytes": 0,
                 "block_bytes": 40000,
                 "slot_bytes": 39000,
                 "compressed_bytes": 38000,

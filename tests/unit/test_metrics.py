@@ -117,6 +117,7 @@ def test_numbers_arrive_unchanged(core: FakeCore, server: ServerSnapshot) -> Non
         'nbdswap_request_errors_total{errno="ENOSPC",export="swap",op="write"}': 3,
         "nbdswap_pool_limit_bytes": 1 << 20,
         "nbdswap_pool_used_bytes_max": 49152,
+        "nbdswap_pool_huge_bytes": 0,
         'nbdswap_pool_codec_pages{codec="repeat"}': 1,
         'nbdswap_pool_rejects_total{reason="pool_full"}': 5,
         'nbdswap_pool_former_objects{zpool="zsmalloc"}': 8,

@@ -47,6 +47,8 @@ pub struct PoolSnapshot {
     pub held_bytes: u64,
     /// The most that it ever held.
     pub held_bytes_max: u64,
+    /// Of them, those on huge pages.
+    pub huge_bytes: u64,
     /// Uncompressed bytes of the pages in it.
     pub logical_bytes: u64,
     /// Pages by codec, in the order of [`CodecId::ALL`].
@@ -131,6 +133,7 @@ impl Engine {
                 limit_bytes: arena.options().pool_bytes_max,
                 held_bytes: arena.held_bytes(),
                 held_bytes_max: arena.held_bytes_max(),
+                huge_bytes: arena.huge_bytes(),
                 logical_bytes: codec_pages.iter().sum::<u64>() * self.page_bytes() as u64,
                 codec_pages,
                 is_stuck: self.tiers.pressure() == Pressure::Stuck,

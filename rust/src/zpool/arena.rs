@@ -22,7 +22,7 @@ use self::geometry::{file_bytes, frames_at, frames_within, grain_frames, side_at
 use self::header::{HEADER_USED_BYTES, SIDE_AT, chain_frames_max, difference, header};
 use super::frames::FrameMap;
 pub use super::frames::RUN_FRAMES_MAX;
-use super::mapping::Mapping;
+use super::mapping::{Mapping, SYSTEM_PAGE_BYTES};
 use crate::error::{Error, Result};
 
 /// Frames that a handle can number: 28 bits.
@@ -65,6 +65,8 @@ pub struct Arena {
     /// Bytes of frames and side words that the system has given and not got back.
     held_bytes: AtomicU64,
     held_bytes_max: AtomicU64,
+    /// Of a populated arena, what was on huge pages when it was opened.
+    huge_bytes: AtomicU64,
     /// What the frame map counts as used by blocks; readable without its lock.
     used_frames: AtomicU32,
 }
@@ -84,11 +86,12 @@ impl Arena {
     pub fn create(options: ArenaOptions) -> Result<Self> {
         let frames = frames_within(&options)?;
         let mapping = Mapping::create(options.path.as_deref(), file_bytes(&options, frames))?;
-        (mapping.reserve(0..options.unit_bytes)).inspect_err(|_| mapping.remove())?;
+        if options.unit_bytes > SIDE_AT {
+            // The header's page has memory already, and would count as data if it were taken twice.
+            let rest = SIDE_AT..options.unit_bytes;
+            mapping.reserve(rest).inspect_err(|_| mapping.remove())?;
+        }
         let arena = Self::over(mapping, options, frames, false);
-        arena
-            .mapping
-            .store_bytes(0, &header(&arena.options, frames));
         if arena.options.populate
             && let Err(error) = arena.take_all()
         {
@@ -96,6 +99,10 @@ impl Arena {
             arena.remove();
             return Err(error);
         }
+        // Last: a huge page is taken where there is nothing yet.
+        arena
+            .mapping
+            .store_bytes(0, &header(&arena.options, frames));
         Ok(arena)
     }
 
@@ -144,6 +151,7 @@ impl Arena {
             frames,
             state: Mutex::new(state),
             held_bytes_max: AtomicU64::new(0),
+            huge_bytes: AtomicU64::new(0),
             used_frames: AtomicU32::new(0),
         }
     }
@@ -171,6 +179,15 @@ impl Arena {
     /// The most that [`held_bytes`](Self::held_bytes) ever was.
     pub fn held_bytes_max(&self) -> u64 {
         self.held_bytes_max.load(Relaxed).max(self.held_bytes())
+    }
+
+    /// Bytes that lie on huge pages: on hugetlbfs all; elsewhere those of a populated arena, as it was
+    /// opened, since such an arena keeps them.
+    pub fn huge_bytes(&self) -> u64 {
+        if self.options.unit_bytes > SYSTEM_PAGE_BYTES {
+            return self.held_bytes();
+        }
+        self.huge_bytes.load(Relaxed)
     }
 
     /// Frames in use by blocks. Takes no lock: every write asks.
@@ -317,6 +334,24 @@ impl Arena {
     pub fn adopted(&self) -> Result<()> {
         let mut state = self.lock();
         assert!(state.adopting, "adoption ends twice");
+        if self.options.populate {
+            self.populate()?;
+            // To give memory back and take it again would cost time, and part huge pages.
+            self.free_unclaimed(&mut state.map, 0..self.frames);
+            state.side_frames = self.frames;
+        } else {
+            self.give_unclaimed_back(&mut state);
+        }
+        let frames_held = state.map.used_count() + state.map.free_count();
+        let frames_held = u64::from(frames_held) * self.frame_bytes() as u64;
+        let held = self.side_bytes(state.side_frames) as u64 + frames_held;
+        self.held_bytes.store(held, Relaxed);
+        self.used_frames.store(state.map.used_count(), Relaxed);
+        state.adopting = false;
+        Ok(())
+    }
+
+    fn give_unclaimed_back(&self, state: &mut State) {
         let grain = grain_frames(&self.options);
         let mut claimed_end = 0;
         let mut gap = 0..0;
@@ -324,7 +359,9 @@ impl Arena {
             let frames = first..first + grain;
             if frames.clone().any(|frame| state.map.in_use(frame)) {
                 self.drop_unclaimed(gap);
-                self.free_unclaimed(&mut state.map, frames);
+                if grain > 1 {
+                    self.free_unclaimed(&mut state.map, frames);
+                }
                 claimed_end = first + grain;
                 gap = claimed_end..claimed_end;
             } else {
@@ -338,18 +375,6 @@ impl Arena {
         (gap.start..state.side_frames).for_each(|frame| self.side(frame).store(0, Relaxed));
         self.mapping
             .punch(held_end.min(self.frames_at)..self.frames_at);
-        let frames_held = state.map.used_count() + state.map.free_count();
-        let frames_held = u64::from(frames_held) * self.frame_bytes() as u64;
-        self.held_bytes
-            .store(held_end as u64 + frames_held, Relaxed);
-        self.used_frames.store(state.map.used_count(), Relaxed);
-        state.adopting = false;
-        drop(state);
-        if self.options.populate {
-            self.take_all()
-        } else {
-            Ok(())
-        }
     }
 
     fn drop_unclaimed(&self, gap: Range<u32>) {
@@ -359,11 +384,8 @@ impl Arena {
         }
     }
 
-    /// Those of a unit in which others are claimed.
+    /// Those of frames that have memory.
     fn free_unclaimed(&self, map: &mut FrameMap, frames: Range<u32>) {
-        if frames.len() == 1 {
-            return;
-        }
         for frame in frames.clone().filter(|&frame| !map.in_use(frame)) {
             self.side(frame).store(0, Relaxed);
         }
@@ -436,8 +458,14 @@ impl Arena {
     }
 
     fn take_all(&self) -> Result<()> {
-        self.mapping.populate()?;
+        self.populate()?;
         self.grow_range(&mut self.lock(), 0..self.frames)
+    }
+
+    fn populate(&self) -> Result<()> {
+        self.mapping.populate()?;
+        self.huge_bytes.store(self.mapping.huge_bytes(), Relaxed);
+        Ok(())
     }
 
     fn extent_frames(&self) -> u32 {

@@ -10,23 +10,39 @@
 //! Locking: none; system calls on the file are safe from any thread.
 #![allow(unsafe_code)]
 
-use std::ffi::OsString;
+mod file;
+mod smaps;
+
+use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::ptr::NonNull;
+use std::path::Path;
+use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 
-use rustix::fd::OwnedFd;
-use rustix::fs::{self, FallocateFlags, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 use rustix::mm::{self, Advice, MapFlags, MprotectFlags, ProtFlags};
 
+use self::file::MemoryFile;
 use crate::error::{Error, Result};
 use crate::hugetlbfs;
 
 /// Bytes that the system gives out and takes back at least. Larger on some machines, where a
 /// punched 4096-byte page is zeroed and the memory stays: correct, only less thrifty.
 pub const SYSTEM_PAGE_BYTES: usize = 4096;
+
+/// Bytes that a CPU fetches at once.
+#[cfg(target_arch = "x86_64")]
+const CACHE_LINE_BYTES: usize = 64;
+
+/// What an entry above the lowest page table maps. A page of that size saves a table, and the CPU a
+/// step of each walk. On machines where it is another size the system refuses, and pages are small.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// Huge pages that are asked for at once: each time the system first gathers all processors' pages.
+const HUGE_PAGES_AT_ONCE: usize = 16;
+
+/// So often in a row the system may find no huge page until it is not asked any more: it looks hard.
+const HUGE_REFUSALS_MAX: u32 = 4;
 
 /// Bytes of memory that files in `dir` get and give back at once, always whole and aligned: 4096, on
 /// hugetlbfs a huge page. None: nameless memory.
@@ -39,20 +55,44 @@ pub fn unit_bytes_in(dir: Option<&Path>) -> Result<usize> {
     Ok(huge.unwrap_or(SYSTEM_PAGE_BYTES))
 }
 
-/// Bytes that a CPU fetches at once.
-#[cfg(target_arch = "x86_64")]
-const CACHE_LINE_BYTES: usize = 64;
+/// Addresses that are ours alone, whatever is mapped there.
+struct Addresses {
+    start: NonNull<u8>,
+    bytes: usize,
+}
 
-/// What is read at once to see whether a huge page holds anything.
-const PEEK_BYTES: usize = 64 << 10;
+impl Addresses {
+    /// At least `bytes` from a multiple of the huge page, which only such mappings get on a tmpfs.
+    fn reserve(bytes: usize) -> Result<(Self, usize)> {
+        let bytes = bytes.next_multiple_of(HUGE_PAGE_BYTES) + HUGE_PAGE_BYTES;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new mapping at an address of the system's choice overlaps nothing of ours.
+        let start = unsafe { mm::mmap_anonymous(null_mut(), bytes, ProtFlags::empty(), flags) }
+            .map_err(|e| Error::io("reserve addresses for a memory file", 0, e.into()))?;
+        // After mlockall they count against the limit, and what is mapped over them would be counted
+        // beside them. Where nothing is locked this does nothing, so it cannot fail for a reason.
+        // SAFETY: the range is ours, and nothing is there.
+        let _ = unsafe { mm::munlock(start, bytes) };
+        let start = NonNull::new(start.cast::<u8>()).expect("mmap gives no null");
+        let into = start.as_ptr().align_offset(HUGE_PAGE_BYTES);
+        Ok((Self { start, bytes }, into))
+    }
+}
+
+impl Drop for Addresses {
+    fn drop(&mut self) {
+        // SAFETY: the range is ours and whole, and every borrow of what is mapped there has ended.
+        // A failure would leave it mapped, which harms nobody.
+        let _ = unsafe { mm::munmap(self.start.as_ptr().cast(), self.bytes) };
+    }
+}
 
 /// A shared mapping of a whole file, or of nameless memory that dies with the process.
 pub struct Mapping {
     base: NonNull<u8>,
     bytes: usize,
-    unit_bytes: usize,
-    file: OwnedFd,
-    path: Option<PathBuf>,
+    file: MemoryFile,
+    _addresses: Addresses,
 }
 
 // SAFETY: the mapping is plain memory that lives until drop, and no method touches the struct
@@ -66,12 +106,10 @@ impl Mapping {
     /// replaced in one step, so that nobody ever opens half a file; without a name the memory is
     /// this process's own. On hugetlbfs the file is as long as whole huge pages.
     pub fn create(path: Option<&Path>, bytes: usize) -> Result<Self> {
-        let Some(path) = path else {
-            let file = fs::memfd_create("nbdswap", fs::MemfdFlags::CLOEXEC)
-                .map_err(|e| Error::io("make nameless memory", 0, e.into()))?;
-            return Self::map_new(file, bytes, None);
-        };
-        Self::create_file(path, bytes, &[])
+        match path {
+            None => Self::map(MemoryFile::nameless(bytes)?),
+            Some(path) => Self::create_file(path, bytes, &[]),
+        }
     }
 
     /// Makes a file that begins with `content` and is not longer than it has to be: whole under its
@@ -81,100 +119,55 @@ impl Mapping {
     }
 
     fn create_file(path: &Path, bytes: usize, head: &[u8]) -> Result<Self> {
-        let temporary = temporary_name(path);
-        let failed = |what, errno: Errno| Error::io(what, 0, errno.into());
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let mode = Mode::RUSR | Mode::WUSR;
-        // A predecessor that died between these lines left its temporary file; it is nobody's.
-        match fs::unlink(&temporary) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(failed("remove an unfinished memory file", errno)),
-        }
-        let file = fs::open(&temporary, flags, mode)
-            .map_err(|errno| failed("create the memory file", errno))?;
-        let mapping = Self::map_new(file, bytes, Some(path.to_owned())).and_then(|mapping| {
+        let unfinished = MemoryFile::unfinished(path, bytes)?;
+        let named = Self::map(unfinished).and_then(|mapping| {
             mapping.store_bytes(0, head);
-            fs::rename(&temporary, path).map_err(|e| failed("name the memory file", e))?;
+            mapping.file.name()?;
             Ok(mapping)
         });
-        if mapping.is_err() {
-            // The first error is the one to report; a second here would only hide it.
-            let _ = fs::unlink(&temporary);
-        }
-        mapping
+        named.inspect_err(|_| file::forget(path))
     }
 
     /// Maps a predecessor's file that was made for `bytes`; [`Error::Misfit`] if it has others. Refuses, and
     /// does not touch, anything that is not a private file of this user: in a directory that others may write to, such a file
     /// could be planted, and whoever owns it could cut it short under the running server.
     pub fn open(path: &Path, bytes: usize) -> Result<Self> {
-        let foreign = |why| Error::Foreign {
-            path: path.display().to_string(),
-            why,
-        };
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
-            Errno::LOOP => foreign("found a symbolic link, wanted a file".into()),
-            errno => Error::io("open the memory file", 0, errno.into()),
-        })?;
-        let stat = fs::fstat(&file).map_err(|e| Error::io("stat the memory file", 0, e.into()))?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(foreign(
-                "found something else, wanted a regular file".into(),
-            ));
-        }
-        let user = rustix::process::geteuid().as_raw();
-        if stat.st_uid != user || stat.st_mode & 0o077 != 0 {
-            let mode = stat.st_mode & 0o777;
-            let owner = stat.st_uid;
-            return Err(foreign(format!(
-                "found owner {owner} and mode {mode:o}, wanted owner {user} and mode 600"
-            )));
-        }
-        let (bytes, unit_bytes) = in_units(&file, bytes)?;
-        if stat.st_size as u64 != bytes as u64 {
-            return Err(Error::Misfit {
-                path: path.display().to_string(),
-                why: format!("found {} bytes, wanted {bytes}", stat.st_size),
-            });
-        }
-        Self::map(file, bytes, unit_bytes, Some(path.to_owned()))
+        Self::map(MemoryFile::open(path, bytes)?)
     }
 
-    fn map_new(file: OwnedFd, bytes: usize, path: Option<PathBuf>) -> Result<Self> {
-        let (bytes, unit_bytes) = in_units(&file, bytes)?;
-        fs::ftruncate(&file, bytes as u64)
-            .map_err(|e| Error::io("size the memory file", bytes as u64, e.into()))?;
-        let mapping = Self::map(file, bytes, unit_bytes, path)?;
-        // The owner's header: it is written by whoever made the file, and read by the next process
-        // whatever else is there.
-        mapping.reserve(0..bytes.min(SYSTEM_PAGE_BYTES))?;
-        Ok(mapping)
-    }
-
-    fn map(file: OwnedFd, bytes: usize, unit_bytes: usize, path: Option<PathBuf>) -> Result<Self> {
-        assert!(bytes > 0, "a mapping of nothing");
+    fn map(file: MemoryFile) -> Result<Self> {
+        let bytes = file.bytes;
+        let failed = |errno: Errno| Error::io("map the memory file", bytes as u64, errno.into());
+        // With no access at first: after mlockall the system would else fill the whole mapping here, with
+        // small pages, and on hugetlbfs even if only what is touched is to be locked. Who wants that asks.
+        let none = ProtFlags::empty();
         // NORESERVE matters on hugetlbfs alone: else every huge page would be put aside at once.
         let flags = MapFlags::SHARED | MapFlags::NORESERVE;
-        // With no access at first: after mlockall the system would else fill the whole mapping here, on
-        // hugetlbfs even if only what is touched is to be locked. Who wants that asks for it.
-        let none = ProtFlags::empty();
-        // SAFETY: a new mapping at an address of the system's choice overlaps nothing of ours.
-        let base = unsafe { mm::mmap(std::ptr::null_mut(), bytes, none, flags, &file, 0) }
-            .map_err(|e| Error::io("map the memory file", bytes as u64, e.into()))?;
-        let base = NonNull::new(base.cast::<u8>()).expect("mmap gives no null without MAP_FIXED");
-        let mapping = Self {
-            base,
-            bytes,
-            unit_bytes,
-            file,
-            path,
+        let (base, addresses) = if file.may_have_huge_pages() {
+            let (addresses, into) = Addresses::reserve(bytes)?;
+            // SAFETY: `bytes` from `into` on lie inside the addresses, by their making.
+            let at = unsafe { addresses.start.add(into) };
+            let flags = flags | MapFlags::FIXED;
+            // SAFETY: what is replaced are addresses of our own at which nothing is.
+            unsafe { mm::mmap(at.as_ptr().cast(), bytes, none, flags, &file.file, 0) }
+                .map_err(failed)?;
+            (at, addresses)
+        } else {
+            // SAFETY: a new mapping at an address of the system's choice overlaps nothing of ours.
+            let start = unsafe { mm::mmap(null_mut(), bytes, none, flags, &file.file, 0) }
+                .map_err(failed)?;
+            let start = NonNull::new(start.cast::<u8>()).expect("mmap gives no null");
+            (start, Addresses { start, bytes })
         };
         let access = MprotectFlags::READ | MprotectFlags::WRITE;
         // SAFETY: the range is our own mapping, to which nobody has a reference yet.
-        unsafe { mm::mprotect(base.as_ptr().cast(), bytes, access) }
-            .map_err(|e| Error::io("get access to the memory file", bytes as u64, e.into()))?;
-        Ok(mapping)
+        unsafe { mm::mprotect(base.as_ptr().cast(), bytes, access) }.map_err(failed)?;
+        Ok(Self {
+            base,
+            bytes,
+            file,
+            _addresses: addresses,
+        })
     }
 
     fn at(&self, at: usize, len: usize) -> *mut u8 {
@@ -260,29 +253,25 @@ impl Mapping {
 
     /// Bytes of memory that the system has given for the file.
     pub fn held_bytes(&self) -> u64 {
-        let stat = fs::fstat(&self.file).expect("a file that is open");
-        // In units of 512 whatever the file system's block is.
-        stat.st_blocks as u64 * 512
+        self.file.held_bytes()
+    }
+
+    /// Bytes that are mapped by huge pages now. Slow: the system walks through all memory of the
+    /// process.
+    pub fn huge_bytes(&self) -> u64 {
+        smaps::huge_bytes(self.base.addr().get())
     }
 
     /// Takes memory for `range` from the system, whole units of it, so that touching it later cannot
     /// fail: a full tmpfs says so here, instead of with a SIGBUS at the first store. Content stays.
     pub fn reserve(&self, range: Range<usize>) -> Result<()> {
-        assert!(
-            range.start < range.end && range.end <= self.bytes,
-            "reserve {range:?}"
-        );
-        let (start, len) = (range.start as u64, (range.end - range.start) as u64);
-        loop {
-            match fs::fallocate(&self.file, FallocateFlags::empty(), start, len) {
-                Err(Errno::INTR) => continue,
-                outcome => return outcome.map_err(|e| Error::io("take memory", start, e.into())),
-            }
-        }
+        self.file.reserve(range)
     }
 
-    /// Reserves the whole mapping and maps every page of it, so that no later access faults.
+    /// Reserves the whole mapping and maps every page of it, so that no later access faults. By huge
+    /// pages where there is nothing yet and the system has some.
     pub fn populate(&self) -> Result<()> {
+        self.take_huge_pages();
         self.reserve(0..self.bytes)?;
         let base = self.base.as_ptr().cast();
         // SAFETY: the range is our own mapping, and populating it changes no content.
@@ -294,23 +283,61 @@ impl Mapping {
         }
     }
 
+    /// Takes as much as can be had by huge pages. What has data is left as it is: it would be copied.
+    /// Whatever is refused here is taken by small pages, or refused again with a reason.
+    fn take_huge_pages(&self) {
+        if !self.file.may_have_huge_pages() {
+            return;
+        }
+        let mut refusals = 0;
+        for part in empty_huge_parts(&self.file.populated(), self.bytes) {
+            match self.take_huge(part) {
+                Ok(()) => refusals = 0,
+                // Kernels before 6.1 do not know it, an administrator may have forbidden it, or a tmpfs
+                // is full.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return,
+                Err(_) => refusals += 1,
+            }
+            if refusals == HUGE_REFUSALS_MAX {
+                return;
+            }
+        }
+    }
+
+    fn take_huge(&self, part: Range<usize>) -> io::Result<()> {
+        for huge_page in part.clone().step_by(HUGE_PAGE_BYTES) {
+            // The first of its pages has to be there; the others are made with it, in one.
+            let first = huge_page..huge_page + SYSTEM_PAGE_BYTES;
+            self.reserve(first).map_err(io::Error::other)?;
+        }
+        // SAFETY: in bounds, as a part of the mapping.
+        let at = unsafe { self.base.as_ptr().add(part.start) };
+        let mut attempts_left = 3;
+        loop {
+            attempts_left -= 1;
+            // rustix has no name for this advice.
+            // SAFETY: the range is part of our own mapping, and its content does not change.
+            if unsafe { libc::madvise(at.cast(), part.len(), libc::MADV_COLLAPSE) } == 0 {
+                return Ok(());
+            }
+            let error = io::Error::last_os_error();
+            // Somebody has just looked at a page of them. What was done is not done again.
+            if error.raw_os_error() != Some(libc::EAGAIN) || attempts_left == 0 {
+                return Err(error);
+            }
+        }
+    }
+
     /// Gives the memory of the whole units inside `range` back; they read as zeros.
     pub fn punch(&self, range: Range<usize>) {
         assert!(range.end <= self.bytes, "punch {range:?} of {}", self.bytes);
-        let start = range.start.next_multiple_of(self.unit_bytes);
-        let end = range.end / self.unit_bytes * self.unit_bytes;
-        if start >= end {
-            return;
-        }
-        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        loop {
-            match fs::fallocate(&self.file, mode, start as u64, (end - start) as u64) {
-                Ok(()) => return,
-                Err(Errno::INTR) => continue,
-                // Only a file system that cannot punch holes refuses this: the memory stays taken
-                // and the promise "reads as zeros" has to be kept by hand.
-                Err(_) => return self.zero(start..end),
-            }
+        let unit_bytes = self.file.unit_bytes;
+        let start = range.start.next_multiple_of(unit_bytes);
+        let end = range.end / unit_bytes * unit_bytes;
+        // Only a file system that cannot punch holes refuses it: the memory stays taken and the
+        // promise "reads as zeros" has to be kept by hand.
+        if start < end && !self.file.punch(&(start..end)) {
+            self.zero(start..end);
         }
     }
 
@@ -322,78 +349,28 @@ impl Mapping {
 
     /// Parts of the file that may hold anything but zeros, as whole units, in order.
     pub fn populated(&self) -> Vec<Range<usize>> {
-        if self.unit_bytes != SYSTEM_PAGE_BYTES {
-            return self.populated_units();
-        }
-        let mut ranges = Vec::new();
-        let mut at = 0;
-        while at < self.bytes {
-            let start = match fs::seek(&self.file, SeekFrom::Data(at as u64)) {
-                Ok(start) => start,
-                Err(Errno::NXIO) => break, // Only holes from here on.
-                // Whoever cannot tell may not say "zeros": they would be served as if they were.
-                Err(_) => at as u64,
-            };
-            let end = fs::seek(&self.file, SeekFrom::Hole(start)).unwrap_or(self.bytes as u64);
-            at = (end as usize).min(self.bytes);
-            ranges.push(start as usize..at);
-        }
-        ranges
-    }
-
-    /// On hugetlbfs, which calls all of a file data. To look through the mapping would take memory for
-    /// every hole, and where there is none it would be a SIGBUS; reading the file takes none.
-    fn populated_units(&self) -> Vec<Range<usize>> {
-        let mut buffer = vec![0; PEEK_BYTES];
-        let units = (0..self.bytes).step_by(self.unit_bytes);
-        let mut held = |&unit: &usize| {
-            let mut parts = (unit..unit + self.unit_bytes).step_by(PEEK_BYTES);
-            parts.any(|at| !self.is_zero(at, &mut buffer))
-        };
-        units
-            .filter(|unit| held(unit))
-            .map(|unit| unit..unit + self.unit_bytes)
-            .collect()
-    }
-
-    fn is_zero(&self, at: usize, buffer: &mut [u8]) -> bool {
-        let read = rustix::io::pread(&self.file, &mut *buffer, at as u64);
-        // What could not be read may hold anything.
-        read == Ok(buffer.len()) && buffer.iter().all(|&byte| byte == 0)
+        self.file.populated()
     }
 
     /// Removes the file's name; the memory lives until this mapping is dropped.
     pub fn remove(&self) {
-        if let Some(path) = &self.path {
-            // Gone already or a directory that turned read-only: the file stays as it is, and the
-            // next start replaces it.
-            let _ = fs::unlink(path);
-        }
+        self.file.remove();
     }
 }
 
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is ours and whole, and every borrow of it ends before `self` does.
-        // A failure would leave it mapped, which harms nobody.
-        let _ = unsafe { mm::munmap(self.base.as_ptr().cast(), self.bytes) };
+/// Whole huge pages of a file of `bytes` in which nothing is populated, some at once.
+fn empty_huge_parts(populated: &[Range<usize>], bytes: usize) -> Vec<Range<usize>> {
+    let mut parts = Vec::new();
+    let mut hole_start: usize = 0;
+    for data in populated.iter().chain([&(bytes..bytes)]) {
+        let start = hole_start.next_multiple_of(HUGE_PAGE_BYTES);
+        let end = data.start / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+        let step = HUGE_PAGES_AT_ONCE * HUGE_PAGE_BYTES;
+        let starts = (start..end).step_by(step);
+        parts.extend(starts.map(|start| start..end.min(start + step)));
+        hole_start = data.end;
     }
-}
-
-/// How long a file for `bytes` is, and how much memory it gets at once.
-fn in_units(file: &OwnedFd, bytes: usize) -> Result<(usize, usize)> {
-    let huge = hugetlbfs::page_bytes(file)
-        .map_err(|e| Error::io("look at the file system of the memory file", 0, e))?;
-    Ok(match huge {
-        Some(unit_bytes) => (bytes.next_multiple_of(unit_bytes), unit_bytes),
-        None => (bytes, SYSTEM_PAGE_BYTES),
-    })
-}
-
-fn temporary_name(path: &Path) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(".new");
-    name.into()
+    parts
 }
 
 /// Lets a test see every access to shared memory: between two of them the process can die.

@@ -1,5 +1,9 @@
 //! The suite over all pools, shrinking churn, and density.
 
+mod huge_pages;
+mod hugetlbfs;
+mod mounted;
+
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -203,5 +207,3 @@ proptest! {
         model.free_all();
     }
 }
-
-mod hugetlbfs;

@@ -3,6 +3,7 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::file::temporary_name;
 use super::*;
 use crate::zpool::conformance::MemoryDir;
 use crate::zpool::words::{NOTES, SharedWords};
@@ -130,4 +131,35 @@ fn bytes_beyond_the_end_are_out_of_reach() {
 fn an_unaligned_word_is_refused() {
     let mapping = Mapping::create(None, 4096).unwrap();
     mapping.atomic_u32(2);
+}
+
+#[test]
+fn mappings_begin_with_a_huge_page_and_leave_no_addresses_behind() {
+    let mapped = || std::fs::read_to_string("/proc/self/maps").unwrap();
+    for bytes in [HUGE_PAGE_BYTES, 3 * HUGE_PAGE_BYTES + 4096] {
+        let mapping = Mapping::create(None, bytes).unwrap();
+        assert_eq!(mapping.base.addr().get() % HUGE_PAGE_BYTES, 0);
+        let start = format!("{:08x}-", mapping._addresses.start.addr());
+        assert!(mapped().contains(&start));
+        drop(mapping);
+        assert!(!mapped().contains(&start), "still mapped");
+    }
+}
+
+#[test]
+fn huge_pages_are_asked_for_where_nothing_is_and_a_few_at_once() {
+    const HUGE: usize = HUGE_PAGE_BYTES;
+    let parts = |populated: &[Range<usize>], bytes| empty_huge_parts(populated, bytes);
+    assert!(parts(&[], HUGE - 1).is_empty());
+    let (whole, with_tail) = (0..2 * HUGE, 2 * HUGE + 4096);
+    let whole = std::slice::from_ref(&whole);
+    assert_eq!(parts(&[], with_tail), whole);
+    let (head, middle) = (0..4096, 3 * HUGE - 1..3 * HUGE + 1);
+    assert_eq!(
+        parts(&[head, middle], 6 * HUGE),
+        [HUGE..2 * HUGE, 4 * HUGE..6 * HUGE]
+    );
+    let many = HUGE_PAGES_AT_ONCE * HUGE;
+    assert_eq!(parts(&[], many + HUGE), [0..many, many..many + HUGE]);
+    assert!(parts(whole, with_tail).is_empty());
 }

@@ -7,14 +7,14 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::mounted::Mounted;
 use super::*;
 use crate::error::Error;
 use crate::store::KeySource;
-use crate::zpool::conformance::{MemoryDir, conformance_in};
+use crate::zpool::conformance::conformance_in;
 use crate::zpool::mapping::{Mapping, SYSTEM_PAGE_BYTES, unit_bytes_in};
 use crate::zpool::words::SharedWords;
 
@@ -26,7 +26,7 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// A hugetlbfs that gives [`PAGES`] huge pages and no more.
 struct HugeDir {
-    dir: MemoryDir,
+    dir: Mounted,
     unit_bytes: usize,
     _turn: MutexGuard<'static, ()>,
 }
@@ -47,28 +47,11 @@ impl HugeDir {
             return None;
         }
         let unit_bytes = huge("Hugepagesize:") << 10;
-        let dir = MemoryDir::within(&std::env::temp_dir(), "hugetlbfs");
-        let mount = Command::new("mount")
-            .args(["-t", "hugetlbfs", "-o"])
-            .arg(format!("size={}", PAGES * unit_bytes))
-            .args(["nbdswap-test".as_ref(), dir.path().as_os_str()])
-            .output();
-        match mount {
-            Ok(output) if output.status.success() => Some(HugeDir {
-                dir,
-                unit_bytes,
-                _turn: turn,
-            }),
-            Ok(output) => {
-                let why = String::from_utf8_lossy(&output.stderr).into_owned();
-                eprintln!("skipped: no hugetlbfs can be mounted: {why}");
-                None
-            }
-            Err(error) => {
-                eprintln!("skipped: there is no mount: {error}");
-                None
-            }
-        }
+        Some(HugeDir {
+            dir: Mounted::new("hugetlbfs", PAGES * unit_bytes, "hugetlbfs")?,
+            unit_bytes,
+            _turn: turn,
+        })
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -85,15 +68,6 @@ impl HugeDir {
             populate: false,
             unit_bytes: unit_bytes_in(Some(self.dir.path())).unwrap(),
         }
-    }
-}
-
-impl Drop for HugeDir {
-    fn drop(&mut self) {
-        let umount = Command::new("umount")
-            .args(["--lazy".as_ref(), self.dir.path().as_os_str()])
-            .status();
-        assert!(umount.unwrap().success(), "a hugetlbfs is left behind");
     }
 }
 
