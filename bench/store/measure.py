@@ -122,9 +122,10 @@ def tail(directory: Path, load: Load, seed: int) -> dict[str, Any]:
     return _engine(directory, "tail", load.store_mib, load.seconds, load.pages_per_s, seed)
 
 
-def fio_tail(directory: Path, load: Load, written_bytes_s: float) -> float:
+def fio_tail(directory: Path, load: Load, found: dict[str, Any]) -> float:
     """Microseconds in which 99.9 % of fio's reads are done: of 4 and 8 KiB, as ours are, beside
-    writes of as many bytes a second in order.
+    writes in order of as many bytes a second, and reads of as many as cleaning moved, 128 KiB at
+    once.
     """
     read, write = directory / "fio-read.bench", directory / "fio-write.bench"
     command = [
@@ -133,7 +134,9 @@ def fio_tail(directory: Path, load: Load, written_bytes_s: float) -> float:
         "--name=read", f"--filename={read}", f"--size={load.store_mib}M", "--rw=randread",
         "--bssplit=4k/50:8k/50",
         "--name=write", f"--filename={write}", f"--size={load.store_mib}M", "--rw=write",
-        "--bs=1M", f"--rate={written_bytes_s:.0f}",
+        "--bs=1M", f"--rate={found['written_bytes_per_s']:.0f}",
+        "--name=clean", f"--filename={read}", f"--size={load.store_mib}M", "--rw=randread",
+        "--bs=128k", f"--rate={found['cleaned_bytes'] / load.seconds:.0f}",
     ]  # fmt: skip
     try:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -275,7 +278,7 @@ def main() -> int:
     tails = []
     for number in range(options.rounds):
         found = tail(directory, load, options.seed + number)
-        tails.append((found, fio_tail(directory, load, found["written_bytes_per_s"])))
+        tails.append((found, fio_tail(directory, load, found)))
     for figure in of_tail(tails):
         figures.append(figure)
         print(figure, flush=True)

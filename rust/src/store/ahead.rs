@@ -244,6 +244,7 @@ impl Store {
         records: &[RecordRef],
         each: &mut dyn FnMut(usize, Result<&[u8]>),
     ) -> Option<Announced> {
+        let _reading = self.precedence.reading();
         let mut is_left = [0u64; RECORDS_PER_PASS / 64];
         assert!(
             records.len() <= RECORDS_PER_PASS,

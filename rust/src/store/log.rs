@@ -19,6 +19,7 @@ use super::device::Device;
 use super::form::Form;
 use super::geometry::{Geometry, Location};
 use super::layout::{Entry, RECORDS_MAX};
+use super::precedence::{Precedence, pieces_of};
 use super::segment::{Reason, Segments};
 use super::stats::{Counters, StoreStats};
 use super::traffic::Lines;
@@ -81,6 +82,7 @@ pub struct Store {
     pub(super) segments: Segments,
     pub(super) counters: Counters,
     pub(super) ahead: Ahead,
+    pub(super) precedence: Precedence,
     /// Freed segments are discarded. Goes off for good when the device says that it cannot.
     pub(super) punch: AtomicBool,
     /// Between open and [`adopted`](Self::adopted) of a store that is taken over.
@@ -195,7 +197,13 @@ impl Store {
         batch.state = State::Idle;
     }
 
-    /// Writes the batch as one segment. After it the records can be read and retained.
+    /// Are there reads that writes should give way to? Then one segment is to be written at a time.
+    pub fn has_readers(&self) -> bool {
+        self.precedence.has_readers()
+    }
+
+    /// Writes the batch as one segment, in pieces if there are readers. After it the records can be read
+    /// and retained.
     ///
     /// On an error nothing of it counts as written, the records stay in the batch for the caller,
     /// and the segment is not trusted any more (see `segment`), unless only space was missing.
@@ -203,7 +211,13 @@ impl Store {
         let at = self.geometry.start(batch.segment).offset();
         let bytes = batch.finish(self.segments.next_sequence());
         let written_bytes = bytes.len() as u64;
-        if let Err(source) = self.device.write_at(bytes, at) {
+        let piece_bytes = match self.precedence.begin_segment() {
+            true => pieces_of(self.geometry.segment_bytes as usize),
+            false => bytes.len(),
+        };
+        let mut pieces = (at..).step_by(piece_bytes).zip(bytes.chunks(piece_bytes));
+        let result = pieces.try_for_each(|(at, piece)| self.device.write_at(piece, at));
+        if let Err(source) = result {
             self.counters.write_errors.add(1);
             let error = Error::io("write segment", at, source);
             if error.is_out_of_space() {

@@ -31,6 +31,7 @@ mod layout;
 mod log;
 mod offline;
 mod open;
+mod precedence;
 mod read;
 mod ring;
 mod ring_device;

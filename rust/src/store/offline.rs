@@ -20,6 +20,7 @@ use super::form::Form;
 use super::geometry::{Geometry, SEGMENT_BYTES_MAX, SegmentIndex};
 use super::log::{Reading, RecordRef, Store};
 use super::open::copy_at;
+use super::precedence::Precedence;
 use super::read::ReadBuffer;
 use super::segment::Segments;
 use super::stats::Counters;
@@ -264,6 +265,7 @@ fn open_offline(
         segments: Segments::new(geometry.segments, 1, superblock.opens, false),
         counters: Counters::default(),
         ahead: Ahead::default(),
+        precedence: Precedence::default(),
         punch: AtomicBool::new(false),
         adopting: AtomicBool::new(true),
         descriptor: None,

@@ -20,6 +20,7 @@ use super::form::Form;
 use super::geometry::{Geometry, SEGMENT_BYTES_DEFAULT};
 use super::layout::Key;
 use super::log::{Reading, Store};
+use super::precedence::Precedence;
 use super::ring_device::{RingDevice, Rings};
 use super::segment::{OPENS_MAX, Segments};
 use super::stats::Counters;
@@ -214,6 +215,7 @@ impl Store {
             segments,
             counters: Counters::default(),
             ahead: Ahead::default(),
+            precedence: Precedence::default(),
             punch: AtomicBool::new(options.punch),
             adopting: AtomicBool::new(options.adopt),
         })

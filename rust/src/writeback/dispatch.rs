@@ -8,6 +8,9 @@
 //! the one that steps when it needs the batch back. Without a serving thread, as in tests, a batch is
 //! written as soon as it is handed over, and nothing happens at once.
 //!
+//! While there are readers (`Store::has_readers`), those that serve take turns: a read then waits for one
+//! write at most, and for fewer busy threads.
+//!
 //! Locking: the queue's mutex, held for a few instructions, never during a write and never together
 //! with another lock.
 
@@ -54,6 +57,11 @@ impl Queue {
         self.slots[at] = Slot::Written(shipment, result);
     }
 
+    fn is_being_written(&self) -> bool {
+        let mut slots = self.slots.iter();
+        slots.any(|slot| matches!(slot, Slot::UnderWay))
+    }
+
     fn is_first_written(&self) -> bool {
         matches!(self.slots.front(), Some(Slot::Written(..)))
     }
@@ -89,11 +97,15 @@ impl Dispatch {
         self.is_served.store(true, Ordering::Release);
     }
 
-    /// Writes batches until [`close`](Self::close).
+    /// Writes batches until [`close`](Self::close), one at a time with others that serve while there are
+    /// readers.
     pub fn serve(&self, tiers: &Tiers) {
+        let store = tiers.store_of_a_stored_page();
         let mut queue = self.queue();
         while self.is_served() {
-            match queue.begin() {
+            // Others write when that is done, each woken by the one before.
+            let is_turn = !queue.is_being_written() || !store.has_readers();
+            match is_turn.then(|| queue.begin()).flatten() {
                 Some(begun) => queue = self.write(tiers, queue, begun),
                 None => queue = self.wait(queue),
             }

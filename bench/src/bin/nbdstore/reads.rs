@@ -22,19 +22,26 @@ use super::{PAGE_BYTES, filled, steady};
 /// Threads that read stored pages.
 const READERS: usize = 2;
 
+/// A fetch, and when a reader began and ended with it.
+type Errand = (Box<Fetch>, [Instant; 2]);
+
+/// Where the time of a read went, microseconds: until a reader had it, until that had the page, until
+/// the client had it.
+type Stages = [f64; 3];
+
 /// One who waits for pages, and the way to the readers.
 struct Client<'a> {
     engine: &'a Engine,
     lane: Lane,
     asks: SyncSender<Box<Fetch>>,
-    answers: Receiver<Box<Fetch>>,
+    answers: Receiver<Errand>,
     idle: Option<Box<Fetch>>,
     out: Vec<u8>,
 }
 
 impl Client<'_> {
-    /// Reads a page and says how long it took, microseconds. None: it was in the pool, or moved.
-    fn read(&mut self, page: u64) -> Option<f64> {
+    /// Reads a page and says how long it took. None: it was in the pool, or moved.
+    fn read(&mut self, page: u64) -> Option<Stages> {
         let page = PageId(page as u32);
         let started = Instant::now();
         let Ok(Read::Fetch(place)) = self.engine.read(&mut self.lane, page, &mut self.out) else {
@@ -43,11 +50,12 @@ impl Client<'_> {
         let mut fetch = self.idle.take().expect("one is under way at most");
         (fetch.page, fetch.place) = (page, place);
         self.asks.send(fetch).expect("readers wait");
-        let fetch = self.answers.recv().expect("a reader answers");
+        let (fetch, [begun, ended]) = self.answers.recv().expect("a reader answers");
         let is_there = self.engine.confirm(page, place);
         assert!(!is_there || fetch.result.is_ok(), "{:?}", fetch.result);
         self.idle = Some(fetch);
-        is_there.then(|| started.elapsed().as_secs_f64() * 1e6)
+        let stages = [begun - started, ended - begun, ended.elapsed()];
+        is_there.then(|| stages.map(|time| time.as_secs_f64() * 1e6))
     }
 }
 
@@ -58,7 +66,7 @@ fn with_readers<T>(
     work: impl FnOnce(&mut Client<'_>) -> T,
 ) -> T {
     let (asks, asked) = sync_channel::<Box<Fetch>>(1);
-    let (answered, answers) = sync_channel::<Box<Fetch>>(1);
+    let (answered, answers) = sync_channel::<Errand>(1);
     let asked = Mutex::new(asked);
     std::thread::scope(|scope| {
         for _ in 0..READERS {
@@ -70,8 +78,10 @@ fn with_readers<T>(
                     let next = asked.lock().expect("nobody panicked").recv();
                     let Ok(fetch) = next else { return };
                     batch.push(fetch);
+                    let begun = Instant::now();
                     engine.fetch(&mut reader, &mut batch, &mut |fetch| {
-                        answered.send(fetch).expect("somebody waits");
+                        let times = [begun, Instant::now()];
+                        answered.send((fetch, times)).expect("somebody waits");
                     });
                     if reads_ahead {
                         engine.read_ahead(&mut reader);
@@ -123,7 +133,10 @@ pub fn read_back(path: PathBuf, pool_bytes: u64, rounds: u64, seed: u64) {
             let before = driver.engine.snapshot().store.expect("there is one");
             let started = Instant::now();
             let mut times: Vec<f64> = with_readers(&driver.engine, reads_ahead, |client| {
-                pages.iter().filter_map(|page| client.read(*page)).collect()
+                pages
+                    .iter()
+                    .filter_map(|page| Some(client.read(*page)?.iter().sum()))
+                    .collect()
             });
             let seconds = started.elapsed().as_secs_f64();
             let after = driver.engine.snapshot().store.expect("there is one");
@@ -160,7 +173,7 @@ pub fn tail(path: PathBuf, store_bytes: u64, seconds: u64, pages_per_s: u64, see
     let background = Background::start(Arc::clone(&engine), patience, || {}).expect("threads");
     let before = driver.count();
     let is_over = AtomicBool::new(false);
-    let mut times = std::thread::scope(|scope| {
+    let mut times: Vec<Stages> = std::thread::scope(|scope| {
         let (driver, is_over) = (&mut driver, &is_over);
         let overwrites = scope.spawn(move || {
             let started = Instant::now();
@@ -178,7 +191,7 @@ pub fn tail(path: PathBuf, store_bytes: u64, seconds: u64, pages_per_s: u64, see
         });
         let mut chance = Chance::new(seed + 1);
         let until = Instant::now() + Duration::from_secs(seconds);
-        let times: Vec<f64> = with_readers(&engine, true, |client| {
+        let times: Vec<Stages> = with_readers(&engine, true, |client| {
             let mut times = Vec::new();
             while Instant::now() < until {
                 times.extend(client.read(chance.below(pages) as u64));
@@ -192,12 +205,25 @@ pub fn tail(path: PathBuf, store_bytes: u64, seconds: u64, pages_per_s: u64, see
     let now = driver.count();
     drop(background);
     let took = (now.at - before.at).as_secs_f64();
+    let sum = |stages: &Stages| stages.iter().sum::<f64>();
+    times.sort_unstable_by(|one, other| sum(one).total_cmp(&sum(other)));
+    let at = |permille: usize| sum(&times[(times.len() - 1) * permille / 1000]);
+    let slowest = &times[(times.len() - 1) * 999 / 1000..];
+    let of_stage = |stage: usize| {
+        let us: f64 = slowest.iter().map(|stages| stages[stage]).sum();
+        us / slowest.len() as f64
+    };
     let report = json!({
         "reads": times.len(),
-        "p50_us": percentile(&mut times, 500),
-        "p99_us": percentile(&mut times, 990),
-        "p999_us": percentile(&mut times, 999),
-        "max_us": percentile(&mut times, 1000),
+        "p50_us": at(500),
+        "p99_us": at(990),
+        "p999_us": at(999),
+        "max_us": at(1000),
+        "slowest_thousandth_us": {
+            "until_a_reader_began": of_stage(0),
+            "until_it_had_the_page": of_stage(1),
+            "until_the_client_had_it": of_stage(2),
+        },
         "written_bytes_per_s": (now.kernel_bytes - before.kernel_bytes) as f64 / took,
         "pages_written_back": now.pages - before.pages,
         "cleaned_bytes": now.cleaned_bytes - before.cleaned_bytes,

@@ -230,3 +230,37 @@ fn readers_and_a_writer_at_once_never_see_wrong_bytes() {
         object(3, 0, 3000)
     );
 }
+
+#[test]
+fn a_segment_is_one_write_and_in_pieces_while_there_are_readers() {
+    let (store, device) = large_store();
+    let mut batch = store.batch();
+    // With headers and summary 602 KiB.
+    let pages: Vec<_> = (0..300).map(|page| (page, 2032)).collect();
+    let mut writes_of = |store: &Store| {
+        let before = device.counts().writes;
+        let records = put(store, &mut batch, &pages);
+        (device.counts().writes - before, records)
+    };
+    assert_eq!(writes_of(&store).0, 1);
+    let (writes, records) = writes_of(&store);
+    assert_eq!(writes, 1);
+    // What cleaning and the scrub read is nothing that a client waits for.
+    get_all(&store, &mut ReadBuffer::new(), &records[..1]);
+    assert!(!store.has_readers() && writes_of(&store).0 == 1);
+    read_back_all(&store, &mut ReadBuffer::new(), &records[..1]);
+    let (writes, records) = writes_of(&store);
+    assert_eq!(writes, 3);
+    assert!(store.has_readers());
+    reads_for(&store, &device, &records);
+    // A piece that fails fails them all.
+    store.begin(&mut batch, Reason::WriteBack).unwrap();
+    for page in 0..300 {
+        batch.push(page, 3, &object(page, 1, 2032)).unwrap();
+    }
+    device.inject(Op::Write, 1, Fault::Fail);
+    let free = store.segments_free();
+    store.commit(&mut batch).unwrap_err();
+    assert_eq!(store.stats().write_errors, 1);
+    assert!(store.segments_free() >= free, "it is not in use");
+}
