@@ -465,9 +465,9 @@ class Density(TypedDict):
     slot_bytes: int
     """Their slots with side data: what would remain if every block were full."""
     block_bytes: int
-    """Frames of blocks and their side words."""
+    """Frames of blocks and their side words, and what grows with them outside of the arena."""
     held_bytes: int
-    """What the arena has from the system: its header too."""
+    """What the pool has from the system: the arena's header and what grows outside of it, too."""
 
 @type_check_only
 class Moment(TypedDict):

@@ -44,9 +44,9 @@ pub struct Density {
     pub object_bytes: u64,
     /// Their slots: what would remain if every block were full.
     pub slot_bytes: u64,
-    /// Frames of blocks and their side words.
+    /// Frames of blocks and their side words, and what grows with them outside of the arena.
     pub block_bytes: u64,
-    /// What the arena has from the system.
+    /// What the arena has from the system, and what grows outside of it.
     pub held_bytes: u64,
 }
 
@@ -184,8 +184,8 @@ impl<'a> Run<'a> {
             objects: stats.objects,
             object_bytes: stats.object_bytes,
             slot_bytes: stats.slot_bytes,
-            block_bytes: stats.block_bytes,
-            held_bytes: arena.held_bytes(),
+            block_bytes: stats.block_bytes + stats.index_bytes,
+            held_bytes: arena.held_bytes() + stats.index_bytes,
         });
         Ok(())
     }

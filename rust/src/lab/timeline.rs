@@ -56,7 +56,7 @@ impl Timeline {
         self.moments.push(Moment {
             operations: self.operations,
             object_bytes: stats.object_bytes,
-            block_bytes: stats.block_bytes,
+            block_bytes: stats.block_bytes + stats.index_bytes,
         });
     }
 }

@@ -138,6 +138,8 @@ pub struct ZpoolStats {
     pub slot_bytes: u64,
     /// Bytes of all frames that blocks or zspages hold.
     pub block_bytes: u64,
+    /// Bytes outside of the arena that grow with what is stored.
+    pub index_bytes: u64,
 }
 
 /// One size class.

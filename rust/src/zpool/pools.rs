@@ -230,6 +230,7 @@ impl Zpool for Pools {
             object_bytes: sum.object_bytes + pool.object_bytes,
             slot_bytes: sum.slot_bytes + pool.slot_bytes,
             block_bytes: sum.block_bytes + pool.block_bytes,
+            index_bytes: sum.index_bytes + pool.index_bytes,
         })
     }
 

@@ -117,6 +117,7 @@ impl<R: Rule> Zpool for Buddies<R> {
             object_bytes: counts.object_bytes,
             slot_bytes: self.packed_bytes(objects, counts.chunks) + whole_bytes,
             block_bytes: shared * self.frame_cost_bytes() + whole_bytes,
+            index_bytes: 0,
         }
     }
 

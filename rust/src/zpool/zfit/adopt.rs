@@ -145,6 +145,7 @@ impl Zfit {
         }
         region.set_live(arena, live);
         shard.regions += 1;
-        shard.frames += u64::from(region.frames);
+        let frames = shard.frames + u64::from(region.frames);
+        shard.set_frames(frames);
     }
 }

@@ -65,6 +65,16 @@ impl Bins {
         }
     }
 
+    /// Lets so many holes have nodes.
+    pub fn allow_nodes(&mut self, nodes: usize) {
+        self.nodes.allow(nodes);
+    }
+
+    /// Bytes that grew with what is stored.
+    pub fn index_bytes(&self) -> u64 {
+        self.nodes.bytes()
+    }
+
     /// Sum of the lengths, granules.
     pub fn granules(&self) -> u64 {
         self.bands.iter().sum()

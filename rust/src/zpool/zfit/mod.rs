@@ -61,7 +61,7 @@ const SHARD_BYTES: u64 = 1 << 30;
 /// Shards at most: the bits that a side word has for them.
 const SHARDS_MAX: usize = 8;
 
-/// A hole in so many bytes of the pool has a node, of 16 bytes: 1 MiB for each GiB. There are a third as many
+/// A hole in so many bytes that are held has a node, of 16 bytes: 1 MiB for each GiB. There are a third as many
 /// of them for each object of a page of 16 KiB, and a seventh of a page of 4 KiB: more than half a hole and
 /// a little more than one in so many bytes.
 const BYTES_PER_NODE: u64 = 16 << 10;

@@ -17,10 +17,13 @@ pub const NONE: Number = Number::MAX;
 
 /// Nodes, free or in one of the lists that their users have the first of.
 pub struct Nodes {
-    /// All that were ever used. There is room for all that may be, which takes memory only then.
+    /// All that were used since none was. There is room for all that may be, which takes memory only then.
     nodes: Vec<Node>,
-    /// So many may be.
+    /// So many may ever be, and so many at present.
     count: usize,
+    allowed: usize,
+    /// So many are in lists.
+    used: usize,
     /// The node that was freed last; its next one was freed before.
     free: Number,
 }
@@ -40,8 +43,20 @@ impl Nodes {
         Self {
             nodes: Vec::with_capacity(count),
             count,
+            allowed: count,
+            used: 0,
             free: NONE,
         }
+    }
+
+    /// Lets so many be used, but no more than there is room for. Those that are, stay.
+    pub fn allow(&mut self, nodes: usize) {
+        self.allowed = nodes.min(self.count);
+    }
+
+    /// Bytes of the nodes that were used since none was.
+    pub fn bytes(&self) -> u64 {
+        size_of_val(&self.nodes[..]) as u64
     }
 
     /// Puts a hole at the front of a list. Returns its node, NONE if there is none left.
@@ -107,17 +122,25 @@ impl Nodes {
         if free != NONE {
             self.free = self.nodes[free as usize].next;
             self.nodes[free as usize] = node;
+            self.used += 1;
             return free;
         }
-        if self.nodes.len() == self.count {
+        if self.nodes.len() >= self.allowed {
             return NONE;
         }
+        self.used += 1;
         self.nodes.push(node);
         self.nodes.len() as Number - 1
     }
 
     #[inline]
     fn put_free(&mut self, number: Number) {
+        self.used -= 1;
+        if self.used == 0 {
+            self.nodes.clear();
+            self.free = NONE;
+            return;
+        }
         self.nodes[number as usize] = Node {
             spot: Spot::MAX,
             previous: NONE,
@@ -153,12 +176,37 @@ mod tests {
     }
 
     #[test]
+    fn no_more_are_used_than_are_allowed_and_there_is_room_for() {
+        let mut nodes = Nodes::new(4);
+        let mut first = NONE;
+        nodes.allow(1);
+        let mut push = |nodes: &mut Nodes| nodes.push(&mut first, 7) != NONE;
+        assert_eq!([push(&mut nodes), push(&mut nodes)], [true, false]);
+        assert_eq!(nodes.bytes(), 16);
+        nodes.allow(9);
+        assert_eq!(
+            [(); 4].map(|()| push(&mut nodes)),
+            [true, true, true, false]
+        );
+        nodes.allow(0);
+        nodes.pop(&mut first);
+        assert_ne!(
+            nodes.push(&mut first, 8),
+            NONE,
+            "one that was used is used again"
+        );
+        (0..4).for_each(|_| _ = nodes.pop(&mut first));
+        assert_eq!((nodes.bytes(), first), (0, NONE));
+        assert_eq!(nodes.push(&mut first, 8), NONE, "none is allowed");
+    }
+
+    #[test]
     #[should_panic(expected = "the hole of node")]
     fn a_hole_that_left_its_list_is_not_taken_out_again() {
         let mut nodes = Nodes::new(4);
         let mut first = NONE;
-        let number = nodes.push(&mut first, 10);
-        nodes.remove(&mut first, number, 10);
-        nodes.remove(&mut first, number, 10);
+        let numbers = [10, 11].map(|spot| nodes.push(&mut first, spot));
+        nodes.remove(&mut first, numbers[0], 10);
+        nodes.remove(&mut first, numbers[0], 10);
     }
 }

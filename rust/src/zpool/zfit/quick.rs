@@ -42,6 +42,11 @@ impl Quick {
         }
     }
 
+    /// Bytes that grew with what is stored.
+    pub fn index_bytes(&self) -> u64 {
+        self.nodes.bytes()
+    }
+
     /// Slots that wait.
     pub fn slots(&self) -> u64 {
         self.slots

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::BYTES_PER_NODE;
 use super::bins::{Bins, Spot};
 use super::links::Memory;
 use super::nodes;
@@ -23,9 +24,12 @@ const REGION_SHARE: u32 = 256;
 /// Bytes of the shortest hole that an object fits into: the word in front, and eight bytes or fewer.
 const HOLE_BYTES_MIN: usize = 16;
 
-/// This share of the objects may be waiting as freed slots: 1/512. They are bytes that hold nothing, so
+/// Nodes that a shard has however little it holds.
+const NODES_MIN: usize = 64;
+
+/// This share of the objects may be waiting as freed slots: 1/768. They are bytes that hold nothing, so
 /// it is what they cost; a quarter to a third of all slots are then taken as they were freed.
-const QUICK_SHARE: u64 = 512;
+const QUICK_SHARE: u64 = 768;
 
 /// The same in frames of more than 4 KiB. They hold fewer objects, of more lengths, and with 1/512 few of
 /// those were ever found waiting.
@@ -232,6 +236,11 @@ impl Shard {
         }
     }
 
+    /// Bytes of its lists, outside of the arena.
+    pub fn index_bytes(&self) -> u64 {
+        self.bins.index_bytes() + self.quick.index_bytes()
+    }
+
     /// Does what is under way: what was freed waits to be taken again, or becomes a hole. True if
     /// something did.
     pub fn settle_accounts(&mut self, arena: &Arena) -> bool {
@@ -337,10 +346,18 @@ impl Shard {
         };
         region.mark(arena);
         self.regions += 1;
-        self.frames += u64::from(frames);
+        self.set_frames(self.frames + u64::from(frames));
         self.note_new_region();
         self.put_hole(arena, &region, 0, region.end(self.grain));
         Some(())
+    }
+
+    /// Has so many frames from now on, and nodes for them.
+    pub fn set_frames(&mut self, frames: u64) {
+        self.frames = frames;
+        let bytes = frames * self.grain.bytes(self.grain.per_frame) as u64;
+        let nodes = (bytes / BYTES_PER_NODE) as usize;
+        self.bins.allow_nodes(nodes.max(NODES_MIN));
     }
 
     /// A region was made, in this shard or in another one.
@@ -362,6 +379,6 @@ impl Shard {
         region.unmark(arena);
         arena.free_run(region.head, region.frames);
         self.regions -= 1;
-        self.frames -= u64::from(region.frames);
+        self.set_frames(self.frames - u64::from(region.frames));
     }
 }

@@ -123,6 +123,7 @@ impl Zpool for Zfit {
             object_bytes: self.whole.object_bytes.load(Relaxed),
             slot_bytes: whole * frame_bytes,
             block_bytes: whole * frame_bytes,
+            index_bytes: 0,
         };
         for index in 0..self.shards.len() {
             let mut shard = self.lock(index);
@@ -131,6 +132,7 @@ impl Zpool for Zfit {
             sum.object_bytes += shard.object_bytes;
             sum.slot_bytes += self.charged_bytes(shard.live);
             sum.block_bytes += shard.frames * frame_bytes;
+            sum.index_bytes += shard.index_bytes();
         }
         sum
     }
