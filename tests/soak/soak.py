@@ -118,7 +118,7 @@ class Soak:
         self._killed_connections = 0
         # As the README has it: a fixed part, 1.1 MiB a connection, 8 bytes a page in use and as
         # many again for exports that survive the host, the pool.
-        fixed_bytes = 100 * MIB + BUFFERED_PAGES * (page_bytes - PAGE_BYTES)
+        fixed_bytes = 105 * MIB + BUFFERED_PAGES * (page_bytes - PAGE_BYTES)
         table_bytes = 16 * ALL_BYTES // page_bytes
         connection_bytes = self._connections * 11 * MIB // 10
         self.tally = Tally(
