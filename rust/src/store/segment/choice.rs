@@ -19,6 +19,10 @@
 //!
 //! * In need, the one with the fewest living bytes: it gives a segment back soonest.
 //!
+//! A segment that waits for a checkpoint is not free when it is empty, so it comes after all others, and
+//! never for the last free segment: what that was spent for would not come back, and the checkpoint itself may need it to
+//! clean into.
+//!
 //! A walk over all segments finds the best few dozen, which are then named one after the other, so
 //! that the walk is paid once for all of them.
 //!
@@ -91,14 +95,21 @@ impl Segments {
             candidates.list.clear();
             candidates.choice = choice;
         }
-        for is_walked in [false, true] {
+        for (is_walked, takes_waiting) in [(false, false), (true, false), (true, true)] {
+            if takes_waiting && !(self.keeps_freed && self.free_count() > 1) {
+                break;
+            }
+            let is_candidate = |segment: &Segment| {
+                is_candidate(segment, live_bytes_max, segment_bytes)
+                    && (takes_waiting || !self.waits(segment))
+            };
             if is_walked {
-                self.walk(candidates, live_bytes_max, segment_bytes);
+                self.walk(candidates, segment_bytes, &is_candidate);
             }
             while let Some(best) = candidates.list.pop() {
                 let segment = &self.all[best.number as usize];
                 let is_same = segment.sequence.load(Ordering::Acquire) == best.sequence;
-                if is_same && is_candidate(segment, live_bytes_max, segment_bytes) {
+                if is_same && is_candidate(segment) {
                     segment.cleaning.store(true, Ordering::Relaxed);
                     return Some(SegmentIndex(best.number));
                 }
@@ -107,10 +118,15 @@ impl Segments {
         None
     }
 
-    fn walk(&self, candidates: &mut Candidates, live_bytes_max: u32, segment_bytes: u32) {
+    fn walk(
+        &self,
+        candidates: &mut Candidates,
+        segment_bytes: u32,
+        is_candidate: &dyn Fn(&Segment) -> bool,
+    ) {
         let now = self.lists().sequence_next;
         for (number, segment) in (0..).zip(&self.all) {
-            if !is_candidate(segment, live_bytes_max, segment_bytes) {
+            if !is_candidate(segment) {
                 continue;
             }
             let live = f64::from(segment.live.load(Ordering::Relaxed) & !CREDIT);

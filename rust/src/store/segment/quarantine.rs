@@ -14,7 +14,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::geometry::SegmentIndex;
-use super::Segments;
+use super::{Segment, Segments};
 
 /// A freed segment that waits.
 pub(super) struct Held {
@@ -51,6 +51,12 @@ impl Segments {
         let next = self.epochs.checkpoints_begun.load(Ordering::SeqCst) + 1;
         let wanted = &self.at(index).checkpoint_wanted;
         wanted.fetch_max(next, Ordering::SeqCst);
+    }
+
+    /// Would the segment wait for a checkpoint if it were freed now?
+    pub(super) fn waits(&self, segment: &Segment) -> bool {
+        let done = self.epochs.checkpoints_done.load(Ordering::SeqCst);
+        segment.checkpoint_wanted.load(Ordering::SeqCst) > done
     }
 
     /// A sync begins; its number.

@@ -46,6 +46,22 @@ fn in_need_the_emptiest_go_first_and_each_is_named_once() {
 }
 
 #[test]
+fn what_waits_for_a_checkpoint_goes_last_and_never_for_the_last_free_segment() {
+    let segments = Segments::new(6, 1, 1, true);
+    segments.list_free(false);
+    let lives = [10_000, 20_000, 30_000, 40_000];
+    let indexes = lives.map(|live| write(&segments, live));
+    segments.outlived(indexes[0]);
+    assert_eq!(all(&segments, Choice::Emptiest, 49_152), [1, 2, 3, 0]);
+    segments.spare(indexes[0]);
+    segments.take(Reason::Cleaning).unwrap();
+    assert_eq!(segments.free_count(), 1);
+    assert_eq!(all(&segments, Choice::Emptiest, 49_152), [0u32; 0]);
+    segments.end_checkpoint(segments.begin_checkpoint());
+    assert_eq!(all(&segments, Choice::Emptiest, 49_152), [0]);
+}
+
+#[test]
 fn ahead_of_need_an_old_segment_goes_before_an_emptier_young_one() {
     let lives: Vec<u32> = (0..100)
         .map(|n| if n == 0 { 40_000 } else { 55_000 })
