@@ -178,7 +178,13 @@ impl Session {
         // Less than this is not worth a system call, and moving what waits to the front for
         // every few bytes would cost more than it brings.
         let least = INPUT_BYTES / 4;
-        (wanted && self.input.room() >= least).then(|| self.input.space(least))
+        // The buffer is larger, for what another session may begin with.
+        let room = INPUT_BYTES.saturating_sub(self.input.len());
+        (wanted && room >= least).then(|| {
+            let space = self.input.space(least);
+            let most = room.min(space.len());
+            &mut space[..most]
+        })
     }
 
     /// `bytes` were received.

@@ -221,13 +221,29 @@ fn the_payload_of_a_refused_write_is_waited_for() {
 
 #[test]
 fn a_full_receive_buffer_with_the_rest_of_a_write_fits_the_next_one() {
+    rest_of_a_write_is_handed_over_when(false);
+}
+
+/// Then the buffer is empty when the payload begins, and takes more of it.
+#[test]
+fn so_does_one_whose_header_came_alone() {
+    rest_of_a_write_is_handed_over_when(true);
+}
+
+fn rest_of_a_write_is_handed_over_when(header_comes_alone: bool) {
     let mut client = Client::simple();
     client.pages.set_fullness(Fullness::Stalled);
     let mut bytes = client.request(CMD_WRITE, 0, 0, 1 << 20);
     bytes.resize(bytes.len() + (1 << 20), 9);
-    let left = client.send(&bytes).len();
+    let header = if header_comes_alone { REQUEST_BYTES } else { 0 };
+    assert!(client.send(&bytes[..header]).is_empty());
+    let left = client.send(&bytes[header..]).len();
     let unfinished = client.give_up().expect("nothing keeps it");
-    assert!(unfinished.received.len() <= RECEIVED_BYTES_MAX);
+    assert!(
+        unfinished.received.len() <= RECEIVED_BYTES_MAX,
+        "{} bytes",
+        unfinished.received.len()
+    );
     assert_eq!(unfinished.received.len() + left, bytes.len());
     client.go_on(&unfinished);
     client.pages.set_fullness(Fullness::Free);
