@@ -83,6 +83,15 @@ fn is_ours(tiers: &Tiers, record: &RecordRef) -> bool {
     (record.page as usize) < tiers.table.pages() && tiers.durable_of(PageId(record.page)).is_some()
 }
 
+/// The word of a page that is what the mark says.
+fn word_of(mark: Mark) -> Word {
+    Word::of(match mark {
+        Mark::Discarded => Place::Hole,
+        Mark::Filled(pattern) => Place::Same(pattern),
+        Mark::Lost => Place::Lost,
+    })
+}
+
 impl<'a> Recovery<'a> {
     /// None without durable exports.
     pub(super) fn new(tiers: &'a Tiers) -> Result<Option<Recovery<'a>>> {
@@ -264,13 +273,10 @@ impl<'a> Recovery<'a> {
         if self.seen.contains(page) {
             return Ok(());
         }
-        let place = match Mark::decode(object) {
-            Some(Mark::Discarded) => Place::Hole,
-            Some(Mark::Filled(pattern)) => Place::Same(pattern),
-            Some(Mark::Lost) => Place::Lost,
-            None => return self.lose(page),
+        let Some(mark) = Mark::decode(object) else {
+            return self.lose(page);
         };
-        self.take(page, Word::of(place))?;
+        self.take(page, word_of(mark))?;
         self.durable.set_mark(page, Some(record.location));
         Ok(())
     }
@@ -288,7 +294,7 @@ impl<'a> Recovery<'a> {
         }
     }
 
-    /// Claims the records of all marks, as adoption claims those of objects.
+    /// Claims the records of the marks that were found, as adoption claims those of objects.
     pub(super) fn claim_marks(&mut self) {
         let mut from = 0;
         while let Some(page) = self.seen.next(from) {
@@ -311,6 +317,7 @@ impl<'a> Recovery<'a> {
         self.durable.position.store(position, Ordering::Relaxed);
         for (_, segment) in self.store.find_segments(&mut self.buffer)? {
             self.list(segment)?;
+            let mut marks = Vec::new();
             for record in std::mem::take(&mut self.records) {
                 let page = PageId(record.page);
                 if record.page == POSITION_PAGE || self.seen.contains(page) {
@@ -329,16 +336,34 @@ impl<'a> Recovery<'a> {
                         lane.moved(self.tiers.export_of(page), Word::default(), word);
                         self.store.outlived(record.location);
                     }
+                    _ if record.codec == MARK_CODEC => marks.push(record),
                     _ => self.store.outlived(record.location),
                 }
             }
+            self.keep_marks(&marks);
         }
+        self.claim_marks();
         self.each_page(|recovery, page, word| {
-            if !matches!(word.place(), Place::Store(_)) {
+            let is_known = matches!(word.place(), Place::Store(_));
+            if !is_known && recovery.durable.mark(page).is_none() {
                 recovery.again.insert(page);
             }
         });
         Ok(())
+    }
+
+    /// Takes those marks that say what their pages are. The others were outlived.
+    fn keep_marks(&mut self, marks: &[RecordRef]) {
+        let (store, tiers, durable) = (self.store, self.tiers, self.durable);
+        store.read(&mut self.buffer, marks, &mut |index, object| {
+            let (page, at) = (PageId(marks[index].page), marks[index].location);
+            let says = object.ok().and_then(Mark::decode).map(word_of);
+            if says == Some(tiers.table.peek(page).unmarked()) {
+                durable.set_mark(page, Some(at));
+            } else {
+                store.outlived(at);
+            }
+        });
     }
 
     /// Syncs what was found, which may be nowhere but in the device's cache. If that cannot be done, or

@@ -199,3 +199,40 @@ fn what_is_foreseen_is_what_a_recovery_finds() {
         assert_eq!((survey.lists_damaged, survey.heads_damaged), (0, 0));
     }
 }
+
+#[test]
+fn what_was_flushed_is_not_owed_again_by_who_takes_the_memory_over() {
+    for seed in seeds(6) {
+        let dir = Directory::new(&format!("marks-{seed}"));
+        let change = |options: &mut EngineOptions| options.exports[1].is_durable = true;
+        let mut run = Run::open_with(SMALL, seed, Some(&dir), change);
+        for _ in 0..3 {
+            (0..200).for_each(|_| run.act());
+            assert_eq!(run.flush(), Ok(()));
+        }
+        let mut options = options(&run.setup, run.device.clone(), Some(&dir));
+        change(&mut options);
+        options.adopt = true;
+        let (engine, report) = Engine::open(options).unwrap();
+        assert!(report.adopted, "{}", report.reason);
+        run.lane = engine.lane();
+        run.reader = engine.reader_lane();
+        run.engine = engine;
+        run.engine.check();
+        run.verify();
+        let tiers = &run.engine.tiers;
+        let durable = tiers.durable.as_ref().unwrap();
+        let marks = (300..500).filter(|page| durable.mark(PageId(*page)).is_some());
+        assert!(marks.count() > 5, "seed {seed}");
+        assert_eq!(durable.owed.len(), 0, "seed {seed}");
+        assert_eq!(tiers.store.as_ref().unwrap().segments_held(), 0);
+        // What is changed from now on counts, and what was a mark before is not resurrected.
+        (0..100).for_each(|_| run.act());
+        assert_eq!(run.flush(), Ok(()));
+        let (mut next, _) = recover(run.setup, run.sim().image());
+        for page in (300..500).map(PageId) {
+            let found = next.read(page).unwrap();
+            assert!(found == run.model[page.0 as usize], "seed {seed}: {page:?}");
+        }
+    }
+}
