@@ -11,6 +11,7 @@ const ALLOWED: [(&str, &[&str]); 22] = [
         &[
             "background",
             "codec",
+            "durable",
             "engine",
             "error",
             "incident",
