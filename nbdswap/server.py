@@ -82,7 +82,7 @@ class Server:
         self._stopping = asyncio.Event()
         self._listeners: Sequence[Listener] = ()
         self._clients: asyncio.TaskGroup | None = None
-        self._acceptors: list[asyncio.Task[None]] = []
+        self._pauses: dict[int, asyncio.TimerHandle] = {}
         self._only_client: socket.socket | None = None
         self.counts = ServerCounts()
 
@@ -119,9 +119,9 @@ class Server:
                     self._only_client = only_client
                     self._welcome(only_client, clients)
                 await self._stopping.wait()
-                self._cancel_acceptors()
-                await self._say_farewell()
+                await self.stop_accepting()
         finally:
+            self._accept_nobody()
             loop.remove_reader(self._engine.ended_fd)
 
     def reap(self) -> None:
@@ -141,7 +141,7 @@ class Server:
 
     async def stop_accepting(self) -> None:
         """Who connects from now on waits; handshakes have a moment to end, then they are cut."""
-        self._cancel_acceptors()
+        self._accept_nobody()
         await self._say_farewell()
 
     def accept_again(self) -> None:
@@ -149,8 +149,7 @@ class Server:
         if self._clients is None or self.stopping:
             return
         for listener in self._listeners:
-            accepting = self._accept(listener, self._clients)
-            self._acceptors.append(self._clients.create_task(accepting, name=str(listener.address)))
+            self._accept_from(listener, self._clients)
 
     def give_up(self, connections: "Iterable[HandedOver]") -> list[HandedConnection]:
         """Connections that the engine gave up, with what only we know of them."""
@@ -203,24 +202,34 @@ class Server:
 
     # ------------------------------------------------------------ accepting
 
-    def _cancel_acceptors(self) -> None:
-        for acceptor in self._acceptors:
-            acceptor.cancel()
-        self._acceptors.clear()
-
-    async def _accept(self, listener: Listener, clients: asyncio.TaskGroup) -> None:
+    def _accept_nobody(self) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            try:
-                sock, _ = await loop.sock_accept(listener.sock)
-            except ConnectionAbortedError:
-                # The client was faster in leaving than we in accepting.
-                continue
-            except OSError as error:
-                log.error("accept failed", address=listener.address, reason=error.strerror)
-                await asyncio.sleep(ACCEPT_PAUSE_S)
-                continue
-            self._welcome(sock, clients)
+        for listener in self._listeners:
+            loop.remove_reader(listener.sock)
+        for pause in self._pauses.values():
+            pause.cancel()
+        self._pauses.clear()
+
+    def _accept_from(self, listener: Listener, clients: asyncio.TaskGroup) -> None:
+        # Not a task that waits in `sock_accept`: cancelled at the wrong moment, it would lose a
+        # client that is accepted already.
+        loop = asyncio.get_running_loop()
+        loop.add_reader(listener.sock, self._accept, listener, clients)
+
+    def _accept(self, listener: Listener, clients: asyncio.TaskGroup) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            sock, _ = listener.sock.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            # The client was faster in leaving than we in accepting.
+            return
+        except OSError as error:
+            log.error("accept failed", address=listener.address, reason=error.strerror)
+            loop.remove_reader(listener.sock)
+            later = loop.call_later(ACCEPT_PAUSE_S, self._accept_from, listener, clients)
+            self._pauses[listener.sock.fileno()] = later
+            return
+        self._welcome(sock, clients)
 
     def _welcome(self, sock: socket.socket, clients: asyncio.TaskGroup) -> None:
         count = len(self._attached) + len(self._handshakes)

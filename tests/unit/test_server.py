@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from nbdswap import server
 from nbdswap.addresses import TcpAddress, UnixAddress
 from nbdswap.errors import RefusedError
 from nbdswap.exports import default_name, export_infos
@@ -276,3 +279,65 @@ def test_clients_in_mid_handshake_hear_that_the_server_leaves(bench: Bench) -> N
                 assert ERR_SHUTDOWN in await loop.sock_recv(client, 1024)
 
     run(scenario())
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_who_connects_while_accepting_stops_is_greeted_now_or_when_it_goes_on(
+    make_config: MakeConfig, tmp_path: Path, limits: Limits, turns: int
+) -> None:
+    """However far the loop has come with it: a client that connected is not forgotten."""
+
+    async def scenario() -> None:
+        bench = Bench(make_config, tmp_path, limits)
+        async with bench.running():
+            (await bench.client()).close()
+            await until(lambda: bench.server.handshakes_open == 0)
+            with socket.socket(socket.AF_UNIX) as newcomer:
+                newcomer.connect(str(bench.path))
+                newcomer.setblocking(False)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                stopping = asyncio.create_task(bench.server.stop_accepting())
+                await asyncio.sleep(0)
+                bench.server.accept_again()
+                greeting = await asyncio.get_running_loop().sock_recv(newcomer, 18)
+                assert greeting.startswith(b"NBDMAGICIHAVEOPT")
+                await asyncio.get_running_loop().sock_sendall(newcomer, CLIENT_FLAGS)
+            await stopping
+
+    run(scenario())
+
+
+class Reluctant(socket.socket):
+    """Has no descriptor for its first client."""
+
+    failures = 1
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return super().accept()
+
+
+def test_where_accepting_fails_it_is_tried_again_after_a_pause(
+    make_config: MakeConfig,
+    tmp_path: Path,
+    limits: Limits,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(server, "ACCEPT_PAUSE_S", 0.0)
+
+    async def scenario() -> None:
+        bench = Bench(make_config, tmp_path, limits)
+        first = bench.listeners[0]
+        reluctant = Reluctant(fileno=first.sock.detach())
+        reluctant.setblocking(False)
+        bench.listeners[0] = replace(first, sock=reluctant)
+        async with bench.running():
+            (await bench.client()).close()
+        assert reluctant.failures == 0
+
+    run(scenario())
+    assert caplog.text.count("accept failed") == 1
