@@ -5,6 +5,7 @@ mod cleaning;
 mod crash;
 mod degraded;
 mod faults;
+mod flushing;
 mod matrix;
 mod opening;
 mod power;

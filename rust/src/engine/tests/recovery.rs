@@ -1,21 +1,12 @@
 //! Recovery of a damaged log: what a page was before its newest version is never served for it. And what
 //! is foreseen of a recovery is what comes of it.
 
+use super::flushing::durable_run;
 use super::*;
 use crate::durable::MARK_BYTES;
 
 const FIRST: u32 = 300;
 const LAST: u32 = 320;
-
-fn durable_run(seed: u64) -> Run {
-    let setup = Setup {
-        codec: "none",
-        ..SMALL
-    };
-    Run::open_with(setup, seed, None, |options| {
-        options.exports[1].is_durable = true;
-    })
-}
 
 /// The next engine after a loss of the host, and what it told.
 fn recover(setup: Setup, image: Vec<u8>) -> (Run, OpenReport) {

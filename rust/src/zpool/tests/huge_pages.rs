@@ -104,6 +104,26 @@ fn a_tmpfs_that_is_too_small_is_an_error_and_no_signal() {
     mapping.store_bytes((5 << 20) - 5, b"whole");
 }
 
+/// The next process finds all objects.
+fn adopt(pools: &Pools, model: &Model<'_>) {
+    for object in &model.objects {
+        let adopted = pools.adopt(object.handle, object.bytes, object.tag);
+        assert_eq!(adopted, Ok(()));
+    }
+    pools.adopted().unwrap();
+    pools.check();
+}
+
+/// And uses what is left.
+fn goes_on(dir: &MemoryDir, pools: &Pools, mut model: Model<'_>) {
+    let file = dir.file("pool").metadata().unwrap();
+    assert_eq!(pools.arena().held_bytes(), file.blocks() * 512);
+    model.verify();
+    while model.alloc_random().is_ok() {}
+    model.verify();
+    model.free_all();
+}
+
 #[test]
 fn adoption_leaves_a_populated_pool_on_its_huge_pages() {
     if !are_given() {
@@ -118,22 +138,10 @@ fn adoption_leaves_a_populated_pool_on_its_huge_pages() {
     while model.alloc_random().is_ok() {}
     model.free_some(model.len() / 2);
     let second = Pools::new(Arena::open(options).unwrap(), ZpoolKind::Zfit);
-    let mut model = model.over(&second);
-    for object in &model.objects {
-        assert_eq!(
-            second.adopt(object.handle, object.bytes, object.tag),
-            Ok(())
-        );
-    }
-    second.adopted().unwrap();
-    second.check();
+    let model = model.over(&second);
+    adopt(&second, &model);
     assert_eq!(second.arena().huge_bytes(), huge);
-    let file = dir.file("pool").metadata().unwrap();
-    assert_eq!(second.arena().held_bytes(), file.blocks() * 512);
-    model.verify();
-    while model.alloc_random().is_ok() {}
-    model.verify();
-    model.free_all();
+    goes_on(&dir, &second, model);
 }
 
 #[test]
@@ -153,21 +161,9 @@ fn adoption_of_a_pool_that_grew_takes_huge_pages_for_what_is_empty() {
         ..grown
     };
     let second = Pools::new(Arena::open(populated).unwrap(), ZpoolKind::Zfit);
-    let mut model = model.over(&second);
-    for object in &model.objects {
-        assert_eq!(
-            second.adopt(object.handle, object.bytes, object.tag),
-            Ok(())
-        );
-    }
-    second.adopted().unwrap();
-    second.check();
+    let model = model.over(&second);
+    adopt(&second, &model);
     let huge = second.arena().huge_bytes();
     assert!((20 << 20..=22 << 20).contains(&huge), "{huge}");
-    let file = dir.file("pool").metadata().unwrap();
-    assert_eq!(second.arena().held_bytes(), file.blocks() * 512);
-    model.verify();
-    while model.alloc_random().is_ok() {}
-    model.verify();
-    model.free_all();
+    goes_on(&dir, &second, model);
 }

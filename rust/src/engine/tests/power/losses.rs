@@ -1,0 +1,175 @@
+//! Losses of power with room and with hardly any, in clear and encrypted, after syncs that failed, and with
+//! every planted bug.
+
+use super::*;
+
+/// Loses power some times while everything goes on.
+fn lose_power_often(
+    plan: Plan,
+    seed: u64,
+    losses: u64,
+) -> (Scene, std::result::Result<(), String>) {
+    let mut scene = Scene::new(plan, seed);
+    while scene.losses < losses {
+        for _ in 0..60 + scene.random.below(900) {
+            scene.act();
+        }
+        if scene.random.below(4) == 0 {
+            scene.kill();
+            for _ in 0..scene.random.below(200) {
+                scene.act();
+            }
+        }
+        scene.engine.check();
+        if let Err(why) = scene.lose_power() {
+            return (scene, Err(why));
+        }
+    }
+    (scene, Ok(()))
+}
+
+fn survives(plan: Plan, seed: u64) {
+    let (scene, found) = lose_power_often(plan, seed, 12);
+    assert_eq!(found, Ok(()), "after {} losses", scene.losses);
+    let snapshot = scene.engine.snapshot();
+    println!(
+        "seed {seed}: {} flushes, {} versions after the flushed ones, {:?}",
+        scene.flushes, scene.found_new, snapshot.writeback.checkpoints
+    );
+    assert!(scene.flushes > 20, "{} flushes", scene.flushes);
+}
+
+#[test]
+fn after_loss_of_power_every_durable_page_is_the_flushed_version_or_a_later_one() {
+    for seed in seeds(6) {
+        with_seed(seed, |seed| survives(PLAN, seed));
+    }
+}
+
+#[test]
+fn the_same_with_an_encrypted_store() {
+    for seed in seeds(3) {
+        let plan = Plan {
+            is_encrypted: true,
+            ..PLAN
+        };
+        with_seed(seed, |seed| survives(plan, seed));
+    }
+}
+
+#[test]
+fn the_same_with_hardly_room_for_all_pages() {
+    for seed in seeds(6) {
+        with_seed(seed, |seed| survives(TIGHT, seed));
+    }
+}
+
+/// Does the harness find a wrong page with this bug in the engine?
+fn is_found(bug: Bug) -> bool {
+    (0..60).any(|seed| {
+        let plan = Plan { bug, ..TIGHT };
+        lose_power_often(plan, seed, 12).1.is_err()
+    })
+}
+
+#[test]
+fn a_flush_that_is_answered_before_the_sync_is_found() {
+    assert!(is_found(Bug::NoSync));
+}
+
+#[test]
+fn segments_that_are_reused_too_early_are_found() {
+    assert!(is_found(Bug::NoQuarantine));
+}
+
+#[test]
+fn discards_that_leave_no_mark_are_found() {
+    assert!(is_found(Bug::NoMarks));
+}
+
+#[test]
+fn torn_records_that_are_believed_later_are_found() {
+    assert!(is_found(Bug::ForgetsTorn));
+}
+
+#[test]
+fn what_a_failed_sync_should_have_covered_is_written_again() {
+    for seed in seeds(8) {
+        with_seed(seed, |seed| {
+            let mut scene = Scene::new(PLAN, seed);
+            for _ in 0..300 {
+                scene.act();
+            }
+            scene.write(PLAIN, 0, &[1; PAGE / 2]);
+            scene.device.fail_sync(1 + seed % 3);
+            let failed = (0..5).take_while(|_| !scene.flush()).count() as u64;
+            assert!(failed >= 1, "a flush succeeded without its sync");
+            assert_eq!(scene.lose_power(), Ok(()));
+        });
+    }
+}
+
+/// A sync fails, the process that was told is killed, and the next one's succeeds.
+fn lose_what_a_failed_sync_left_out(bug: Bug, seed: u64) -> std::result::Result<(), String> {
+    let mut scene = Scene::new(Plan { bug, ..PLAN }, seed);
+    for _ in 0..300 {
+        scene.act();
+    }
+    scene.flush();
+    for _ in 0..100 {
+        scene.act();
+    }
+    scene.write(PLAIN, 0, &[1; PAGE / 2]);
+    scene.device.fail_sync(1);
+    while scene.flush() {}
+    for _ in 0..=seed % 2 {
+        scene.kill();
+    }
+    assert!(scene.flush());
+    scene.lose_power()
+}
+
+#[test]
+fn what_a_failed_sync_should_have_covered_the_next_process_writes_again() {
+    for seed in seeds(12) {
+        with_seed(seed, |seed| {
+            let found = lose_what_a_failed_sync_left_out(Bug::None, seed);
+            assert_eq!(found, Ok(()));
+        });
+    }
+}
+
+#[test]
+fn a_failed_sync_that_the_next_process_knows_nothing_of_is_found() {
+    let is_found = |seed| lose_what_a_failed_sync_left_out(Bug::ForgetsDoubt, seed).is_err();
+    assert!((0..12).any(is_found));
+}
+
+#[test]
+fn a_start_writes_nothing_again_that_a_sync_has_covered() {
+    let mut scene = Scene::new(PLAN, 3);
+    for page in PLAIN..ALL {
+        scene.write(page, 0, &[page as u8; PAGE / 2]);
+    }
+    assert!(scene.flush());
+    scene.write(PLAIN, 0, &[1; PAGE / 2]);
+    scene.device.fail_sync(1);
+    while scene.flush() {}
+    scene.kill();
+    let owed = |scene: &Scene| scene.engine.tiers.durable.as_ref().unwrap().owed.len();
+    assert_eq!(owed(&scene), 1, "the page that was not covered");
+    assert!(scene.flush());
+    scene.kill();
+    assert_eq!(owed(&scene), 0);
+}
+
+#[test]
+fn a_flush_without_a_change_asks_nothing_of_the_device() {
+    let mut scene = Scene::new(PLAN, 1);
+    scene.write(PLAIN, 0, &[1; PAGE / 2]);
+    assert!(scene.flush());
+    let syncs = scene.device.syncs();
+    assert!(scene.flush() && scene.flush());
+    assert_eq!(scene.device.syncs(), syncs);
+    assert_eq!(scene.engine.flush(ExportId(0)), None, "it promises nothing");
+}
