@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::courtesy;
 use crate::engine::{Engine, Heard, Observer};
 use crate::worker::{END_PATIENCE, STACK_BYTES, ended_by};
 use crate::writeback::Work;
@@ -57,6 +58,7 @@ impl Thread {
             move || {
                 let own = rustix::thread::gettid().as_raw_nonzero().get();
                 id.store(own, Ordering::Release);
+                courtesy::begin();
                 work();
             }
         })?;
@@ -150,6 +152,7 @@ fn step_until(
     while !is_stopping.load(Ordering::Acquire) {
         let is_asked = engine.bell().is_asked();
         let work = engine.step(started.elapsed());
+        courtesy::give_way();
         // Nobody waits who has not asked, and waking workers is not free.
         if is_asked || matches!(work, Work::More | Work::Blocked) {
             space_changed();

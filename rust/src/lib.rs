@@ -3,7 +3,7 @@
 //!
 //! Layers, each knowing only those to its right:
 //! `python -> background, worker -> session -> engine -> writeback -> tiers -> age, stats -> table
-//! -> durable -> zpool, codec, store -> incident -> page, error, hugetlbfs`; `wire`, which sessions speak; and beside the server
+//! -> durable -> zpool, codec, store -> incident -> page, error, hugetlbfs, courtesy`; `wire`, which sessions speak; and beside the server
 //! `python -> lab -> zpool, codec, random`. `tests/layers.rs` holds every module to it.
 //! Negotiation, configuration and life cycle are Python's (`nbdswap/`).
 
@@ -12,6 +12,7 @@
 pub mod age;
 pub mod background;
 pub mod codec;
+pub mod courtesy;
 pub mod durable;
 pub mod engine;
 pub mod error;

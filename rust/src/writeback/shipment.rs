@@ -10,6 +10,7 @@
 //! Locking: one page at a time, never across a call to the store that does I/O.
 
 use super::Context;
+use crate::courtesy;
 use crate::durable::{MARK_BYTES, MARK_CODEC, Mark, POSITION_PAGE};
 use crate::error::Result;
 use crate::page::PageId;
@@ -20,6 +21,9 @@ use crate::zpool::{Handle, Zpool};
 
 /// Objects between the one that is copied and the one that is fetched from memory meanwhile.
 const PREFETCHED: usize = 4;
+
+/// Objects that are copied before others may run.
+const COPIED_TOGETHER: usize = 64;
 
 /// A page whose record goes along.
 struct Entry {
@@ -178,6 +182,9 @@ impl Shipment {
             return;
         }
         for index in 0..self.entries.len() {
+            if index.is_multiple_of(COPIED_TOGETHER) {
+                courtesy::give_way();
+            }
             if let Some(next) = self.entries.get(index + PREFETCHED)
                 && let (None, Place::Pool(object)) = (next.to, next.word.place())
             {

@@ -10,6 +10,7 @@ use std::cmp::Reverse;
 
 use crate::age::{Census, age};
 use crate::codec::CodecId;
+use crate::courtesy;
 use crate::page::PageId;
 use crate::table::{ObjectAt, Place, Word};
 use crate::tiers::Tiers;
@@ -122,6 +123,7 @@ impl Victims {
             SAMPLE_FRAMES
         };
         for frame in (0..frames).step_by((step * stride) as usize) {
+            courtesy::give_way();
             let mut sweep = Sweep { frame };
             tiers.pool.sweep(&mut sweep, step, &mut |resident| {
                 if let Some((word, object)) = candidate(tiers, resident, takes_words) {
@@ -138,6 +140,7 @@ impl Victims {
         let (victims, victims_bytes) = (&mut self.list, &mut self.bytes);
         let (now, takes_words) = (tiers.clock.stamp(), self.takes_words);
         while *victims_bytes < bytes {
+            courtesy::give_way();
             let at_end = tiers
                 .pool
                 .sweep(&mut self.sweep, SWEEP_FRAMES, &mut |resident| {

@@ -20,6 +20,7 @@ use std::time::Instant;
 
 use nbdswap_bench::chance::Chance;
 use nbdswap_core::codec::CodecChoice;
+use nbdswap_core::courtesy;
 use nbdswap_core::engine::{
     Backing, Engine, EngineOptions, ExportOptions, Lane, StoreSource, Write,
 };
@@ -245,10 +246,16 @@ fn drain(path: PathBuf, pool_bytes: u64, seed: u64) {
     driver.engine.dispatch().open();
     std::thread::scope(|scope| {
         for _ in 0..WRITERS {
-            scope.spawn(|| driver.engine.serve_writes());
+            scope.spawn(|| {
+                courtesy::begin();
+                driver.engine.serve_writes();
+            });
         }
+        courtesy::begin();
         let before = driver.count();
-        while driver.step() == Work::More {}
+        while driver.step() == Work::More {
+            courtesy::give_way();
+        }
         driver.report(&before);
         driver.engine.dispatch().close();
     });
