@@ -35,6 +35,7 @@ mod shard;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod turn;
 mod upkeep;
 mod waiting;
 mod word;
@@ -69,9 +70,6 @@ const BYTES_PER_NODE: u64 = 16 << 10;
 /// Bytes of a small page that are fetched before an object is copied there; the CPU follows a run of lines by
 /// itself.
 const FETCHED_BYTES: usize = 512;
-
-/// Owners whose pages a client writes in one go have one shard.
-const OWNERS_TOGETHER: u32 = 64;
 
 /// A pool of regions with slots as long as their objects.
 pub struct Zfit {
@@ -115,6 +113,7 @@ impl Zfit {
         let grain = Grain::of(arena.frame_bytes());
         let bytes = u64::from(arena.frames()) * arena.frame_bytes() as u64;
         let nodes = bytes.div_ceil(BYTES_PER_NODE * shards) as usize;
+        turn::begin();
         Self {
             shards: (0..shards)
                 .map(|index| SharedShard::new(Shard::new(grain, index as u8, nodes)))
@@ -132,18 +131,18 @@ impl Zfit {
         self.shards[shard].lock(&self.arena)
     }
 
-    /// A slot of `granules`: from a hole of the owner's shard, or of another, or from a region that is
-    /// made for it in one of them.
+    /// A slot of `granules`: from a hole of the thread's shard, or of another, or from a region that is
+    /// made for it.
     fn alloc_slot(&self, granules: u32, bytes: usize, tag: Tag) -> Option<Handle> {
-        let (own, mut shard) = self.lock_for(tag.owner);
+        let (index, mut shard) = self.lock_next();
         let found = shard.cut(&self.arena, granules, bytes, tag);
         drop(shard);
         if let Some(handle) = found {
             self.fetch(handle, granules);
         }
         found
-            .or_else(|| self.alloc_in_others(own, granules, bytes, tag))
-            .or_else(|| self.alloc_in_new(own, granules, bytes, tag))
+            .or_else(|| self.alloc_in_any(index, granules, bytes, tag))
+            .or_else(|| self.alloc_in_new(index, granules, bytes, tag))
     }
 
     /// Fetches what the copy of an object into a slot would wait for: the first lines in each small page,
@@ -158,44 +157,33 @@ impl Zfit {
         }
     }
 
-    /// The shard that a new object of an owner goes to: its own, or another one while that is busy.
+    /// The shard that this thread's next object goes to: the first one from its own on that is not busy, or
+    /// else its own.
     #[inline]
-    fn lock_for(&self, owner: u32) -> (usize, MutexGuard<'_, Shard>) {
-        let own = self.own_shard(owner);
-        match self.shards[own].try_lock(&self.arena) {
-            Some(shard) => (own, shard),
-            None => self.lock_another(own),
-        }
-    }
-
-    #[cold]
-    fn lock_another(&self, own: usize) -> (usize, MutexGuard<'_, Shard>) {
-        let mut others = (0..self.shards.len()).filter(|&index| index != own);
-        let free = others.find_map(|index| {
+    fn lock_next(&self) -> (usize, MutexGuard<'_, Shard>) {
+        let count = self.shards.len();
+        let own = turn::current(count);
+        let found = (own..count).chain(0..own).find_map(|index| {
             let shard = self.shards[index].try_lock(&self.arena)?;
             Some((index, shard))
         });
-        free.unwrap_or_else(|| (own, self.lock(own)))
+        let found = found.unwrap_or_else(|| (own, self.lock(own)));
+        turn::take(found.0, count);
+        found
     }
 
-    /// The shard that an owner's objects belong to.
-    fn own_shard(&self, owner: u32) -> usize {
-        match self.shards.len() {
-            1 => 0,
-            count => (owner / OWNERS_TOGETHER) as usize % count,
-        }
-    }
-
+    /// The same from the hole of any shard, that one last: something may be left in its inbox.
     #[cold]
-    fn alloc_in_others(&self, own: usize, granules: u32, bytes: usize, tag: Tag) -> Option<Handle> {
-        let mut others = (0..self.shards.len()).filter(|&index| index != own);
-        others.find_map(|index| self.lock(index).cut(&self.arena, granules, bytes, tag))
+    fn alloc_in_any(&self, last: usize, granules: u32, bytes: usize, tag: Tag) -> Option<Handle> {
+        let count = self.shards.len();
+        let mut shards = (last + 1..count).chain(0..=last);
+        shards.find_map(|index| self.lock(index).cut(&self.arena, granules, bytes, tag))
     }
 
     #[cold]
     fn alloc_in_new(&self, own: usize, granules: u32, bytes: usize, tag: Tag) -> Option<Handle> {
         let handle = self.lock(own).cut_new(&self.arena, granules, bytes, tag)?;
-        // The objects of a region that is being emptied may be those of other shards' owners.
+        // It may be for the objects of a region of another shard that is being emptied.
         for index in (0..self.shards.len()).filter(|&index| index != own) {
             self.lock(index).note_new_region();
         }

@@ -178,6 +178,11 @@ impl Shard {
         handle
     }
 
+    /// The word of a slot will be read.
+    pub fn fetch(&self, arena: &Arena, spot: Spot) {
+        arena.prefetch(self.memory(arena).place(spot), 1);
+    }
+
     /// Frees a slot, a little later.
     #[inline]
     pub fn free_soon(&mut self, arena: &Arena, spot: Spot, bytes: usize) {

@@ -1,22 +1,27 @@
-//! A shard that several threads use: its lock, and what is handed in while another thread has it.
+//! A shard that several threads use: its lock, and what is handed in without it.
 //!
-//! To free a slot needs no answer, so nobody waits for it: a slot whose shard is busy is left in an
-//! inbox, and whoever takes the lock next frees it first. Waiting cost more than all the work: two
-//! threads that overwrote at random were together not faster than one.
+//! To free a slot needs no answer, so nobody waits for it. A slot whose shard another thread has, or
+//! is at work with, is left in an inbox, and who allocates there frees some of them together. Waiting cost
+//! more than all the work: two threads that overwrote at random were together not faster than one.
+//! To take turns with the shard's lists from one object to the next was half as bad, for these must then
+//! come from the other core's cache each time.
 //!
-//! Not here: what a shard does (`shard`).
+//! Not here: what a shard does (`shard`), which one a thread is at work with (`turn`).
 //! Locking: the shard's lock, and inside it for some moves the inbox's; who holds an inbox takes
 //! no other.
 
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use super::bins::Spot;
 use super::shard::Shard;
 use crate::zpool::Arena;
 
-/// Slots that an inbox takes: more than come while a lock is held, fewer than would be missed.
+/// Slots that an inbox takes: few enough to be missed by nobody.
 const INBOX_SLOTS: usize = 16;
+
+/// With so many it is emptied by the next one to allocate.
+const INBOX_SLOTS_CROWDED: usize = INBOX_SLOTS / 2;
 
 const DIED: &str = "a thread died while it changed a shard";
 
@@ -25,12 +30,14 @@ const DIED: &str = "a thread died while it changed a shard";
 #[repr(align(128))]
 pub struct SharedShard {
     shard: Mutex<Shard>,
-    /// Slots in the inbox; a hint that saves taking its lock.
-    waiting: AtomicUsize,
+    /// A hint that saves taking the inbox's lock.
+    is_crowded: AtomicBool,
     inbox: Mutex<Inbox>,
 }
 
-/// Freed slots, with the lengths of their objects.
+/// Freed slots, with the lengths of their objects. On lines of its own, which are others' than the
+/// shard's.
+#[repr(align(128))]
 struct Inbox {
     slots: [(Spot, u32); INBOX_SLOTS],
     count: usize,
@@ -45,25 +52,26 @@ impl SharedShard {
         };
         Self {
             shard: Mutex::new(shard),
-            waiting: AtomicUsize::new(0),
+            is_crowded: AtomicBool::new(false),
             inbox: Mutex::new(inbox),
         }
     }
 
     /// The shard, with all that was freed before.
-    #[inline]
     pub fn lock(&self, arena: &Arena) -> MutexGuard<'_, Shard> {
         let mut shard = self.shard.lock().expect(DIED);
         self.empty_inbox(arena, &mut shard);
         shard
     }
 
-    /// The same, unless another thread has it.
+    /// The shard, with most of what was freed before, unless another thread has it.
     #[inline]
     pub fn try_lock(&self, arena: &Arena) -> Option<MutexGuard<'_, Shard>> {
         match self.shard.try_lock() {
             Ok(mut shard) => {
-                self.empty_inbox(arena, &mut shard);
+                if self.is_crowded.load(Relaxed) {
+                    self.empty_inbox(arena, &mut shard);
+                }
                 Some(shard)
             }
             Err(TryLockError::WouldBlock) => None,
@@ -81,8 +89,8 @@ impl SharedShard {
         }
     }
 
-    /// Leaves a slot to who has the lock next. False: there are too many.
-    fn hand_in(&self, spot: Spot, bytes: usize) -> bool {
+    /// Leaves a slot to who has the lock later. False: there are too many.
+    pub fn hand_in(&self, spot: Spot, bytes: usize) -> bool {
         let mut inbox = self.inbox.lock().expect(DIED);
         let count = inbox.count;
         let Some(place) = inbox.slots.get_mut(count) else {
@@ -90,25 +98,22 @@ impl SharedShard {
         };
         *place = (spot, bytes as u32);
         inbox.count = count + 1;
-        self.waiting.store(count + 1, Relaxed);
+        if count + 1 == INBOX_SLOTS_CROWDED {
+            self.is_crowded.store(true, Relaxed);
+        }
         true
     }
 
-    #[inline]
-    fn empty_inbox(&self, arena: &Arena, shard: &mut Shard) {
-        if self.waiting.load(Relaxed) > 0 {
-            self.take_all(arena, shard);
-        }
-    }
-
     #[cold]
-    fn take_all(&self, arena: &Arena, shard: &mut Shard) {
+    fn empty_inbox(&self, arena: &Arena, shard: &mut Shard) {
         let (slots, count) = {
             let mut inbox = self.inbox.lock().expect(DIED);
-            self.waiting.store(0, Relaxed);
+            self.is_crowded.store(false, Relaxed);
             (inbox.slots, std::mem::take(&mut inbox.count))
         };
-        for &(spot, bytes) in &slots[..count] {
+        let slots = &slots[..count];
+        slots.iter().for_each(|&(spot, _)| shard.fetch(arena, spot));
+        for &(spot, bytes) in slots {
             shard.free_soon(arena, spot, bytes as usize);
         }
     }

@@ -46,14 +46,12 @@ fn a_predecessor_with_more_shards_is_refused_where_they_lack() {
         ..options(4096, 64)
     };
     let first = pools_of(Arena::create(options.clone()).unwrap(), 3);
-    let tags = [0, 1, 2].map(|shard| Tag {
-        owner: shard * OWNERS_TOGETHER,
-        stamp: 9,
-    });
+    let tags = [0, 1, 2].map(|owner| Tag { owner, stamp: 9 });
     // So long that the region of a shard has no room for those of others.
-    let handles = tags.map(|tag| {
-        let handle = first.alloc(4080, tag).unwrap();
-        (0..3).for_each(|_| _ = first.alloc(4080, tag).unwrap());
+    let handles = [0, 1, 2].map(|shard| {
+        turn::take(shard, 3);
+        let handle = first.alloc(4080, tags[shard]).unwrap();
+        (0..3).for_each(|_| _ = first.alloc(4080, tags[shard]).unwrap());
         handle
     });
     let second = pools_of(Arena::open(options).unwrap(), 2);
@@ -112,6 +110,35 @@ fn what_is_freed_while_its_shard_is_busy_is_freed_by_who_has_it_next() {
     assert_eq!(pool.stats().objects, 4);
     pool.check();
     handles[16..].iter().for_each(|&slot| pool.free(slot, 1000));
+    assert_eq!(pool.stats().objects, 0);
+}
+
+#[test]
+fn what_is_freed_in_another_threads_shard_is_missed_by_nobody() {
+    let arena = Arena::create(options(4096, 64)).expect("memory for a test");
+    let pool = Zfit::with_shards(Arc::new(arena), 2);
+    let alloc = |_| pool.alloc(1000, TAG).unwrap();
+    turn::take(1, 2);
+    let handles: Vec<_> = (0..40).map(alloc).collect();
+    turn::take(0, 2);
+    let objects = || pool.shards[1].try_lock(&pool.arena).unwrap().objects;
+    handles[..7].iter().for_each(|&slot| pool.free(slot, 1000));
+    assert_eq!(objects(), 40, "a few are left in the inbox");
+    handles[7..16]
+        .iter()
+        .for_each(|&slot| pool.free(slot, 1000));
+    assert!(
+        objects() < 40,
+        "who is at work there takes what has become much"
+    );
+    handles[16..36]
+        .iter()
+        .for_each(|&slot| pool.free(slot, 1000));
+    assert_eq!(pool.stats().objects, 4);
+    handles[36..].iter().for_each(|&slot| pool.free(slot, 1000));
+    turn::take(1, 2);
+    pool.free(alloc(0), 1000);
+    pool.check();
     assert_eq!(pool.stats().objects, 0);
 }
 

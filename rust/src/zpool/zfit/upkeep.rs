@@ -6,10 +6,10 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Zfit;
 use super::region::Region;
 use super::shard::Shard;
 use super::word::Word;
+use super::{Zfit, turn};
 use crate::zpool::side::{NONE, Side};
 use crate::zpool::{Handle, Resident, Sweep, Tag};
 
@@ -108,6 +108,8 @@ impl Zfit {
             let mut shards = wanted;
             while let Some(region) = self.emptiest(frames.clone(), shards) {
                 if self.isolate_if_worth(region) {
+                    // Where there is room for its objects, which this thread moves.
+                    turn::take(region.shard.into(), self.shards.len());
                     self.report(region.head, visit);
                     return true;
                 }

@@ -5,7 +5,7 @@
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use super::word::{self, Word};
-use super::{Place, Zfit};
+use super::{Place, Zfit, turn};
 use crate::error;
 use crate::zpool::arena::RUN_FRAMES_MAX;
 use crate::zpool::side::Side;
@@ -57,8 +57,14 @@ impl Zpool for Zfit {
         match self.locate(handle) {
             Place::Whole(frame) => self.free_whole(frame, bytes),
             Place::Slot(region, _) => {
+                let index = usize::from(region.shard);
+                let shard = &self.shards[index];
+                // Of another thread's shard, not even the lock is touched if that can be.
+                if index != turn::current(self.shards.len()) && shard.hand_in(handle.0, bytes) {
+                    return;
+                }
                 self.prefetch_word(handle);
-                self.shards[usize::from(region.shard)].free(&self.arena, handle.0, bytes);
+                shard.free(&self.arena, handle.0, bytes);
             }
         }
     }
