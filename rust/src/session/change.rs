@@ -4,7 +4,7 @@
 //! fetch's own payload, and the client's next request is looked at meanwhile.
 //!
 //! When the pool is full and write-back is under way, the connection stops here until space is
-//! announced or the request's deadline passes.
+//! announced or the request's deadline passes. Changes after that one do not wait before space is announced.
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use super::desk::Desk;
 use super::export::{Area, Part};
 use super::metrics::Op;
 use super::pages::Pages;
+use super::patience::Patience;
 use super::reply::errno_of;
 use super::slab::{Place, Rest, Slab};
 use crate::engine::{StorePlace, Ticket, Tier, Write};
@@ -37,13 +38,13 @@ pub(super) struct Change {
     pub(super) tier: Option<Tier>,
     /// Where its fetches are awaited, if it has any.
     pub(super) place: Option<Place>,
+    pub(super) patience: Patience,
     blocked: Option<Blocked>,
 }
 
 /// Since when a change cannot go on.
 #[derive(Clone, Copy, Debug)]
 struct Blocked {
-    deadline: Instant,
     /// Times that space had been announced when the pool was found full; None if it is not for
     /// space.
     stalled_at: Option<u64>,
@@ -54,12 +55,13 @@ pub(super) struct Yard<'a> {
     pub(super) area: &'a Area,
     pub(super) waiting: &'a mut Slab,
     pub(super) connection: u32,
-    pub(super) timeout: Duration,
+    /// Times that space had been announced when a change here waited for it in vain.
+    pub(super) in_vain_at: Option<u64>,
 }
 
 impl Change {
     /// `request`, of which nothing is done yet.
-    pub(super) fn new(op: Op, request: &Request, now: Instant) -> Self {
+    pub(super) fn new(op: Op, request: &Request, now: Instant, timeout: Duration) -> Self {
         Change {
             op,
             cookie: request.cookie,
@@ -72,6 +74,7 @@ impl Change {
             error: None,
             tier: None,
             place: None,
+            patience: Patience::new(timeout),
             blocked: None,
         }
     }
@@ -84,14 +87,15 @@ impl Change {
         self
     }
 
-    /// When it fails if it still cannot go on.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.blocked.map(|blocked| blocked.deadline)
+    /// Can it not go on?
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.is_some()
     }
 
     /// Fails it if its deadline has passed; true if it did.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
-        let Some(blocked) = self.blocked.take_if(|blocked| blocked.deadline <= now) else {
+        let is_over = (self.patience.deadline()).is_some_and(|deadline| deadline <= now);
+        let Some(blocked) = self.blocked.take_if(|_| is_over) else {
             return false;
         };
         let errno = if blocked.stalled_at.is_some() {
@@ -129,6 +133,12 @@ impl Change {
                 Ok(())
             }
             Ok(Write::Fetch(at)) => self.lend(desk, yard, (part, at), data),
+            // Others were sent after one that waited in vain: they are not to wait as long again, each
+            // after the other.
+            Ok(Write::Stall) if yard.in_vain_at == Some(desk.space_epoch) => {
+                self.error = Some(Errno::NoSpace);
+                Ok(())
+            }
             Ok(Write::Stall) => Err(Waits {
                 space: true,
                 ..Waits::default()
@@ -141,12 +151,8 @@ impl Change {
         match waits {
             Ok(()) => self.blocked = None,
             Err(waits) => {
-                let deadline = self.deadline().unwrap_or(desk.now + yard.timeout);
                 let stalled_at = waits.space.then_some(desk.space_epoch);
-                self.blocked = Some(Blocked {
-                    deadline,
-                    stalled_at,
-                });
+                self.blocked = Some(Blocked { stalled_at });
             }
         }
         waits
@@ -172,6 +178,7 @@ impl Change {
             entry.length = self.length;
             entry.begun = self.begun;
             entry.promise = 0;
+            entry.patience = self.patience;
             entry.rest = Rest::Change {
                 complete: false,
                 stalled_at: None,
@@ -184,7 +191,6 @@ impl Change {
                 ..Waits::default()
             });
         }
-        entry.deadline = desk.now + yard.timeout;
         entry.outstanding += 1;
         let ticket = Ticket {
             worker: 0,

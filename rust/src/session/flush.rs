@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::desk::Desk;
 use super::metrics::Op;
 use super::pages::Pages;
+use super::patience::Patience;
 use super::slab::{Place, Rest};
 use super::{REPLY_BYTES_MAX, Session, Step};
 use crate::engine::{Flush, FlushError, Tier};
@@ -27,17 +28,20 @@ impl Session {
             return Step::Done;
         };
         self.promised += REPLY_BYTES_MAX;
-        self.park(desk, (Op::Flush, request.cookie, 0), None, desk.now, flush);
+        let patience = Patience::new(self.request_timeout);
+        let times = (desk.now, patience);
+        self.park(desk, (Op::Flush, request.cookie, 0), None, times, flush);
         Step::Done
     }
 
-    /// Lets a request wait for a flush; there is a place, and room for its reply is promised.
+    /// Lets a request wait for a flush, as long as it has patience left; there is a place, and room for its reply is
+    /// promised.
     pub(super) fn park<P: Pages>(
         &mut self,
         desk: &mut Desk<P>,
         (op, cookie, length): (Op, u64, u32),
         tier: Option<Tier>,
-        begun: Instant,
+        (begun, patience): (Instant, Patience),
         flush: Flush,
     ) {
         let place = self.waiting.take();
@@ -45,7 +49,7 @@ impl Session {
         entry.serial = desk.boxes.serial();
         (entry.op, entry.cookie, entry.length) = (op, cookie, length);
         (entry.begun, entry.tier) = (begun, tier);
-        entry.deadline = desk.now + self.request_timeout;
+        entry.patience = patience;
         entry.promise = REPLY_BYTES_MAX;
         entry.rest = Rest::Flush { flush };
         self.waiting.set_ready(place, true);

@@ -25,6 +25,7 @@ mod hand_over;
 mod histogram;
 pub mod metrics;
 mod pages;
+mod patience;
 mod payload;
 mod piece;
 mod read;
@@ -53,6 +54,7 @@ use buffer::Buffer;
 use change::Change;
 use export::{Area, PIECE_BYTES};
 use metrics::Op;
+use patience::Patience;
 use slab::{Place, Rest, Slab, WAITING_MAX};
 use validate::{Accepted, Refusal, validate};
 
@@ -122,6 +124,8 @@ pub struct Session {
     promised: usize,
     budget_pages: i64,
     waits: Waits,
+    /// Times that space had been announced when a change waited for it in vain.
+    in_vain_at: Option<u64>,
     /// No further request is begun; the session ends for this reason when all are answered.
     leaving: Option<End>,
     end: Option<End>,
@@ -149,6 +153,7 @@ impl Session {
             promised: 0,
             budget_pages: 0,
             waits: Waits::default(),
+            in_vain_at: None,
             leaving: None,
             end: None,
         }
@@ -222,6 +227,12 @@ impl Session {
     pub fn advance<P: Pages>(&mut self, desk: &mut Desk<P>) -> Progress {
         self.waits = Waits::default();
         self.budget_pages = BUDGET_PAGES;
+        let progress = self.go_on(desk);
+        self.look_at_patience(desk.now);
+        progress
+    }
+
+    fn go_on<P: Pages>(&mut self, desk: &mut Desk<P>) -> Progress {
         loop {
             let resumed = self.resume_all(desk);
             let taken = self.take_input(desk);
@@ -292,20 +303,32 @@ impl Session {
     /// The next time at which [`expire`](Self::expire) has something to do.
     pub fn deadline(&self) -> Option<Instant> {
         let current = match &self.current {
-            Current::Payload(change) | Current::Span(change) => change.deadline(),
+            Current::Payload(change) | Current::Span(change) => change.patience.deadline(),
             Current::Idle | Current::Stream => None,
         };
         self.waiting
             .used()
-            .filter_map(|place| self.waiting[place].due())
+            .filter_map(|place| self.waiting[place].patience.deadline())
             .chain(current)
             .min()
+    }
+
+    /// Sees who waits and who goes on.
+    fn look_at_patience(&mut self, now: Instant) {
+        for place in self.waiting.used() {
+            let entry = &mut self.waiting[place];
+            entry.patience.see(entry.waits(), now);
+        }
+        if let Current::Payload(change) | Current::Span(change) = &mut self.current {
+            change.patience.see(change.is_blocked(), now);
+        }
     }
 
     /// Gives up requests whose deadline has passed. Call [`advance`](Self::advance) afterwards.
     pub fn expire<P: Pages>(&mut self, desk: &mut Desk<P>) {
         for place in self.waiting.used() {
-            if self.waiting[place].due().is_none_or(|due| due > desk.now) {
+            let deadline = self.waiting[place].patience.deadline();
+            if deadline.is_none_or(|deadline| deadline > desk.now) {
                 continue;
             }
             self.waiting.release(place, &mut desk.boxes);
@@ -321,14 +344,18 @@ impl Session {
             // Fetches that come back for the old serial are not this request's any more.
             entry.serial = desk.boxes.serial();
             entry.outstanding = 0;
-            entry.deadline = desk.now + self.request_timeout;
+            // It has failed; if its payload is still to come, that is the client's time.
+            entry.patience = Patience::new(self.request_timeout);
             self.waiting.set_ready(place, true);
         }
-        if let Current::Payload(change) | Current::Span(change) = &mut self.current {
-            // A claim that nobody will use would keep others waiting.
-            if change.expire(desk.now)
-                && let Some(place) = change.place
-            {
+        if let Current::Payload(change) | Current::Span(change) = &mut self.current
+            && change.expire(desk.now)
+        {
+            if change.error == Some(Errno::NoSpace) {
+                self.in_vain_at = Some(desk.space_epoch);
+            }
+            if let Some(place) = change.place {
+                // A claim that nobody will use would keep others waiting.
                 desk.boxes.withdraw(self.waiting[place].serial);
             }
         }
@@ -418,7 +445,8 @@ impl Session {
                 });
                 return Step::Wait;
             }
-            let change = Change::new(Op::Write, request, desk.now).refused(refusal.errno);
+            let change = Change::new(Op::Write, request, desk.now, self.request_timeout)
+                .refused(refusal.errno);
             self.begin_change(change, true);
             return Step::Done;
         }

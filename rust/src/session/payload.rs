@@ -17,7 +17,10 @@ impl Session {
     /// Begins a WRITE.
     pub(super) fn begin_write<P: Pages>(&mut self, desk: &mut Desk<P>, request: &Request) -> Step {
         self.input.consume(REQUEST_BYTES);
-        self.begin_change(Change::new(Op::Write, request, desk.now), true);
+        self.begin_change(
+            Change::new(Op::Write, request, desk.now, self.request_timeout),
+            true,
+        );
         Step::Done
     }
 
@@ -48,12 +51,12 @@ impl Session {
             waits.space = true;
             return Step::Wait;
         }
-        let (connection, timeout) = (self.connection, self.request_timeout);
+        let connection = self.connection;
         let mut yard = Yard {
             area,
             waiting,
             connection,
-            timeout,
+            in_vain_at: self.in_vain_at,
         };
         while change.cursor < change.end && self.budget_pages > 0 {
             let filled = input.filled();
@@ -109,9 +112,10 @@ impl Session {
                     length,
                     tier,
                     begun,
+                    patience,
                     ..
                 } = change;
-                self.park(desk, (op, cookie, length), tier, begun, flush);
+                self.park(desk, (op, cookie, length), tier, (begun, patience), flush);
                 return Step::Done;
             }
             self.promised -= REPLY_BYTES_MAX;
@@ -185,7 +189,6 @@ impl Session {
             && let Some(flush) = desk.pages.flush(self.area.id)
         {
             entry.rest = Rest::Flush { flush };
-            entry.deadline = desk.now + self.request_timeout;
             return true;
         }
         let result = entry.error.map_or(Ok(u64::from(entry.length)), Err);

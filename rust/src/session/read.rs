@@ -11,6 +11,7 @@ use super::desk::Desk;
 use super::end::End;
 use super::metrics::Op;
 use super::pages::Pages;
+use super::patience::Patience;
 use super::piece::{Piece, fill};
 use super::slab::{Place, Rest};
 use super::{Current, REPLY_BYTES_MAX, Session, Step};
@@ -124,7 +125,7 @@ impl Session {
         entry.cookie = request.cookie;
         entry.length = request.length;
         entry.begun = desk.now;
-        entry.deadline = desk.now + self.request_timeout;
+        entry.patience = Patience::new(self.request_timeout);
         entry.promise = promise;
         entry.rest = Rest::Read {
             cursor: request.offset,
@@ -272,10 +273,6 @@ impl Session {
     fn lend_missing<P: Pages>(&mut self, desk: &mut Desk<P>, place: Place) {
         let entry = &mut self.waiting[place];
         let wanted = desk.missing.len();
-        if entry.due().is_none() {
-            // It begins to wait now; one that waited already does not get more time.
-            entry.deadline = desk.now + self.request_timeout;
-        }
         if !desk.boxes.claim(entry.serial, wanted) {
             // A request that waits for boxes holds none: two that each held a part would wait
             // forever.

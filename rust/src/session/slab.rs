@@ -5,10 +5,11 @@
 //! Locking: none, it belongs to one connection.
 
 use std::ops::{Index, IndexMut};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::boxes::{Boxes, FetchBox};
 use super::metrics::Op;
+use super::patience::Patience;
 use crate::engine::{Fetch, Flush, Tier};
 use crate::wire::Errno;
 
@@ -53,7 +54,7 @@ pub struct Waiting {
     pub cookie: u64,
     pub length: u32,
     pub begun: Instant,
-    pub deadline: Instant,
+    pub patience: Patience,
     pub rest: Rest,
     /// Bytes of the send buffer that are kept free for the next part of the reply.
     pub promise: usize,
@@ -68,14 +69,13 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// When it fails, if it waits for the store, for a flush, for boxes or for space. One that waits for its
-    /// client, to send payload or to read replies, may take any time.
-    pub fn due(&self) -> Option<Instant> {
-        let waits = self.outstanding > 0
+    /// Does it wait for the store, for a flush, for boxes or for space? One that waits for its client, to
+    /// send payload or to read replies, may take any time.
+    pub fn waits(&self) -> bool {
+        self.outstanding > 0
             || self.boxes_wanted > 0
             || !self.held.is_empty()
-            || matches!(self.rest, Rest::Flush { .. });
-        waits.then_some(self.deadline)
+            || matches!(self.rest, Rest::Flush { .. })
     }
 }
 
@@ -96,7 +96,7 @@ impl Slab {
             cookie: 0,
             length: 0,
             begun: now,
-            deadline: now,
+            patience: Patience::new(Duration::ZERO),
             rest: Rest::Change {
                 complete: false,
                 stalled_at: None,

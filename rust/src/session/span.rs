@@ -27,7 +27,7 @@ impl Session {
         request: &Request,
     ) -> Step {
         self.input.consume(REQUEST_BYTES);
-        let mut change = Change::new(op, request, desk.now);
+        let mut change = Change::new(op, request, desk.now, self.request_timeout);
         change.no_hole = request.flags & FLAG_NO_HOLE != 0;
         self.begin_change(change, false);
         Step::Done
@@ -100,12 +100,12 @@ impl Session {
         let part = area.part(change.cursor, change.end);
         self.budget_pages -= 1;
         if part.bytes < area.page_bytes() {
-            let (connection, timeout) = (self.connection, self.request_timeout);
+            let connection = self.connection;
             let mut yard = Yard {
                 area,
                 waiting,
                 connection,
-                timeout,
+                in_vain_at: self.in_vain_at,
             };
             if let Err(needed) = change.apply(desk, &mut yard, part, &ZEROS[..part.bytes]) {
                 waits.space |= needed.space;

@@ -4,6 +4,7 @@
 use super::*;
 use crate::engine::FlushError;
 use crate::session::End;
+use crate::session::fake::Fullness;
 use crate::session::slab::WAITING_MAX;
 
 fn durable() -> Client {
@@ -110,6 +111,31 @@ fn a_flush_of_a_device_that_hangs_fails_at_its_deadline() {
     assert_eq!(client.errors(), [Errno::Io as u32]);
     client.end(Ok(()));
     assert!(client.take_replies().is_empty(), "it was answered");
+}
+
+#[test]
+fn what_waits_for_space_and_then_for_a_flush_has_one_deadline() {
+    // Each wait had its own: a client that gives up after some more than the timeout was lost.
+    for (offset, bytes) in [(0, 2 * PAGE), (10, 20)] {
+        let mut client = durable();
+        client.write(0, &[1; PAGE]);
+        client.take_replies();
+        client.pages.put_in_store(0);
+        let mut request = client.request(CMD_WRITE, FLAG_FUA, offset, bytes as u32);
+        request.extend(vec![2; bytes]);
+        client.pages.set_fullness(Fullness::Stalled);
+        client.send(&request);
+        client.fetch_all();
+        client.pass(TIMEOUT / 4 * 3);
+        client.pages.set_fullness(Fullness::Free);
+        client.desk.space_epoch += 1;
+        client.run();
+        assert!(client.pages.has_flushes() && client.take_replies().is_empty());
+        client.pass(TIMEOUT / 8);
+        assert!(client.take_replies().is_empty());
+        client.pass(TIMEOUT / 8);
+        assert_eq!(client.errors(), [Errno::Io as u32]);
+    }
 }
 
 #[test]

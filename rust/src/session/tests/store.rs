@@ -343,6 +343,50 @@ fn a_stalled_write_is_enospc_at_the_deadline() {
 }
 
 #[test]
+fn a_write_that_stalls_at_each_page_has_one_deadline() {
+    let mut client = Client::simple();
+    let mut request = client.request(CMD_WRITE, 0, 0, 3 * PAGE as u32);
+    request.extend(vec![5; 3 * PAGE]);
+    client.pages.set_fullness(Fullness::Stalled);
+    client.send(&request[..28 + PAGE]);
+    for page in 1..3 {
+        client.pass(TIMEOUT / 2 - TIMEOUT / 100);
+        client.pages.set_fullness(Fullness::Free);
+        client.desk.space_epoch += 1;
+        client.run();
+        // It is the client's time until it sends more.
+        client.pass(10 * TIMEOUT);
+        client.pages.set_fullness(Fullness::Stalled);
+        client.send(&request[28 + page * PAGE..28 + (page + 1) * PAGE]);
+        assert!(client.take_replies().is_empty());
+    }
+    client.pass(TIMEOUT / 50);
+    assert_eq!(client.take_replies()[0].error, 28);
+    client.check_at_rest();
+}
+
+#[test]
+fn writes_behind_one_that_waited_in_vain_do_not_wait_until_space_is_announced() {
+    // Each waited for its own time, after the other: the tenth was answered after ten times the timeout.
+    let mut client = Client::simple();
+    client.pages.set_fullness(Fullness::Stalled);
+    for page in 0..10 {
+        client.write(page * PAGE as u64, &[5; PAGE]);
+    }
+    client.pass(TIMEOUT);
+    let replies = client.take_replies();
+    assert!(replies.len() == 10 && replies.iter().all(|reply| reply.error == 28));
+    client.desk.space_epoch += 1;
+    client.write(0, &[5; PAGE]);
+    assert!(client.take_replies().is_empty(), "it may hope again");
+    client.pages.set_fullness(Fullness::Free);
+    client.desk.space_epoch += 1;
+    client.run();
+    assert_eq!(client.take_replies()[0].error, 0);
+    client.check_at_rest();
+}
+
+#[test]
 fn a_full_pool_is_enospc_at_once() {
     let mut client = Client::simple();
     client.pages.set_fullness(Fullness::Full);
