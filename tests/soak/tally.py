@@ -32,7 +32,7 @@ class Tally:
 
     work: Work = field(default_factory=Work)
     events: Counter[str] = field(default_factory=Counter)
-    slowest_s: dict[str, float] = field(default_factory=dict)
+    slowest: dict[str, tuple[float, str]] = field(default_factory=dict)
     """By the event that was under way."""
     pages_compared: int = 0
     """After a start; those that the load reads come on top."""
@@ -70,12 +70,13 @@ class Tally:
     def end_event(self, name: str) -> None:
         """Takes the slowest request of an event."""
         self.events[name] += 1
-        self.slowest_s[name] = max(self.slowest_s.get(name, 0.0), self.work.slowest_s)
-        self.work.slowest_s = 0.0
+        nothing = (0.0, "")
+        self.slowest[name] = max(self.slowest.get(name, nothing), self.work.slowest)
+        self.work.slowest = nothing
 
     def _slowest(self, name: str) -> str:
-        slowest_s = self.slowest_s.get(name)
-        return f"; the slowest request took {slowest_s:.2f} s" if slowest_s else ""
+        seconds, kind = self.slowest.get(name, (0.0, ""))
+        return f"; the slowest request, a {kind}, took {seconds:.2f} s" if kind else ""
 
     def table(self, title: str, verdict: str) -> str:
         work, resident, fds = self.work, self.resident_bytes, self.descriptors

@@ -55,8 +55,8 @@ class Work:
     """Of these: changes with FUA."""
     bytes_read: int = 0
     bytes_written: int = 0
-    slowest_s: float = 0.0
-    """The longest that a request took. Whoever looks may set it back."""
+    slowest: tuple[float, str] = (0.0, "")
+    """The longest that a request took in seconds, and what it was. Whoever looks may set it back."""
 
 
 class Progress:
@@ -190,7 +190,7 @@ class Load:
             self.work.refused[f"{kind} {error.errno_name}"] += 1
             return False
         finally:
-            self.work.slowest_s = max(self.work.slowest_s, time.monotonic() - began_s)
+            self.work.slowest = max(self.work.slowest, (time.monotonic() - began_s, kind))
         return True
 
     async def _change(
