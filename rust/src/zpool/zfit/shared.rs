@@ -17,10 +17,10 @@ use super::bins::Spot;
 use super::shard::Shard;
 use crate::zpool::Arena;
 
-/// Slots that an inbox takes: few enough to be missed by nobody.
+/// Slots that an inbox takes while its shard is busy: few enough to be missed by nobody.
 const INBOX_SLOTS: usize = 16;
 
-/// With so many it is emptied by the next one to allocate.
+/// With so many it is emptied by the next one who has the lock, be it another one who frees.
 const INBOX_SLOTS_CROWDED: usize = INBOX_SLOTS / 2;
 
 const DIED: &str = "a thread died while it changed a shard";
@@ -84,19 +84,27 @@ impl SharedShard {
     pub fn free(&self, arena: &Arena, spot: Spot, bytes: usize) {
         if let Some(mut shard) = self.try_lock(arena) {
             shard.free_soon(arena, spot, bytes);
-        } else if !self.hand_in(spot, bytes) {
+        } else if !self.hand_in(spot, bytes, INBOX_SLOTS) {
             self.lock(arena).free_soon(arena, spot, bytes);
         }
     }
 
-    /// Leaves a slot to who has the lock later. False: there are too many.
-    pub fn hand_in(&self, spot: Spot, bytes: usize) -> bool {
+    /// Frees a slot later, if that can be: another thread is at work here.
+    #[inline]
+    pub fn free_later(&self, arena: &Arena, spot: Spot, bytes: usize) {
+        if !self.hand_in(spot, bytes, INBOX_SLOTS_CROWDED) {
+            self.free(arena, spot, bytes);
+        }
+    }
+
+    /// Leaves a slot to who has the lock later. False: so many are there.
+    fn hand_in(&self, spot: Spot, bytes: usize, slots_max: usize) -> bool {
         let mut inbox = self.inbox.lock().expect(DIED);
         let count = inbox.count;
-        let Some(place) = inbox.slots.get_mut(count) else {
+        if count >= slots_max {
             return false;
-        };
-        *place = (spot, bytes as u32);
+        }
+        inbox.slots[count] = (spot, bytes as u32);
         inbox.count = count + 1;
         if count + 1 == INBOX_SLOTS_CROWDED {
             self.is_crowded.store(true, Relaxed);

@@ -59,12 +59,12 @@ impl Zpool for Zfit {
             Place::Slot(region, _) => {
                 let index = usize::from(region.shard);
                 let shard = &self.shards[index];
-                // Of another thread's shard, not even the lock is touched if that can be.
-                if index != turn::current(self.shards.len()) && shard.hand_in(handle.0, bytes) {
-                    return;
+                if index == turn::current(self.shards.len()) {
+                    self.prefetch_word(handle);
+                    shard.free(&self.arena, handle.0, bytes);
+                } else {
+                    shard.free_later(&self.arena, handle.0, bytes);
                 }
-                self.prefetch_word(handle);
-                shard.free(&self.arena, handle.0, bytes);
             }
         }
     }
