@@ -184,12 +184,14 @@ impl<'a> Recovery<'a> {
         }
         self.durable.position.store(position, Ordering::Relaxed);
         self.tiers.belief().settle(position);
+        // Of a page without any whole record none was ever flushed, unless a segment is gone with all of it.
+        let is_incomplete = self.store.heads_damaged() > 0;
         let mut from = 0;
         while let Some(page) = self.again.next(from) {
             from = page.0 + 1;
             if !self.seen.contains(page) {
                 self.tiers.table.reserve(page)?;
-                let word = if kind(page).1 {
+                let word = if is_incomplete || kind(page).1 {
                     Place::Lost
                 } else {
                     Place::Hole
@@ -311,36 +313,47 @@ impl<'a> Recovery<'a> {
     }
 
     /// Finds what a predecessor's table knows and the log does not. Segments that a recovery would need
-    /// until that is written down are kept.
+    /// until that is written down are kept: of a page that is not in the store the one with its newest
+    /// record that is whole. Below the position all are; what is above was written by a write that failed,
+    /// perhaps, and is read.
     pub(super) fn compare(&mut self, lane: &LaneStats) -> Result<()> {
         let position = self.tiers.belief().position();
         self.durable.position.store(position, Ordering::Relaxed);
-        for (_, segment) in self.store.find_segments(&mut self.buffer)? {
+        for (sequence, segment) in self.store.find_segments(&mut self.buffer)? {
+            let is_whole = sequence < position;
             self.list(segment)?;
-            let mut marks = Vec::new();
+            let mut unsure = Vec::new();
             for record in std::mem::take(&mut self.records) {
                 let page = PageId(record.page);
                 if record.page == POSITION_PAGE || self.seen.contains(page) {
                     continue;
                 }
-                self.seen.insert(page);
                 match self.tiers.table.peek(page).place() {
-                    Place::Store(object) if object.at == record.location => {}
-                    // A copy of it that was not published, and maybe not wholly written.
-                    Place::Store(_) => self.again.insert(page),
+                    Place::Store(object) => {
+                        self.seen.insert(page);
+                        if object.at != record.location {
+                            // A copy of it that was not published, and maybe not wholly written.
+                            self.again.insert(page);
+                        }
+                        continue;
+                    }
                     Place::Unwritten => {
                         // Discarded while the export was not a durable one.
                         self.tiers.table.reserve(page)?;
                         let word = Word::of(Place::Hole);
                         self.tiers.table.lock(page).publish(word);
                         lane.moved(self.tiers.export_of(page), Word::default(), word);
-                        self.store.outlived(record.location);
                     }
-                    _ if record.codec == MARK_CODEC => marks.push(record),
-                    _ => self.store.outlived(record.location),
+                    Place::Pool(_) | Place::Hole | Place::Same(_) | Place::Lost => {}
+                }
+                if is_whole && record.codec != MARK_CODEC {
+                    self.seen.insert(page);
+                    self.store.outlived(record.location);
+                } else {
+                    unsure.push(record);
                 }
             }
-            self.keep_marks(&marks);
+            self.keep(&unsure, is_whole);
         }
         self.claim_marks();
         self.each_page(|recovery, page, word| {
@@ -352,16 +365,23 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
-    /// Takes those marks that say what their pages are. The others were outlived.
-    fn keep_marks(&mut self, marks: &[RecordRef]) {
-        let (store, tiers, durable) = (self.store, self.tiers, self.durable);
-        store.read(&mut self.buffer, marks, &mut |index, object| {
-            let (page, at) = (PageId(marks[index].page), marks[index].location);
-            let says = object.ok().and_then(Mark::decode).map(word_of);
+    /// Takes those marks that say what their pages are, and keeps what else is whole, since it was outlived.
+    fn keep(&mut self, records: &[RecordRef], is_whole: bool) {
+        let (store, tiers, durable, seen) = (self.store, self.tiers, self.durable, &self.seen);
+        store.read(&mut self.buffer, records, &mut |index, object| {
+            let record = &records[index];
+            let page = PageId(record.page);
+            if object.is_err() && !is_whole {
+                // Its write failed: an older record counts.
+                return;
+            }
+            seen.insert(page);
+            let mark = object.ok().filter(|_| record.codec == MARK_CODEC);
+            let says = mark.and_then(Mark::decode).map(word_of);
             if says == Some(tiers.table.peek(page).unmarked()) {
-                durable.set_mark(page, Some(at));
+                durable.set_mark(page, Some(record.location));
             } else {
-                store.outlived(at);
+                store.outlived(record.location);
             }
         });
     }

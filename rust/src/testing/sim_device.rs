@@ -3,7 +3,7 @@
 //! The fault model, beside the rules of direct I/O, which it asserts:
 //!
 //! * an operation fails and nothing happens: [`Fault::Fail`];
-//! * a write fails after a part of it landed: [`Fault::Short`];
+//! * a write fails after a part of it landed: [`Fault::Short`], or all but a part: [`Fault::Hole`];
 //! * a write is acknowledged and lands elsewhere: [`Fault::Misdirect`];
 //! * a write is acknowledged and lands nowhere: [`Fault::Lose`];
 //! * the device is full after so many bytes written: [`SimDevice::set_room`];
@@ -47,6 +47,8 @@ pub enum Fault {
     Unsupported,
     /// A write of which this many bytes land before EIO.
     Short(usize),
+    /// A write of which all but these bytes land before EIO: one bad block among many.
+    Hole(usize, usize),
     /// A write that lands at this offset instead, and is acknowledged.
     Misdirect(u64),
     /// A write that is acknowledged and never lands.
@@ -150,7 +152,10 @@ impl SimDevice {
 
     /// Lets the `nth` operation of this kind from now, from 0, go wrong. Each fault happens once.
     pub fn inject(&self, op: Op, nth: u64, fault: Fault) {
-        let write_only = matches!(fault, Fault::Short(_) | Fault::Misdirect(_) | Fault::Lose);
+        let write_only = matches!(
+            fault,
+            Fault::Short(_) | Fault::Hole(..) | Fault::Misdirect(_) | Fault::Lose
+        );
         assert!(op == Op::Write || !write_only, "{fault:?} is for writes");
         self.state().faults.push((op, nth, fault));
     }
@@ -322,6 +327,13 @@ impl State {
             Some(Fault::Short(part)) => {
                 let part = part.min(bytes.len());
                 self.bytes[range.start..range.start + part].copy_from_slice(&bytes[..part]);
+                self.changes += 1;
+                return Err(eio());
+            }
+            Some(Fault::Hole(from, to)) => {
+                let (from, to) = (from.min(bytes.len()), to.min(bytes.len()));
+                self.bytes[range.start..range.start + from].copy_from_slice(&bytes[..from]);
+                self.bytes[range.start + to..range.end].copy_from_slice(&bytes[to..]);
                 self.changes += 1;
                 return Err(eio());
             }

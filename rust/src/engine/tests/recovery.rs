@@ -4,6 +4,7 @@
 use super::flushing::durable_run;
 use super::*;
 use crate::durable::MARK_BYTES;
+use crate::testing::sim_device::{Fault, Op};
 
 const FIRST: u32 = 300;
 const LAST: u32 = 320;
@@ -225,5 +226,52 @@ fn what_was_flushed_is_not_owed_again_by_who_takes_the_memory_over() {
             let found = next.read(page).unwrap();
             assert!(found == run.model[page.0 as usize], "seed {seed}: {page:?}");
         }
+    }
+}
+
+#[test]
+fn a_flushed_version_outlives_a_failed_write_of_the_next_a_kill_and_a_loss_of_power() {
+    let dir = Directory::new("failed-write");
+    let setup = Setup {
+        codec: "none",
+        ..SMALL
+    };
+    let change = |options: &mut EngineOptions| options.exports[1].is_durable = true;
+    let mut run = Run::open_with(setup, 1, Some(&dir), change);
+    let pages = || (FIRST..FIRST + 5).map(PageId);
+    for page in pages() {
+        assert!(run.write_noise(page));
+    }
+    assert_eq!(run.flush(), Ok(()));
+    assert!(run.write_noise(PageId(LAST)));
+    assert_eq!(run.flush(), Ok(()));
+    let flushed = run.model.clone();
+    for page in pages() {
+        assert!(run.write_noise(page));
+    }
+    // The head and the list of the segment land, some of its records do not.
+    run.sim().inject(Op::Write, 0, Fault::Hole(4096, 8192));
+    run.engine.flush(ExportId(1)).unwrap();
+    while run.engine.snapshot().store.unwrap().write_errors == 0 {
+        run.step();
+    }
+    // It is killed, and its successor's client does not flush: dead segments are free, and given back.
+    let mut options = options(&run.setup, run.device.clone(), Some(&dir));
+    change(&mut options);
+    options.adopt = true;
+    let (engine, report) = Engine::open(options).unwrap();
+    assert!(report.adopted && report.pages_lost == 0, "{report:?}");
+    run.lane = engine.lane();
+    run.reader = engine.reader_lane();
+    run.engine = engine;
+    for _ in 0..200 {
+        run.step();
+    }
+    run.verify();
+    let (mut next, _) = recover(run.setup, run.sim().image());
+    for page in pages() {
+        let (found, at) = (next.read(page).unwrap(), page.0 as usize);
+        let is_right = found == flushed[at] || found == run.model[at];
+        assert!(is_right, "{page} is neither of its versions");
     }
 }
