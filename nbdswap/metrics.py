@@ -225,6 +225,7 @@ def _pool(pool: PoolSnapshot) -> Iterator[Metric]:
 def _pool_classes(pool: PoolSnapshot) -> Iterator[Metric]:
     label = ["object_bytes_max"]
     blocks = GaugeMetricFamily("nbdswap_pool_class_blocks", "Blocks of a size class.", labels=label)
+    frames = GaugeMetricFamily("nbdswap_pool_class_frames", "Frames of a size class.", labels=label)
     slots = GaugeMetricFamily("nbdswap_pool_class_slots", "Slots of a size class.", labels=label)
     used = GaugeMetricFamily(
         "nbdswap_pool_class_slots_used", "Slots of a size class that hold an object.", labels=label
@@ -241,13 +242,14 @@ def _pool_classes(pool: PoolSnapshot) -> Iterator[Metric]:
     for size_class in pool["classes"]:
         name = [str(size_class["object_bytes_max"])]
         blocks.add_metric(name, size_class["blocks"])
+        frames.add_metric(name, size_class["frames"])
         slots.add_metric(name, size_class["slots"])
         used.add_metric(name, size_class["slots_used"])
         freeable.add_metric(name, size_class["freeable_frames"])
     for group, name_of_group in enumerate(FULLNESS):
         count = sum(size_class["fullness"][group] for size_class in pool["classes"])
         fullness.add_metric([name_of_group], count)
-    yield from (blocks, slots, used, freeable, fullness)
+    yield from (blocks, frames, slots, used, freeable, fullness)
 
 
 _STORE_GAUGES: list[tuple[str, str]] = [

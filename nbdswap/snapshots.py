@@ -55,9 +55,14 @@ class ClassSnapshot(TypedDict):
 
     object_bytes_max: int
     block_frames: int
+    """Frames of one block; 0 where they are of different lengths (zfit)."""
     block_slots: int
+    """Slots of one block; 0 where they have as many as their objects leave room for (zfit)."""
     blocks: int
+    frames: int
+    """Of all blocks of the class."""
     slots: int
+    """Of all blocks; where block_slots is 0 their objects and the holes between these."""
     slots_used: int
     freeable_frames: int
     """Frames that compaction of this class could give back."""

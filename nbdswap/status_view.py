@@ -96,8 +96,10 @@ def _pool(pool: Status) -> Table:
 
 
 def _classes(pool: Status) -> Table:
-    table = Table("up to", "frames", "slots", "blocks", "used", "freeable", "blocks by % in use")
-    # The first three are of a block, the others of all blocks of the class.
+    # Those with "a block" are of one, the others of all blocks of the class.
+    of_one = ("frames a block", "slots a block")
+    of_all = ("blocks", "frames", "slots used", "freeable", "blocks by % in use")
+    table = Table("up to", *of_one, *of_all)
     table.title = f"Size classes of {pool['zpool']}"
     for size_class in pool["classes"]:
         if not size_class["slots"]:
@@ -105,9 +107,11 @@ def _classes(pool: Status) -> Table:
         groups = zip(FULLNESS, size_class["fullness"], strict=True)
         table.add_row(
             f"{size_class['object_bytes_max']:,}",
-            str(size_class["block_frames"]),
-            str(size_class["block_slots"]),
+            # They differ where that is 0.
+            str(size_class["block_frames"] or "-"),
+            str(size_class["block_slots"] or "-"),
             f"{size_class['blocks']:,}",
+            f"{size_class['frames']:,}",
             f"{100 * size_class['slots_used'] / size_class['slots']:.1f} %",
             f"{size_class['freeable_frames']:,}",
             ", ".join(f"{name}: {count:,}" for name, count in groups if count),

@@ -230,6 +230,7 @@ class FakeCore:
                         "block_frames": 1,
                         "block_slots": 3,
                         "blocks": 10,
+                        "frames": 10,
                         "slots": 30,
                         "slots_used": 28,
                         "freeable_frames": 2,

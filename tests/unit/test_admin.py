@@ -126,7 +126,9 @@ def test_status_tells_how_full_the_blocks_are() -> None:
 def test_status_shows_the_classes_that_have_blocks_when_asked() -> None:
     status = status_of(Source().take())
     idle = status["pool"]["classes"][0] | {"blocks": 0, "slots": 0, "object_bytes_max": 48}
-    status["pool"]["classes"].append(idle)
+    # As zfit's: blocks of different lengths.
+    uneven = status["pool"]["classes"][0] | {"block_frames": 0, "block_slots": 0, "frames": 1234}
+    status["pool"]["classes"] += [idle, uneven | {"object_bytes_max": 2222}]
     shown = {}
     for classes in (False, True):
         console = Console(width=120, file=io.StringIO())
@@ -136,6 +138,8 @@ def test_status_shows_the_classes_that_have_blocks_when_asked() -> None:
     [line] = [line for line in shown[True].splitlines() if "1,360" in line]
     assert "93.3 %" in line
     assert "70-80: 1, full: 9" in line
+    [line] = [line for line in shown[True].splitlines() if "2,222" in line]
+    assert line.replace("│", " ").split()[:5] == ["2,222", "-", "-", "10", "1,234"]
     assert "48" not in shown[True].partition("Size classes")[2]
 
 

@@ -122,6 +122,7 @@ def test_numbers_arrive_unchanged(core: FakeCore, server: ServerSnapshot) -> Non
         'nbdswap_pool_rejects_total{reason="pool_full"}': 5,
         'nbdswap_pool_former_objects{zpool="zsmalloc"}': 8,
         "nbdswap_pool_pages_moved_total": 3,
+        'nbdswap_pool_class_frames{object_bytes_max="1360"}': 10,
         'nbdswap_pool_class_slots_used{object_bytes_max="1360"}': 28,
         'nbdswap_pool_class_freeable_frames{object_bytes_max="1360"}': 2,
         'nbdswap_pool_blocks{fullness="70-80"}': 1,

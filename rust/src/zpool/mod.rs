@@ -147,13 +147,15 @@ pub struct ZpoolStats {
 pub struct ClassStats {
     /// Largest object, bytes.
     pub object_bytes_max: u32,
-    /// Frames of one block or zspage.
+    /// Frames of one block or zspage; 0 where they are of different lengths.
     pub block_frames: u32,
-    /// Slots of one block or zspage.
+    /// Slots of one block or zspage; 0 where they have as many as their objects leave room for.
     pub block_slots: u32,
     /// Blocks or zspages that exist.
     pub blocks: u64,
-    /// Slots of all of them.
+    /// Frames of all of them; those of all classes are what the pool has of the arena.
+    pub frames: u64,
+    /// Slots of all of them; where `block_slots` is 0 their objects and the holes between these.
     pub slots: u64,
     /// Slots in use.
     pub slots_used: u64,

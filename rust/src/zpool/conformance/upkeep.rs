@@ -96,34 +96,32 @@ impl Suite<'_> {
         let pool = self.pool(600);
         let mut model = Model::new(&pool, Random::new(11));
         let sums = || {
-            let (mut blocks, mut used, mut block_bytes, mut freeable) = (0, 0, 0, 0);
-            let mut is_in_blocks = true;
+            let (mut blocks, mut used, mut frames, mut freeable) = (0, 0, 0, 0);
             pool.classes(&mut |class| {
                 used += class.slots_used;
                 assert_eq!(class.fullness.iter().sum::<u64>(), class.blocks);
                 assert_eq!(class.fullness[0], 0, "a block without objects is kept");
+                assert!(class.slots_used <= class.slots, "{class:?}");
+                assert!(
+                    class.freeable_frames <= class.frames - class.blocks.min(1),
+                    "not all blocks are left over: {class:?}"
+                );
+                assert_eq!(class.block_slots == 0, class.block_frames == 0, "{class:?}");
                 // Where objects of all sizes share blocks, these differ too.
-                if class.block_slots == 0 {
-                    is_in_blocks = false;
-                    blocks += class.blocks;
-                    freeable += class.freeable_frames;
-                    return;
+                if class.block_slots > 0 {
+                    assert_eq!(class.slots, class.blocks * u64::from(class.block_slots));
+                    assert_eq!(class.frames, class.blocks * u64::from(class.block_frames));
+                    let full = class.fullness[FULLNESS_GROUPS - 1] * u64::from(class.block_slots);
+                    assert!(full <= class.slots_used, "{class:?}");
                 }
-                assert_eq!(class.slots, class.blocks * u64::from(class.block_slots));
-                let full = class.fullness[FULLNESS_GROUPS - 1] * u64::from(class.block_slots);
-                assert!(full <= class.slots_used && class.slots_used <= class.slots);
-                let frames = class.blocks * u64::from(class.block_frames);
-                assert!(class.freeable_frames <= frames, "{class:?}");
                 blocks += class.blocks;
-                block_bytes += frames * (self.frame_bytes as u64 + 8);
+                frames += class.frames;
                 freeable += class.freeable_frames;
             });
             let stats = pool.stats();
             assert_eq!(used, stats.objects);
-            assert!(
-                !is_in_blocks || block_bytes == stats.block_bytes,
-                "{stats:?}"
-            );
+            assert_eq!(frames * (self.frame_bytes as u64 + 8), stats.block_bytes);
+            assert_eq!(frames, u64::from(pool.arena().used_frames()));
             (blocks, freeable)
         };
         assert_eq!(sums(), (0, 0));

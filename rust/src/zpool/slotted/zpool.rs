@@ -154,6 +154,7 @@ impl<L: Layout> Zpool for Slotted<L> {
                 block_frames: shape.frames,
                 block_slots: shape.slots,
                 blocks,
+                frames: blocks * u64::from(shape.frames),
                 slots,
                 slots_used,
                 freeable_frames: blocks_freeable * u64::from(shape.frames),

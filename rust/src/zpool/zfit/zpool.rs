@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use super::word::{self, Word};
 use super::{Place, Zfit, turn};
 use crate::error;
-use crate::zpool::arena::RUN_FRAMES_MAX;
 use crate::zpool::side::Side;
 use crate::zpool::{
     AdoptError, AllocError, Arena, ClassStats, FULLNESS_GROUPS, Handle, Resident, SIDE_BYTES,
@@ -143,29 +142,34 @@ impl Zpool for Zfit {
         sum
     }
 
-    /// There are no sizes to tell classes by: the regions are one, the whole frames another.
+    /// There are no sizes to tell classes by: the regions are one, the whole frames another. Regions
+    /// are of different lengths; those that could be freed count as long as they are on average.
     fn classes(&self, visit: &mut dyn FnMut(ClassStats)) {
         let frame_bytes = self.arena.frame_bytes();
         let mut regions = ClassStats {
             object_bytes_max: (frame_bytes - self.grain.bytes(1)) as u32,
-            block_frames: RUN_FRAMES_MAX,
             ..ClassStats::default()
         };
-        let mut free = 0;
+        let granules = u64::from(self.grain.per_frame);
+        let mut live = 0;
         for index in 0..self.shards.len() {
             let mut shard = self.lock(index);
             shard.settle_accounts(&self.arena);
             regions.blocks += shard.regions;
+            regions.frames += shard.frames;
             regions.slots += shard.objects + shard.bins.holes();
             regions.slots_used += shard.objects;
-            free += shard.bins.granules();
+            live += shard.live;
         }
         self.each_region(0..self.arena.side_frames(), |region| {
             let fullness = region.fullness(&self.arena, self.grain);
             let group = ((fullness * 10) >> 16) as usize + usize::from(fullness > 0);
             regions.fullness[group] += 1;
         });
-        regions.freeable_frames = free / u64::from(self.grain.per_frame);
+        if let Some(mean) = (regions.frames * granules).checked_div(regions.blocks) {
+            let blocks_freeable = (regions.frames * granules - live) / mean;
+            regions.freeable_frames = blocks_freeable * regions.frames / regions.blocks;
+        }
         visit(regions);
         let whole = self.whole.objects.load(Relaxed);
         let mut fullness = [0; FULLNESS_GROUPS];
@@ -175,6 +179,7 @@ impl Zpool for Zfit {
             block_frames: 1,
             block_slots: 1,
             blocks: whole,
+            frames: whole,
             slots: whole,
             slots_used: whole,
             freeable_frames: 0,
