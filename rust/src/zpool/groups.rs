@@ -147,3 +147,96 @@ impl Groups {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::HashMap;
+
+    use super::*;
+
+    /// Links of blocks that are numbers and nothing else: next and previous.
+    #[derive(Default)]
+    struct Numbers(RefCell<HashMap<u64, [u64; 2]>>);
+
+    impl Numbers {
+        fn get(&self, block: u64, end: usize) -> u64 {
+            self.0.borrow()[&block][end]
+        }
+
+        fn set(&self, block: u64, end: usize, to: u64) {
+            self.0.borrow_mut().entry(block).or_insert([NO_LINK; 2])[end] = to;
+        }
+    }
+
+    impl Links for Numbers {
+        fn next(&self, block: u64) -> u64 {
+            self.get(block, 0)
+        }
+
+        fn set_next(&self, block: u64, next: u64) {
+            self.set(block, 0, next);
+        }
+
+        fn previous(&self, block: u64) -> u64 {
+            self.get(block, 1)
+        }
+
+        fn set_previous(&self, block: u64, previous: u64) {
+            self.set(block, 1, previous);
+        }
+    }
+
+    #[test]
+    fn a_group_is_a_tenth_of_the_slots() {
+        let groups = |slots| (0..=slots as u16).map(move |used| Groups::group(used, slots));
+        let of_ten: Vec<usize> = groups(10).collect();
+        assert_eq!(of_ten, [0, 2, 3, 4, 5, 6, 7, 8, 9, 10, FULL]);
+        let of_twenty: Vec<usize> = groups(20).collect();
+        assert_eq!(of_twenty[..5], [0, 1, 2, 2, 3]);
+        assert_eq!(of_twenty[18..], [10, 10, FULL]);
+        assert_eq!(groups(1).collect::<Vec<_>>(), [0, FULL]);
+    }
+
+    #[test]
+    fn the_fullest_and_the_emptiest_are_of_the_lists_at_the_ends() {
+        let (links, mut groups) = (Numbers::default(), Groups::new());
+        assert_eq!(groups.fullest(), None);
+        assert_eq!(groups.emptiest(&links).next(), None);
+        for (group, block) in [(4, 40), (9, 90), (2, 20), (9, 91), (2, 21), (6, 60)] {
+            groups.push(&links, group, block);
+        }
+        assert_eq!(groups.emptiest(&links).collect::<Vec<_>>(), [21, 20]);
+        // From the fullest down, each as it was pushed last.
+        for (group, block) in [(9, 91), (9, 90), (6, 60), (4, 40), (2, 21), (2, 20)] {
+            assert_eq!(groups.fullest(), Some(block));
+            groups.remove(&links, group, block);
+        }
+        assert_eq!(groups.fullest(), None);
+    }
+
+    #[test]
+    fn what_is_emptiest_changes_when_its_list_is_used_up() {
+        let (links, mut groups) = (Numbers::default(), Groups::new());
+        for (group, block) in [(0, 1), (5, 50), (FULL - 1, 100)] {
+            groups.push(&links, group, block);
+        }
+        for (group, block) in [(0, 1), (5, 50), (FULL - 1, 100)] {
+            assert_eq!(groups.emptiest(&links).collect::<Vec<_>>(), [block]);
+            groups.remove(&links, group, block);
+        }
+        assert_eq!(groups.emptiest(&links).next(), None);
+    }
+
+    #[test]
+    fn a_block_leaves_its_list_from_any_place() {
+        for left in [1, 2, 3] {
+            let (links, mut groups) = (Numbers::default(), Groups::new());
+            (1..=3).for_each(|block| groups.push(&links, 7, block));
+            groups.remove(&links, 7, left);
+            let rest: Vec<u64> = (1..=3).rev().filter(|&block| block != left).collect();
+            assert_eq!(groups.list(&links, 7).collect::<Vec<_>>(), rest);
+            assert_eq!(groups.fullest(), Some(rest[0]));
+        }
+    }
+}

@@ -3,6 +3,7 @@
 mod huge_pages;
 mod hugetlbfs;
 mod mounted;
+mod order;
 
 use std::sync::Arc;
 
