@@ -12,9 +12,10 @@
    what the user prefers. Costs are a tie if they are no further apart than SHARE_NOISE of the
    share and TIME_NOISE of the time come to; then the one that decompresses faster, for a process
    waits for that, and of those that differ by less than TIME_NOISE in it the one that costs least
-   memory: sizes are exact.
+   memory: sizes are exact. But if that takes no less than pages kept as they are, by more than
+   SHARE_NOISE, these are kept: then nothing is gained by the work.
 5. A pool that takes more than SHARE_POOR of the pages saves next to nothing, and that is said.
-6. A larger page is worth a remark if the best share with it is at least SHARE_GAIN smaller
+6. A larger page is worth a remark if the same codec's share with it is at least SHARE_GAIN smaller
    (relative): the client decides about its page size, the server follows.
 7. A pool is as large as the share of the data, over the high mark, so that write-back does not
    begin before all is in; and the other way round for what fits into a given pool.
@@ -26,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from .request import PLAIN
 from .results import CodecResult, LabResults, PackResult, share_of_pages
 
 BYTES_LEAST = 1 << 20
@@ -91,6 +93,13 @@ class Choice:
     others: tuple[Candidate, ...]
     """The rest, cheapest first."""
 
+    def of_codec(self, codec: CodecResult) -> Candidate | None:
+        """The candidate with the codec and level of another page size."""
+        wanted = (codec.codec, codec.level)
+        candidates = (self.best, *self.ties, *self.others)
+        same = (c for c in candidates if (c.codec.codec, c.codec.level) == wanted)
+        return next(same, None)
+
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
@@ -117,9 +126,14 @@ class Advice:
         """Rule 6."""
         if isinstance(self.main, Nothing):
             return ()
-        limit = self.main.best.share * (1 - SHARE_GAIN)
+        best = self.main.best
+        limit = best.share * (1 - SHARE_GAIN)
         rest = (choice for choice in self.choices[1:] if isinstance(choice, Choice))
-        return tuple(choice for choice in rest if choice.best.share <= limit)
+        return tuple(
+            choice
+            for choice in rest
+            if (same := choice.of_codec(best.codec)) and same.share <= limit
+        )
 
 
 def advise(results: LabResults, prefer: Prefer = Prefer.BALANCED) -> Advice:
@@ -160,10 +174,13 @@ def _choose(results: LabResults, page_bytes: int, prefer: Prefer) -> Choice | No
     fastest = min(candidate.codec.decompress_ns.p50 for candidate in tied)
     swift = [c for c in tied if c.codec.decompress_ns.p50 <= fastest * (1 + TIME_NOISE)]
     best = min(swift, key=lambda candidate: candidate.share)
+    plain = next((c for c in ranked if c.codec.codec == PLAIN), None)
+    if plain is not None and best.share >= plain.share * (1 - SHARE_NOISE):
+        best = plain
     return Choice(
         best,
         tuple(candidate for candidate in tied if candidate is not best),
-        tuple(candidate for candidate in ranked if candidate not in tied),
+        tuple(c for c in ranked if c not in tied and c is not best),
     )
 
 

@@ -16,7 +16,9 @@ ALL = "all"
 PAGE_BYTES_CHOICES = (4 << 10, 16 << 10, 64 << 10)
 # Part-filled blocks weigh most in a small pool, so a few MiB would tell of little else.
 STORED_BYTES_LEAST = 64 << 20
-DEFAULT_CODECS = ("lz4", "lz4hc:9", "lzo", "zstd:-3", "zstd:1", "zstd:3", "deflate:6")
+PLAIN = "none"
+"""The codec that keeps pages as they are."""
+DEFAULT_CODECS = ("lz4", "lz4hc:9", "lzo", "zstd:-3", "zstd:1", "zstd:3", "deflate:6", PLAIN)
 ADVICE_PAGE_SIZES = ("4K", "16K")
 """A server cannot choose, but it can say what the other one would give."""
 SEED_MAX = (1 << 64) - 1

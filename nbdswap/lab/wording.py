@@ -21,6 +21,7 @@ from .advice import (
     is_poor,
     pool_bytes_for,
 )
+from .request import PLAIN
 from .results import LabResults, codec_name, size_name
 
 EXAMPLE_POOL_BYTES = 1 << 30
@@ -82,7 +83,10 @@ def yaml_lines(choice: Choice, plan: Plan) -> str:
 def as_json(
     advice: Advice, *, memory_bytes: int | None, swapped_bytes: int | None
 ) -> dict[str, Any]:
-    """The same for programs; `choices` has an entry for each page size."""
+    """The same for programs; `choices` has an entry for each page size.
+
+    is_example: pool_bytes is nobody's, since neither memory nor data was given.
+    """
     found = []
     for choice in advice.choices:
         if isinstance(choice, Nothing):
@@ -96,6 +100,7 @@ def as_json(
             "saves_little": is_poor(choice),
             "pool_bytes": plan.pool_bytes,
             "data_bytes": plan.data_bytes,
+            "is_example": plan.is_example,
             "configuration": yaml_lines(choice, plan),
         }
         found.append(entry)
@@ -167,7 +172,11 @@ def _why(choice: Choice, advice: Advice) -> str:
         f"Why: with --prefer {advice.prefer.value} a microsecond for each page that goes out and "
         f"comes back (4 KiB) must save at least {price:g} % of its memory."
     ]
-    for tie in choice.ties:
+    if choice.best.codec.codec == PLAIN:
+        lines.append(
+            "* No codec makes them smaller to speak of, so none should spend time on them."
+        )
+    for tie in () if choice.best.codec.codec == PLAIN else choice.ties:
         lines.append(
             f"* {_name(tie)} is as good, as far as this run can tell "
             f"({_against(tie, choice.best)}); what decompresses faster or else is denser was taken."
@@ -211,13 +220,20 @@ def _larger_pages(advice: Advice) -> Iterator[str]:
             continue
         size = format_size(choice.best.codec.page_bytes)
         if choice in helping:
-            less = 100 * (1 - choice.best.share / main.best.share)
+            same = choice.of_codec(main.best.codec)
+            assert same is not None, "it helps with the same codec"
+            less = 100 * (1 - same.share / main.best.share)
             yield (
                 f"A client whose kernel has pages of {size} would need {less:.0f} % less pool, "
-                f"with {_name(choice.best)}. The page size is the client's: set page_bytes to it."
+                f"with {_name(same)}. The page size is the client's: set page_bytes to it."
             )
+            if choice.best is not same:
+                yield f"For such pages {_name(choice.best)} would be the better choice."
         else:
-            yield f"Pages of {size} would save no more than a few per cent against {small}."
+            yield (
+                f"Pages of {size} would save no more than a few per cent against {small} with "
+                f"{codec_name(main.best.codec)}."
+            )
 
 
 def _poor(choice: Choice) -> Iterator[str]:

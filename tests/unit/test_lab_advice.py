@@ -176,6 +176,29 @@ def test_pages_that_do_not_compress_are_told_first() -> None:
     assert words(lab_results(with_packs(mostly))).startswith("60 % of these pages do not compress")
 
 
+@pytest.mark.parametrize("prefer", Prefer)
+def test_pages_that_no_codec_makes_smaller_are_kept_as_they_are(prefer: Prefer) -> None:
+    plain = codec("none", 0, 100, 0.2, incompressible=1000)
+    # A tie with `none` in cost, and as fast to read: its pages are copied, too.
+    packed = codec("lzo", 1, 100, 0.2, incompressible=1000)
+    best = choice_of(advise(lab_results(with_packs(packed), with_packs(plain)), prefer)).best
+    assert best.codec == plain
+    # It costs less by the rules, and what it saves is within the noise.
+    results = lab_results(with_packs(packed, tight=0.996), with_packs(plain))
+    said = words(results, prefer)
+    assert "Take none in tight" in said
+    assert "No codec makes them smaller to speak of" in said
+    assert "codec: none" in said
+    assert "codec_level" not in said
+
+
+def test_pages_are_compressed_where_that_saves_anything() -> None:
+    plain = codec("none", 0, 100, 0.2, incompressible=1000)
+    results = lab_results(with_packs(plain), with_packs(codec("lz4", 1, 97, 1)))
+    assert choice_of(advise(results)).best.codec.codec == "lz4"
+    assert choice_of(advise(results, Prefer.SPEED)).best.codec.codec == "lz4"
+
+
 def test_a_larger_page_is_worth_a_remark_only_if_it_saves() -> None:
     def said(percent: int, pages: int = 1000) -> str:
         large = codec("lz4", 1, percent, 20, page_bytes=16384, pages=pages)
@@ -184,11 +207,23 @@ def test_a_larger_page_is_worth_a_remark_only_if_it_saves() -> None:
     assert "A client whose kernel has pages of 16K would need 10 % less pool, with lz4:1" in said(
         45
     )
-    assert "Pages of 16K would save no more than a few per cent against 4K." in said(49)
+    assert "16K would save no more than a few per cent against 4K with lz4:1." in said(49)
     assert "Pages of 16K: 63 of them are too few to say." in said(45, pages=63)
     assert "A client whose kernel has pages of 16K" in said(45, pages=64)
     # The advice itself is for the page that a client has unless it is known to have another.
     assert "Take lz4:1 in tight, for pages of 4K." in said(45)
+
+
+def test_a_larger_page_is_compared_with_the_same_codec() -> None:
+    def said(percent: int) -> str:
+        large = codec("lz4", 1, percent, 20, page_bytes=16384)
+        dense = codec("zstd", 3, 30, 20, page_bytes=16384)
+        return words(lab_results(with_packs(large), with_packs(dense), with_packs(FAST)))
+
+    assert "16K would need 10 % less pool, with lz4:1 in tight. The page size is" in said(45)
+    assert "For such pages zstd:3 in tight would be the better choice." in said(45)
+    # What zstd would save is zstd's and not the page's.
+    assert "16K would save no more than a few per cent against 4K with lz4:1." in said(49)
 
 
 @pytest.mark.parametrize("data_bytes", [1 << 20, 3 * GIB, 100 * GIB + 1])
@@ -208,6 +243,11 @@ def test_the_sizes_are_those_asked_for_or_an_example() -> None:
     assert "A pool of 2.11 GiB holds 4.00 GiB of such pages" in said
     assert "bytes_max: 2156M" in said
     assert "--memory or --swapped works it out for yours" in words(lab_results(with_packs(FAST)))
+    advice = advise(lab_results(with_packs(FAST)))
+    for memory_bytes, swapped_bytes in [(1 << 30, None), (None, 1 << 30), (None, None)]:
+        found = as_json(advice, memory_bytes=memory_bytes, swapped_bytes=swapped_bytes)
+        is_given = memory_bytes is not None or swapped_bytes is not None
+        assert found["choices"][0]["is_example"] is not is_given
 
 
 def test_the_lines_are_a_configuration(tmp_path: Path) -> None:

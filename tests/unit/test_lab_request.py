@@ -17,7 +17,13 @@ def request(**flags: Any) -> LabRequest:
 def test_the_defaults_are_all_zpools_and_the_default_codecs_that_there_are() -> None:
     found = request()
     assert found.zpools == ("tight", "loose")
-    assert [str(codec) for codec in found.codecs] == ["lz4:1", "zstd:-3", "zstd:1", "zstd:3"]
+    assert [str(codec) for codec in found.codecs] == [
+        "lz4:1",
+        "zstd:-3",
+        "zstd:1",
+        "zstd:3",
+        "none",
+    ]
     assert set(map(str, found.codecs)) <= {*DEFAULT_CODECS, "lz4:1"}
     assert (found.page_bytes, found.stored_bytes, found.speed) == ((4096,), None, False)
 
