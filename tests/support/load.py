@@ -56,7 +56,7 @@ class Work:
     bytes_read: int = 0
     bytes_written: int = 0
     slowest: tuple[float, str] = (0.0, "")
-    """The longest that a request took in seconds, and what it was. Whoever looks may set it back."""
+    """The longest a request took in seconds, and what it was. Whoever looks may set it back."""
 
 
 class Progress:
