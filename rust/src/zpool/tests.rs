@@ -89,13 +89,12 @@ fn density(zpool: ZpoolKind, frame_bytes: usize) -> (f64, f64) {
         .alloc(typical_object_bytes(&mut random, frame_bytes), tag)
         .is_ok()
     {}
+    ratios(&pool)
+}
+
+fn ratios(pool: &Pools) -> (f64, f64) {
     let stats = pool.stats();
     let ratio = |bytes: u64| bytes as f64 / stats.object_bytes as f64;
-    println!(
-        "{zpool:?} {frame_bytes}: {:.4} {:.4}",
-        ratio(stats.slot_bytes),
-        ratio(stats.block_bytes)
-    );
     (ratio(stats.slot_bytes), ratio(stats.block_bytes))
 }
 
@@ -111,6 +110,8 @@ fn blocks_waste_little_memory() {
         (ZpoolKind::Zbud, 16384, 1.112, 1.156),
         (ZpoolKind::Z3fold, 4096, 1.038, 1.077),
         (ZpoolKind::Z3fold, 16384, 1.038, 1.077),
+        (ZpoolKind::Zfit, 4096, 1.009, 1.010),
+        (ZpoolKind::Zfit, 16384, 1.003, 1.004),
     ] {
         let (slots, blocks) = density(zpool, frame_bytes);
         assert!(
@@ -121,6 +122,37 @@ fn blocks_waste_little_memory() {
             blocks <= blocks_max,
             "{zpool:?} {frame_bytes}: {blocks} in all"
         );
+    }
+}
+
+/// Overwrites every object twice, in random order and with other sizes; as `density`. Nothing is compacted.
+fn density_overwritten(zpool: ZpoolKind, frame_bytes: usize) -> (f64, f64) {
+    let pool = pools(zpool, frame_bytes, 16_384);
+    let mut random = Random::new(10);
+    let tag = Tag { owner: 0, stamp: 0 };
+    let alloc = |random: &mut Random| {
+        let bytes = typical_object_bytes(random, frame_bytes);
+        (pool.alloc(bytes, tag).expect("room for holes"), bytes)
+    };
+    let mut objects = Vec::new();
+    while pool.arena().used_frames() < pool.arena().frames() * 4 / 5 {
+        objects.push(alloc(&mut random));
+    }
+    for _ in 0..2 * objects.len() {
+        let index = random.below(objects.len() as u64) as usize;
+        let new = alloc(&mut random);
+        let (handle, bytes) = std::mem::replace(&mut objects[index], new);
+        pool.free(handle, bytes);
+    }
+    ratios(&pool)
+}
+
+#[test]
+fn zfit_wastes_little_memory_after_overwrites() {
+    for (frame_bytes, slots_max, blocks_max) in [(4096, 1.010, 1.032), (16384, 1.005, 1.044)] {
+        let (slots, blocks) = density_overwritten(ZpoolKind::Zfit, frame_bytes);
+        assert!(slots <= slots_max, "{frame_bytes}: {slots} in slots");
+        assert!(blocks <= blocks_max, "{frame_bytes}: {blocks} in all");
     }
 }
 
