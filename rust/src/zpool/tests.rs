@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::conformance::{Model, Random, Suite, conformance, long_churn, typical_object_bytes};
+use super::conformance::{
+    Model, Random, Suite, conformance, conformance_of_chains, long_churn, typical_object_bytes,
+};
 use super::slotted::Layout;
 use super::zblock::{Neighbours, Zblock};
 use super::*;
@@ -27,6 +29,16 @@ fn zblock_conforms() {
 #[test]
 fn zsmalloc_conforms() {
     conforms(ZpoolKind::Zsmalloc);
+}
+
+#[test]
+fn zsmalloc_conforms_with_its_shortest_chains() {
+    conformance_of_chains(*CHAIN_FRAMES_MAX_ALLOWED.start());
+}
+
+#[test]
+fn zsmalloc_conforms_with_its_longest_chains() {
+    conformance_of_chains(*CHAIN_FRAMES_MAX_ALLOWED.end());
 }
 
 #[test]
