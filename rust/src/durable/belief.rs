@@ -1,6 +1,7 @@
-//! What the next process may believe of the log: two words in the table's shared memory.
+//! What the next process may believe of the log: three words in the table's shared memory.
 //!
 //! ```text
+//! promised   what flushes were answered with is in segments of smaller sequences; at least the position
 //! position   all segments of smaller sequences are whole and on the device; 0: nothing is known
 //! doubt      1 from before a sync until everything that it should have covered is known to be there
 //! ```
@@ -10,15 +11,17 @@
 //! forget that, and the next one's sync succeeds and means nothing. So a sync that is not known to have
 //! succeeded has failed, for whoever comes next: what is in segments from the position on is written again.
 //!
-//! Loss of the host needs none of it: the log has the position too, and what is behind that is verified.
+//! Loss of the host needs none of it: the log has the position too, and what is behind that is verified. Who
+//! recovers from it finds more that was promised than is before the position that was written down.
 //!
 //! Locking: none, atomics; written by the one thread that syncs.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
-/// The two words.
+/// The three words.
 #[derive(Clone, Copy)]
 pub struct Belief<'a> {
+    promised: &'a AtomicU64,
     position: &'a AtomicU64,
     doubt: &'a AtomicU64,
 }
@@ -26,15 +29,29 @@ pub struct Belief<'a> {
 impl<'a> Belief<'a> {
     /// Made of the words that a predecessor left, or of zeros.
     pub fn new(words: &'a [AtomicU64]) -> Belief<'a> {
-        let [position, doubt] = words else {
-            panic!("{} words, wanted two", words.len());
+        let [promised, position, doubt] = words else {
+            panic!("{} words, wanted three", words.len());
         };
-        Belief { position, doubt }
+        Belief {
+            promised,
+            position,
+            doubt,
+        }
     }
 
     /// Segments of smaller sequences are whole and on the device.
     pub fn position(self) -> u64 {
         self.position.load(SeqCst)
+    }
+
+    /// What flushes were answered with is in segments of smaller sequences.
+    pub fn promised(self) -> u64 {
+        self.promised.load(SeqCst).max(self.position())
+    }
+
+    /// Segments of smaller sequences may hold what flushes were answered with.
+    pub fn promise(self, sequence: u64) {
+        self.promised.store(sequence, SeqCst);
     }
 
     /// Is anything from the position on not to be believed?
@@ -54,6 +71,7 @@ impl<'a> Belief<'a> {
 
     /// Everything in segments of smaller sequences is on the device, or superseded by what is.
     pub fn settle(self, position: u64) {
+        self.promise(position);
         self.position.store(position, SeqCst);
         self.doubt.store(0, SeqCst);
     }

@@ -184,6 +184,7 @@ impl<'a> Recovery<'a> {
         }
         self.durable.position.store(position, Ordering::Relaxed);
         self.tiers.belief().settle(position);
+        self.tiers.belief().promise(self.store.sequence_next());
         // Of a page without any whole record none was ever flushed, unless a segment is gone with all of it.
         let is_incomplete = self.store.heads_damaged() > 0;
         let mut from = 0;
@@ -388,17 +389,16 @@ impl<'a> Recovery<'a> {
 
     /// Syncs what was found, which may be nowhere but in the device's cache. If that cannot be done, or
     /// a predecessor could not, what was written since the last success is not relied on: it is written
-    /// again, and until then everything is kept. Before the store is adopted.
+    /// again, and until then what was promised is kept. Before the store is adopted.
     pub(super) fn sync(&mut self) -> Result<()> {
         let belief = self.tiers.belief();
+        self.store.set_promised(belief.promised());
         let was_in_doubt = belief.doubt();
         if self.store.sync().is_ok() && !was_in_doubt {
             belief.restore();
             return Ok(());
         }
-        for (_, segment) in self.store.find_segments(&mut self.buffer)? {
-            self.store.outlived(self.store.start(segment));
-        }
+        self.keep_promised(belief.promised())?;
         let position = belief.position();
         self.each_page(|recovery, page, word| {
             let at = match word.place() {
@@ -409,6 +409,33 @@ impl<'a> Recovery<'a> {
                 recovery.again.insert(page);
             }
         });
+        Ok(())
+    }
+
+    /// Keeps of each page the newest record that a flush may have been answered with, until the page is written
+    /// again. Segments without such a record are free: they are all that there is to write into.
+    fn keep_promised(&mut self, promised: u64) -> Result<()> {
+        let found = PageSet::new(self.tiers.table.pages(), false)?;
+        for (sequence, segment) in self.store.find_segments(&mut self.buffer)? {
+            if sequence >= promised {
+                continue;
+            }
+            self.list(segment)?;
+            for record in &self.records {
+                let (page, at) = (PageId(record.page), record.location);
+                if record.page == POSITION_PAGE || found.contains(page) {
+                    continue;
+                }
+                found.insert(page);
+                let lives = match self.tiers.table.peek(page).place() {
+                    Place::Store(object) => object.at == at,
+                    _ => self.durable.mark(page) == Some(at),
+                };
+                if !lives {
+                    self.store.outlived(at);
+                }
+            }
+        }
         Ok(())
     }
 

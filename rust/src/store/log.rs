@@ -278,6 +278,11 @@ impl Store {
         Ok(())
     }
 
+    /// What flushes of a predecessor were answered with is in segments of smaller sequences.
+    pub fn set_promised(&self, sequence: u64) {
+        self.segments.set_promised(sequence);
+    }
+
     /// A checkpoint begins: what is outlived from now on waits for another one. Its number.
     pub fn begin_checkpoint(&self) -> u64 {
         self.segments.begin_checkpoint()

@@ -135,9 +135,9 @@ impl Segments {
             if segment.live.load(Ordering::Relaxed) > 0 {
                 continue;
             }
-            segment.sequence.store(0, Ordering::Release);
+            let sequence = segment.sequence.swap(0, Ordering::AcqRel);
             if segment.checkpoint_wanted.load(Ordering::SeqCst) > 0 {
-                self.hold_or_free(SegmentIndex(number as u32));
+                self.hold_or_free(SegmentIndex(number as u32), sequence);
                 continue;
             }
             let mut lists = self.lists();
@@ -289,11 +289,11 @@ impl Segments {
     fn free(&self, index: SegmentIndex) {
         let segment = self.at(index);
         // Before anybody can take it: a reader that kept the old sequence must see that it is over.
-        segment.sequence.store(0, Ordering::Release);
+        let sequence = segment.sequence.swap(0, Ordering::AcqRel);
         if segment.cleaning.load(Ordering::Relaxed) {
             self.cleaned.add(1);
         }
-        self.hold_or_free(index);
+        self.hold_or_free(index, sequence);
     }
 
     /// The sequence that the next segment will get.

@@ -256,7 +256,7 @@ impl Checkpoint {
                     self.stage = Stage::Sweeping(page.0);
                     self.cleaning_pieces += 1;
                     let found = self.cleaning_pieces < CLEANING_PIECES_MAX
-                        && find_room(context, tools)
+                        && find_room(context, tools)?
                         || pays_for_itself(context, tools)
                             && tools.streams.open_from_reserve(tools.store);
                     return if found { Ok(()) } else { Err(FlushError::Full) };
@@ -454,7 +454,10 @@ fn pays_for_itself(context: &Context<'_>, tools: &Tools<'_>) -> bool {
 }
 
 /// There is no segment to write into. True: there may be one now.
-fn find_room(context: &Context<'_>, tools: &mut Tools<'_>) -> bool {
+///
+/// # Errors
+/// A sync failed: what was written down is owed again, from the first page on.
+fn find_room(context: &Context<'_>, tools: &mut Tools<'_>) -> Result<bool, FlushError> {
     let Tools {
         store,
         durable,
@@ -462,17 +465,21 @@ fn find_room(context: &Context<'_>, tools: &mut Tools<'_>) -> bool {
         cleaner,
     } = tools;
     if streams.land(context, store) {
-        return true;
+        return Ok(true);
     }
     let is_cleaned = cleaner.piece(context, store, streams, Need::Now)
         || cleaner.piece(context, store, streams, Need::Last);
     if is_cleaned {
-        return true;
+        return Ok(true);
     }
     if streams.is_filling(Stream::Survivors) {
         streams.send(context, store, Stream::Survivors);
-        return true;
+        return Ok(true);
     }
     let held = store.segments_held();
-    held > 0 && sync(context, store, durable).is_ok() && store.segments_held() < held
+    if held == 0 {
+        return Ok(false);
+    }
+    sync(context, store, durable)?;
+    Ok(store.segments_held() < held)
 }

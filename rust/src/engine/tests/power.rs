@@ -30,6 +30,8 @@ enum Bug {
     ForgetsTorn,
     /// A sync that fails is the business of the process that was told.
     ForgetsDoubt,
+    /// Who takes over in doubt keeps nothing of what is in no page's place.
+    ForgetsPromise,
 }
 
 #[derive(Clone, Copy)]
@@ -135,7 +137,11 @@ impl Scene {
         match self.plan.bug {
             Bug::NoSync => self.device.lie(),
             Bug::NoQuarantine => tiers.store.as_mut().unwrap().forget_to_keep_freed(),
-            Bug::None | Bug::NoMarks | Bug::ForgetsTorn | Bug::ForgetsDoubt => {}
+            Bug::None
+            | Bug::NoMarks
+            | Bug::ForgetsTorn
+            | Bug::ForgetsDoubt
+            | Bug::ForgetsPromise => {}
         }
     }
 
@@ -346,10 +352,22 @@ impl Scene {
         Ok(())
     }
 
+    /// The server is killed while it syncs, and the next one finds its memory.
+    fn kill_in_sync(&mut self) {
+        self.engine.tiers.belief().doubt();
+        self.kill();
+    }
+
     /// The server is killed, and the next one finds its memory.
     fn kill(&mut self) {
-        if self.plan.bug == Bug::ForgetsDoubt {
-            self.engine.tiers.belief().restore();
+        let belief = self.engine.tiers.belief();
+        match self.plan.bug {
+            Bug::ForgetsDoubt => belief.restore(),
+            Bug::ForgetsPromise if belief.is_in_doubt() => {
+                belief.settle(0);
+                belief.doubt();
+            }
+            _ => {}
         }
         let mut options = plan_options(&self.plan, &self.device, &self.dir);
         options.adopt = true;

@@ -21,6 +21,8 @@ pub(super) struct Held {
     pub number: u32,
     /// The sync that has to succeed first.
     sync: u64,
+    /// Of the use that is over.
+    sequence: u64,
 }
 
 /// How far syncs and checkpoints have come.
@@ -30,16 +32,23 @@ pub(super) struct Epochs {
     syncs_done: AtomicU64,
     checkpoints_begun: AtomicU64,
     checkpoints_done: AtomicU64,
+    /// What flushes were answered with is in segments of smaller sequences.
+    promised: AtomicU64,
 }
 
 impl Segments {
-    /// The segment was freed: it waits if this store keeps what a recovery would need.
-    pub(super) fn hold_or_free(&self, index: SegmentIndex) {
+    /// The segment was freed, after the use of `sequence`: it waits if this store keeps what a recovery would
+    /// need.
+    pub(super) fn hold_or_free(&self, index: SegmentIndex, sequence: u64) {
         let mut lists = self.lists();
         if self.keeps_freed {
             let sync = self.epochs.syncs_begun.load(Ordering::SeqCst) + 1;
             let number = index.0;
-            lists.held.push_back(Held { number, sync });
+            lists.held.push_back(Held {
+                number,
+                sync,
+                sequence,
+            });
         } else {
             lists.freed.push_back(index.0);
         }
@@ -70,14 +79,24 @@ impl Segments {
         self.let_go();
     }
 
-    /// A sync failed: what superseded the records of segments that wait may never be on the device, whatever
-    /// the next sync says, and is to be written again.
+    /// What flushes were answered with is in segments of sequences up to this one.
+    pub fn set_promised(&self, sequence: u64) {
+        self.epochs.promised.store(sequence, Ordering::SeqCst);
+    }
+
+    /// A sync failed: what superseded records since the last checkpoint may never be on the device, whatever the
+    /// next sync says, and is to be written again. Until then segments with anything that was promised wait,
+    /// those that are freed later too. The others do not: they are what there is to write into.
     pub fn doubt_sync(&self) {
         let next = self.epochs.checkpoints_begun.load(Ordering::SeqCst) + 1;
+        let promised = 1..self.epochs.promised.load(Ordering::SeqCst);
         let lists = self.lists();
-        for held in &lists.held {
-            let wanted = &self.all[held.number as usize].checkpoint_wanted;
-            wanted.fetch_max(next, Ordering::SeqCst);
+        let held = (lists.held.iter()).map(|held| (held.sequence, &self.all[held.number as usize]));
+        let used = (self.all.iter()).map(|one| (one.sequence.load(Ordering::SeqCst), one));
+        for (sequence, segment) in used.chain(held) {
+            if promised.contains(&sequence) {
+                segment.checkpoint_wanted.fetch_max(next, Ordering::SeqCst);
+            }
         }
     }
 
@@ -88,6 +107,7 @@ impl Segments {
 
     /// That checkpoint succeeded.
     pub fn end_checkpoint(&self, number: u64) {
+        self.set_promised(self.sequence_next());
         self.epochs.checkpoints_done.store(number, Ordering::SeqCst);
         self.let_go();
     }

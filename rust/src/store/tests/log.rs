@@ -386,3 +386,34 @@ fn retaining_in_a_sealed_segment_is_a_bug() {
     let records = put(&store, &mut batch, &[(1, 100), (2, 100)]);
     store.retain(records[0].location, 100);
 }
+
+#[test]
+fn a_segment_that_was_superseded_before_a_failed_sync_is_not_freed_by_the_next_one() {
+    use crate::testing::sim_device::{Fault, Op};
+    let device = Arc::new(SimDevice::new(9 * SEGMENT_BYTES as usize, 1));
+    let options = StoreOptions {
+        keeps_freed: true,
+        ..options()
+    };
+    let store = open(&device, options).unwrap();
+    let mut batch = store.batch();
+    let old = put(&store, &mut batch, &[(1, 100), (2, 100)]);
+    let checkpoint = store.begin_checkpoint();
+    store.sync().unwrap();
+    store.end_checkpoint(checkpoint);
+    // Page 1 is moved on by cleaning, and the sync that should make that last fails.
+    put(&store, &mut batch, &[(1, 100)]);
+    store.release(old[0].location, old[0].bytes);
+    device.inject(Op::Sync, 0, Fault::Fail);
+    store.sync().unwrap_err();
+    // Page 2 goes too: nothing lives in the segment any more.
+    put(&store, &mut batch, &[(2, 100)]);
+    store.release(old[1].location, old[1].bytes);
+    assert_eq!(store.segments_held(), 1);
+    store.sync().unwrap();
+    assert_eq!(
+        store.segments_held(),
+        1,
+        "the only record of page 1 that is known to be on the device may be overwritten now"
+    );
+}

@@ -14,8 +14,11 @@ fn lose_power_often(
         for _ in 0..60 + scene.random.below(900) {
             scene.act();
         }
-        if scene.random.below(4) == 0 {
-            scene.kill();
+        if scene.random.below(3) == 0 {
+            match scene.random.below(2) {
+                0 => scene.kill(),
+                _ => scene.kill_in_sync(),
+            }
             for _ in 0..scene.random.below(200) {
                 scene.act();
             }
@@ -93,6 +96,25 @@ fn torn_records_that_are_believed_later_are_found() {
 }
 
 #[test]
+fn who_takes_over_in_doubt_has_room_to_write_everything_again() {
+    // All segments in which nothing lived were kept, so that there was none to write into, and every flush and
+    // write failed from then on.
+    for seed in seeds(12) {
+        with_seed(seed, |seed| {
+            let mut scene = Scene::new(TIGHT, seed);
+            for _ in 0..3 {
+                for _ in 0..300 {
+                    scene.act();
+                }
+                scene.kill_in_sync();
+                assert!(scene.flush());
+            }
+            assert_eq!(scene.lose_power(), Ok(()));
+        });
+    }
+}
+
+#[test]
 fn what_a_failed_sync_should_have_covered_is_written_again() {
     for seed in seeds(8) {
         with_seed(seed, |seed| {
@@ -143,6 +165,40 @@ fn what_a_failed_sync_should_have_covered_the_next_process_writes_again() {
 fn a_failed_sync_that_the_next_process_knows_nothing_of_is_found() {
     let is_found = |seed| lose_what_a_failed_sync_left_out(Bug::ForgetsDoubt, seed).is_err();
     assert!((0..12).any(is_found));
+}
+
+/// Syncs fail, the process that was told is killed, the next one reuses segments and the host loses power.
+fn lose_what_was_written_over(bug: Bug, seed: u64) -> std::result::Result<(), String> {
+    let mut scene = Scene::new(Plan { bug, ..TIGHT }, seed);
+    for _ in 0..8 {
+        for _ in 0..300 {
+            scene.act();
+        }
+        scene.write(PLAIN, 0, &[1; PAGE / 2]);
+        scene.device.fail_sync(1);
+        scene.flush();
+        scene.kill();
+        for _ in 0..scene.random.below(100) {
+            scene.act();
+        }
+        scene.lose_power()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_was_flushed_before_a_failed_sync_is_kept_by_the_next_process() {
+    for seed in seeds(12) {
+        with_seed(seed, |seed| {
+            assert_eq!(lose_what_was_written_over(Bug::None, seed), Ok(()));
+        });
+    }
+}
+
+#[test]
+fn what_was_flushed_before_a_failed_sync_and_is_not_kept_is_found() {
+    let is_found = |seed| lose_what_was_written_over(Bug::ForgetsPromise, seed).is_err();
+    assert!((0..60).any(is_found));
 }
 
 #[test]
