@@ -25,8 +25,10 @@ STANDARD_OUTPUT = "-"
 COLUMNS_WITHOUT_TERMINAL = 120
 GRAB_SIZE = "12M"
 
+# Files to read are not `readable` to typer: what cannot be read is refused in our own words.
 Files = Annotated[
-    list[Path], typer.Argument(metavar="FILE", help="Files of raw pages, also packed as .xz.")
+    list[Path],
+    typer.Argument(metavar="FILE", help="Files of raw pages, also packed as .xz.", readable=False),
 ]
 Codecs = Annotated[
     list[str] | None,
@@ -144,11 +146,18 @@ def grab_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer wa
 def advise_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer wants it
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="FILE", help="Files of raw pages, also packed as .xz."),
+        typer.Argument(
+            metavar="FILE", help="Files of raw pages, also packed as .xz.", readable=False
+        ),
     ] = None,
     earlier: Annotated[
         Path | None,
-        typer.Option("--from", metavar="RESULTS", help="A file of `lab run --json` instead."),
+        typer.Option(
+            "--from",
+            metavar="RESULTS",
+            help="A file of `lab run --json` instead.",
+            readable=False,
+        ),
     ] = None,
     memory: Annotated[
         str | None, typer.Option("--memory", metavar="SIZE", help="Memory that the pool may take.")
@@ -198,7 +207,7 @@ def advise_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer 
 def _run(request: LabRequest, files: list[Path], *, page_bytes_least: int) -> "LabResults":
     from .core import core_of_extension
     from .environment import available_memory_bytes
-    from .pages import read_files
+    from .pages import left_out, read_files
     from .progress import shown
     from .run import run, step_count
 
@@ -206,6 +215,8 @@ def _run(request: LabRequest, files: list[Path], *, page_bytes_least: int) -> "L
     page_files = read_files(
         files, page_bytes_least=page_bytes_least, memory_bytes=available_memory_bytes() // 2
     )
+    for line in left_out(page_files, request.page_bytes):
+        typer.echo(line, err=True)
     with shown(step_count(request)) as on_step:
         return run(core_of_extension(), request, page_files, command_line=sys.argv, on_step=on_step)
 

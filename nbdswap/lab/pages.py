@@ -5,7 +5,7 @@ Not here: pages from processes (`grab`).
 
 import lzma
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,15 @@ def read_files(
 def joined(files: Sequence[PageFile], page_bytes: int) -> bytes:
     """All whole pages: a rest at the end of one file must not shift the pages of the next."""
     return b"".join(file.data[: len(file.data) // page_bytes * page_bytes] for file in files)
+
+
+def left_out(files: Sequence[PageFile], page_sizes: Sequence[int]) -> Iterator[str]:
+    """A line for each file and page size that `joined` leaves something out of."""
+    for file in files:
+        for page_bytes in page_sizes:
+            if rest := len(file.data) % page_bytes:
+                no_page = f"no whole page of {format_size(page_bytes)}"
+                yield f"{file.path}: {rest:,} bytes at its end, {no_page}, are left out"
 
 
 def _read(path: Path, bytes_max: int) -> bytes:

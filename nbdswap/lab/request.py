@@ -3,6 +3,7 @@
 Not here: reading page files (`pages`) and flags (`commands`).
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -111,10 +112,8 @@ def _codec(offered: dict[str, Report], flag: str) -> CodecChoice:
     low, high = int(str(info["level_min"])), int(str(info["level_max"]))
     if not colon:
         return CodecChoice(name, int(str(info["level_default"])))
-    try:
-        level = int(level_text)
-    except ValueError:
-        level = high + 1
+    # Digits and no more: int() would take 1_0, and digits of other scripts.
+    level = int(level_text) if re.fullmatch(r"-?[0-9]{1,9}", level_text) else high + 1
     if not low <= level <= high:
         levels = "which has no levels" if low == high else f"with a level of {low} to {high}"
         raise _unwanted("--codec", flag, f"{name}, {levels}")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -113,6 +114,31 @@ def test_wrong_usage_is_one_line_before_anything_runs(
         assert text.count("\n") == 1
 
 
+def test_a_file_that_may_not_be_read_is_refused_in_our_words(
+    wrong: Wrong, pages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_any = Path.open
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path == pages:
+            raise PermissionError(13, "Permission denied", str(path))
+        return open_any(path, *arguments, **options)
+
+    # As it is for anybody but root.
+    monkeypatch.setattr(os, "access", lambda *_arguments, **_options: False)
+    monkeypatch.setattr(Path, "open", refuse)
+    for arguments in (("lab", "run", pages), ("advise", pages), ("advise", "--from", pages)):
+        assert wrong(*arguments) == f"{pages}: cannot be read: Permission denied\n"
+
+
+def test_the_end_of_a_file_that_is_no_page_is_said_to_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "some.pages"
+    path.write_bytes(b"text" * 1250)
+    result = lab("lab", "run", path, "--codec", "lz4", "--json", "-")
+    assert json.loads(result.stdout)["codecs"][0]["pages"] == 1
+    assert result.stderr == f"{path}: 904 bytes at its end, no whole page of 4K, are left out\n"
+
+
 def test_an_interrupt_ends_with_130_and_leaves_nothing(pages: Path, tmp_path: Path) -> None:
     out = tmp_path / "results.json"
     out.write_text("old")
@@ -167,7 +193,8 @@ def test_too_little_to_say_is_said_and_no_failure(tmp_path: Path) -> None:
     few = tmp_path / "few"
     few.write_bytes(b"text" * 1024)
     result = lab("advise", few)
-    assert (result.returncode, result.stderr) == (ExitCode.OK, "")
+    left_out = f"{few}: 4,096 bytes at its end, no whole page of 16K, are left out\n"
+    assert (result.returncode, result.stderr) == (ExitCode.OK, left_out)
     assert result.stdout.startswith("Too few pages to say: of 1 (4K each) 1 are not of one")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from nbdswap.errors import ExitCode, RefusedError, UsageError
 from nbdswap.lab.output import PRIVATE_MODE, SHARED_MODE, check_writable, write_text, write_whole
-from nbdswap.lab.pages import joined, read_files
+from nbdswap.lab.pages import joined, left_out, read_files
 
 ROOM = 1 << 20
 
@@ -25,6 +25,17 @@ def test_a_rest_of_one_file_does_not_shift_the_pages_of_the_next(tmp_path: Path)
     one.write_bytes(b"1" * 4096 + b"rest")
     two.write_bytes(lzma.compress(b"2" * 8192 + b"rest"))
     assert read(one, two) == b"1" * 4096 + b"2" * 8192
+
+
+def test_what_is_left_out_of_a_file_is_said(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.write_bytes(bytes(5000))
+    two.write_bytes(bytes(16384))
+    files = read_files([one, two], page_bytes_least=4096, memory_bytes=ROOM)
+    assert list(left_out(files, [4096, 16384])) == [
+        f"{one}: 904 bytes at its end, no whole page of 4K, are left out",
+        f"{one}: 5,000 bytes at its end, no whole page of 16K, are left out",
+    ]
 
 
 def test_what_is_no_file_of_pages_is_refused(tmp_path: Path) -> None:
