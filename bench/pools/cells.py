@@ -17,6 +17,7 @@ CHAINS_CLAIMED = (641.7 - 627.8) / (655.2 - 627.8)
 
 TIMES: dict[str, Of] = {"cycle": lambda one: one.cycle_ns, "load": lambda one: one.load.mean}
 CYCLE = {"cycle": TIMES["cycle"]}
+PLACES: dict[str, Of] = {"alloc + free": lambda one: one.alloc.mean + one.free.mean}
 WORST_TIMES: dict[str, Of] = {
     "alloc p99.9": lambda one: one.alloc.p999,
     "store p99.9": lambda one: one.store.p999,

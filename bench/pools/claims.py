@@ -148,6 +148,16 @@ CLAIMS: Sequence[Claim] = (
         )
         for geometry in SPEED_GEOMETRIES
     ),
+    *(
+        Claim(
+            who="our aim",
+            what=f"at {geometry.name}, alloc + free in zfit no slower than in zblock",
+            unit="zfit's mean times over zblock's",
+            cells=cells.speed("zfit", geometry, cells.PLACES, cells.no_more),
+            digits=2,
+        )
+        for geometry in SPEED_GEOMETRIES
+    ),
 )
 
 

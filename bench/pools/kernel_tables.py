@@ -23,6 +23,7 @@ from plan import G4, G16
 OWN = "zfit"
 OWN_FRESH_MOST = 1.015
 OWN_CHURNED_MOST = 1.025
+NO_TARGET = "no target"
 CHURNED = ("overwritten", "refilled50", "refilled90", "worn")
 
 
@@ -97,33 +98,37 @@ def zram_cell(figures: Figures, codec: str, size: int) -> str:
 
 
 def targets(figures: Figures) -> str:
-    """What was wanted of the project's own zpool, and the kernel's figures."""
-    size = figures.sizes[-1]
+    """What was wanted of the project's own zpool, and the kernel's figures; largest store first."""
     rows = []
-    for codec in figures.packed_codecs:
-        phases = figures.pack(OWN, codec, G4, size).phases
-        fresh = phases[FRESH].overhead
-        churned = {phase: phases[phase].overhead for phase in CHURNED}
-        worst = max(churned, key=lambda phase: churned[phase])
-        rows.append(
-            [
-                f"{OWN}, {codec}",
-                f"{fresh:.4f}",
-                _reached(fresh, OWN_FRESH_MOST),
-                f"{churned[worst]:.4f} ({worst})",
-                _reached(churned[worst], OWN_CHURNED_MOST),
-            ]
-        )
-    for run in figures.kernel.runs if figures.kernel else ():
-        if run.stored_bytes == size:
-            fresh, churned_once = (run.phases[phase].overhead for phase in PHASES)
-            rows.append(
-                [f"the kernel's zram, {run.codec}", f"{fresh:.4f}", "", f"{churned_once:.4f}", ""]
-            )
+    for size in reversed(figures.sizes):
+        has_target = size == figures.sizes[-1]
+        for codec in figures.packed_codecs:
+            rows.append(_own_row(figures, codec, size, has_target=has_target))
+        for run in figures.kernel.runs if figures.kernel else ():
+            if run.stored_bytes == size:
+                fresh, churned = (f"{run.phases[phase].overhead:.4f}" for phase in PHASES)
+                name = f"the kernel's zram, {run.codec}"
+                rows.append([name, mebibytes(size), fresh, "", churned, ""])
     fresh_head, churned_head = (
         f"wanted <= {most:.3f}" for most in (OWN_FRESH_MOST, OWN_CHURNED_MOST)
     )
-    return table(["pool", "fresh", fresh_head, "worst after churn", churned_head], rows)
+    head = ["pool", "store", "fresh", fresh_head, "worst after churn", churned_head]
+    return table(head, rows)
+
+
+def _own_row(figures: Figures, codec: str, size: int, *, has_target: bool) -> list[str]:
+    phases = figures.pack(OWN, codec, G4, size).phases
+    fresh = phases[FRESH].overhead
+    churned = {phase: phases[phase].overhead for phase in CHURNED}
+    worst = max(churned, key=lambda phase: churned[phase])
+    return [
+        f"{OWN}, {codec}",
+        mebibytes(size),
+        f"{fresh:.4f}",
+        _reached(fresh, OWN_FRESH_MOST) if has_target else NO_TARGET,
+        f"{churned[worst]:.4f} ({worst})",
+        _reached(churned[worst], OWN_CHURNED_MOST) if has_target else NO_TARGET,
+    ]
 
 
 def _reached(found: float, most: float) -> str:

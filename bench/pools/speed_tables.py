@@ -49,13 +49,14 @@ def _speed_row(figures: Figures, zpool: str, geometry: Geometry) -> Sequence[str
     scaling = Spread.of(
         [2 * one.cycle_ns / one.cycle_ns_two for one in figures.samples(zpool, geometry)]
     )
+    scalings = f"{scaling.middle:.2f} ({scaling.least:.2f} - {scaling.most:.2f})"
     return [
         zpool,
         middle(lambda one: one.cycle_ns),
         over(lambda one: one.cycle_ns),
         middle(lambda one: one.load.mean),
         over(lambda one: one.load.mean),
-        f"{scaling.middle:.2f} x",
+        scalings,
         " / ".join(map(middle, MEANS)),
         " / ".join(map(middle, WORST)),
     ]

@@ -21,6 +21,7 @@ from markdown_table import table
 from plan import G4, G4_IN_16, G16, Geometry
 from results import Held
 
+DISCARDED = ("discarded50", "refilled50", "discarded90", "refilled90")
 COMPARED = ("zblock", "zsmalloc")
 
 
@@ -62,6 +63,16 @@ def _pool_cells(figures: Figures, zpool: str, geometry: Geometry) -> Iterator[st
     for size in figures.sizes:
         phases = figures.pack(zpool, SHOWN_CODEC, geometry, size).phases
         yield overheads(phases[FRESH], phases[OVERWRITTEN], phases[COMPACTED])
+
+
+def discarded(figures: Figures) -> str:
+    """Overheads while pages are gone and once they are back, in the smallest and largest store."""
+    stores = [(g, s) for g in (G4, G16) for s in (figures.sizes[0], figures.sizes[-1])]
+    rows = []
+    for zpool in figures.packed_zpools:
+        packs = (figures.pack(zpool, SHOWN_CODEC, *store).phases for store in stores)
+        rows.append([zpool, *(overheads(*map(phases.__getitem__, DISCARDED)) for phases in packs)])
+    return table(["zpool", *(f"{g.name}, {mebibytes(s)}" for g, s in stores)], rows)
 
 
 def compared(figures: Figures) -> str:
@@ -144,6 +155,7 @@ TABLES: dict[str, Callable[[Figures], str]] = {
     "density-4K": density(G4),
     "density-16K": density(G16),
     "density-4K-in-16K": density(G4_IN_16),
+    "discarded": discarded,
     "compared": compared,
     "losses": losses,
     "copies": copies,

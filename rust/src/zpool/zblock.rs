@@ -4,7 +4,9 @@
 //! after the head, 6 bytes a slot, so that a sweep reads few cache lines.
 //!
 //! The idea of zblock (V. Wool and A. Badmaev): many block shapes that fit their sizes well, and no
-//! other cleverness. The shapes are computed here, for any frame size.
+//! other cleverness. The shapes are computed here, for any frame size. The original keeps one list
+//! of active blocks a class; here blocks are in lists by fullness, as in zsmalloc, so that the
+//! fullest is filled first and the emptiest can be emptied.
 //!
 //! Not here: which block and slot an object gets (`slotted`).
 //! Locking: none of its own.
