@@ -589,6 +589,13 @@ class CodecInfo(TypedDict):
     level_default: int
     about: str
     """What the level does, and what the codec is good for: a line for people."""
+    guarantees: str
+    """What its objects are, and which library reads them: a line for people.
+
+    Of all codecs: an object is shorter than its page, or the page is kept as it is; a codec, level
+    and page give one object, whatever was compressed before; a damaged object is refused or some
+    page.
+    """
 
 def codecs() -> list[CodecInfo]:
     """All codecs that `Core.open` takes, the default first."""

@@ -17,7 +17,7 @@ from nbdswap import __version__, logs
 from nbdswap.addresses import Address, AddressError, parse_address
 from nbdswap.config_file import Override, dump, load
 from nbdswap.errors import EXIT_CODE_MEANINGS, ConfigError, ExitCode, NbdswapError, UsageError
-from nbdswap.lab.commands import advise_command, grab_command, run_command
+from nbdswap.lab.commands import advise_command, codecs_command, grab_command, run_command
 from nbdswap.lifecycle import ServeOptions, check_upgrade, serve
 from nbdswap.machine import Machine
 from nbdswap.store_commands import inspect_command, repair_command, verify_command
@@ -42,6 +42,7 @@ app = typer.Typer(
 
 lab = typer.Typer(help="Measure codecs and zpools on your own pages.", no_args_is_help=True)
 lab.command("run", epilog=EXIT_CODES)(run_command)
+lab.command("codecs", epilog=EXIT_CODES)(codecs_command)
 lab.command("grab", epilog=EXIT_CODES)(grab_command)
 app.add_typer(lab, name="lab", epilog=EXIT_CODES)
 store = typer.Typer(

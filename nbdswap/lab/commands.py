@@ -1,4 +1,4 @@
-"""`nbdswap lab run`, `nbdswap lab grab` and `nbdswap advise`: flags, files, what is printed.
+"""`nbdswap lab run`, `lab codecs`, `lab grab` and `nbdswap advise`: flags, files, what is printed.
 
 Everything heavy is imported by the command that needs it: the server loads this module too.
 """
@@ -24,6 +24,12 @@ STANDARD_OUTPUT = "-"
 # No terminal has no columns: nothing is to be cut off there.
 COLUMNS_WITHOUT_TERMINAL = 120
 GRAB_SIZE = "12M"
+
+OF_ALL_CODECS = (
+    "Of all: an object is shorter than its page, or the page is kept as it is; a codec, level and\n"
+    "page give one object, whatever was compressed before; a damaged object is refused or is some\n"
+    "page."
+)
 
 # Files to read are not `readable` to typer: what cannot be read is refused in our own words.
 Files = Annotated[
@@ -113,6 +119,17 @@ def run_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer wan
     if plots is not None:
         count = len(write_plots(results, plots))
         typer.echo(f"{count} plots in {plots}", err=json_path == STANDARD_OUTPUT)
+
+
+def codecs_command() -> None:
+    """List the codecs: levels, what each is good for, and what it guarantees."""
+    from .core import core_of_extension
+
+    for info in core_of_extension().codecs():
+        low, high, default = (info[f"level_{which}"] for which in ("min", "max", "default"))
+        levels = f"level {low}" if low == high else f"levels {low} to {high}, by default {default}"
+        typer.echo(f"{info['name']}: {levels}\n  {info['about']}\n  {info['guarantees']}")
+    typer.echo(OF_ALL_CODECS)
 
 
 def grab_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer wants it

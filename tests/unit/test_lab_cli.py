@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from nbdswap import cli
+from nbdswap._core import codecs
 from nbdswap.config_file import load
 from nbdswap.errors import ExitCode
 from nbdswap.lab import core
@@ -137,6 +138,17 @@ def test_the_end_of_a_file_that_is_no_page_is_said_to_be_left_out(tmp_path: Path
     result = lab("lab", "run", path, "--codec", "lz4", "--json", "-")
     assert json.loads(result.stdout)["codecs"][0]["pages"] == 1
     assert result.stderr == f"{path}: 904 bytes at its end, no whole page of 4K, are left out\n"
+
+
+def test_the_codecs_are_listed_with_levels_use_and_guarantees() -> None:
+    result = run("lab", "codecs", module="nbdswap")
+    assert (result.returncode, result.stderr) == (ExitCode.OK, "")
+    for info in codecs():
+        _, found, rest = result.stdout.partition(f"{info['name']}: ")
+        levels, about, guarantees = rest.splitlines()[:3]
+        assert found
+        assert f"{info['level_min']}" in levels
+        assert (about, guarantees) == (f"  {info['about']}", f"  {info['guarantees']}")
 
 
 def test_an_interrupt_ends_with_130_and_leaves_nothing(pages: Path, tmp_path: Path) -> None:

@@ -43,6 +43,10 @@ pub struct CodecInfo {
     pub level_default: i32,
     /// What the level does, and what the codec is good for.
     pub about: &'static str,
+    /// What its objects are, and who else reads them. What holds of all: an object is shorter than its
+    /// page, or the page is kept as it is; a codec, level and page give one object, whatever was
+    /// compressed before; a damaged object is refused or some page, and nothing else is harmed.
+    pub guarantees: &'static str,
 }
 
 /// All codecs, the default first. The bounds of a level are those within which it does something
@@ -59,6 +63,7 @@ pub const CODECS: [CodecInfo; 6] = [
         level_max: 65537,
         level_default: 1,
         about: "fastest both ways; the level is an acceleration, 1 is the densest",
+        guarantees: "an LZ4 block, which liblz4 reads",
     },
     CodecInfo {
         codec: Codec::Lz4hc,
@@ -68,6 +73,7 @@ pub const CODECS: [CodecInfo; 6] = [
         level_max: 9,
         level_default: 9,
         about: "objects of lz4, read as fast, a little denser for much more work when written",
+        guarantees: "an LZ4 block, which liblz4 reads; not to be told from one of lz4",
     },
     CodecInfo {
         codec: Codec::Zstd,
@@ -77,6 +83,7 @@ pub const CODECS: [CodecInfo; 6] = [
         level_max: 19,
         level_default: 3,
         about: "densest; levels up to 4 are the best trade of time for memory",
+        guarantees: "a zstd frame without magic number, size and checksum; libzstd reads it as magicless",
     },
     CodecInfo {
         codec: Codec::Lzo,
@@ -86,6 +93,7 @@ pub const CODECS: [CodecInfo; 6] = [
         level_max: 1,
         level_default: 1,
         about: "LZO1X, what zram calls lzo; between lz4 and zstd in all",
+        guarantees: "an LZO1X stream, the format of liblzo2 and of the kernel's lzo",
     },
     CodecInfo {
         codec: Codec::Deflate,
@@ -95,6 +103,7 @@ pub const CODECS: [CodecInfo; 6] = [
         level_max: 12,
         level_default: 6,
         about: "about as dense as zstd, slower both ways; zlib reads it",
+        guarantees: "a raw DEFLATE stream, which zlib reads with wbits=-15",
     },
     CodecInfo {
         codec: Codec::None,
@@ -104,6 +113,7 @@ pub const CODECS: [CodecInfo; 6] = [
         level_max: 0,
         level_default: 0,
         about: "pages are kept as they are",
+        guarantees: "no object: the page is its own, and takes all of its size",
     },
 ];
 

@@ -19,6 +19,7 @@ pub(super) struct CodecView {
     level_max: i32,
     level_default: i32,
     about: &'static str,
+    guarantees: &'static str,
 }
 
 /// See `_core.pyi`.
@@ -32,6 +33,7 @@ pub(super) fn codecs() -> Vec<CodecView> {
             level_max: info.level_max,
             level_default: info.level_default,
             about: info.about,
+            guarantees: info.guarantees,
         })
         .collect()
 }
