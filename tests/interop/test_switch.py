@@ -37,6 +37,8 @@ KILLS = 6
 PAGES_TO_KILL = 16384
 # Requests between two changes: some hundred pages of the new codec in the new zpool.
 REQUESTS_PER_CHANGE = 80
+# Four for each task: those that were under way at the change are not enough.
+SERVED_WHILE_MOVING = 4 * TASKS
 TIMEOUT_S = 60.0
 MOVED_TIMEOUT_S = 20.0
 
@@ -147,6 +149,48 @@ def test_every_pair_of_zpools_and_codecs_under_load(
     asyncio.run(scenario())
     by_place = running.pages()
     assert (by_place["store"] > 0, by_place["lost"]) == (store, 0)
+
+
+def test_clients_are_served_while_pages_move(server: ServerFactory, rng: random.Random) -> None:
+    running = server(
+        size_bytes=PAGES_TO_KILL * PAGE_BYTES, pool_bytes=96 * MIB, arguments=("--codec=none",)
+    )
+    pages = Pages(rng, PAGES_TO_KILL)
+
+    async def served_while_moving(load: Load, zpool: str) -> tuple[int, int]:
+        """Requests answered and pages moved between two moments in the middle of one change."""
+        await change(running, zpool=zpool)
+        moments: list[tuple[int, int]] = []
+        while (pool := await pool_of(running))["former_objects"]:
+            moments.append((load.requests, pool["pages_moved"]))
+        if not moments:
+            # All was moved before anybody looked.
+            return 0, 0
+        (requests, moved), (requests_last, moved_last) = moments[0], moments[-1]
+        return requests_last - requests, moved_last - moved
+
+    async def scenario() -> None:
+        async with (
+            asyncio.timeout(TIMEOUT_S),
+            await connect(str(running.unix_path), EXPORT) as client,
+        ):
+            await fill(client, pages, rng)
+            zpools = itertools.cycle(walk_over_pairs(await names_of(running, "zpool")))
+            load = Load([client], pages, random.Random(2), tasks=TASKS)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(load.run())
+                await load.pass_requests(REQUESTS_PER_CHANGE)
+                found = [await served_while_moving(load, next(zpools)) for _ in range(KILLS)]
+                load.stop()
+            await check_all(client, pages)
+            # Had everybody to wait until all is moved, nobody would be served meanwhile. Seconds
+            # tell nothing: moving all of it takes less than a request may on a busy machine.
+            assert any(
+                requests >= SERVED_WHILE_MOVING and moved >= PAGES_TO_KILL // 8
+                for requests, moved in found
+            ), found
+
+    asyncio.run(scenario())
 
 
 def test_a_kill_in_the_middle_of_moving_loses_nothing(
