@@ -174,7 +174,7 @@ def _why(choice: Choice, advice: Advice) -> str:
     ]
     if choice.best.codec.codec == PLAIN:
         lines.append(
-            "* No codec makes them smaller to speak of, so none should spend time on them."
+            "* No codec makes them smaller to speak of, so work on them is for nothing."
         )
     for tie in () if choice.best.codec.codec == PLAIN else choice.ties:
         lines.append(
