@@ -173,9 +173,7 @@ def _why(choice: Choice, advice: Advice) -> str:
         f"comes back (4 KiB) must save at least {price:g} % of its memory."
     ]
     if choice.best.codec.codec == PLAIN:
-        lines.append(
-            "* No codec makes them smaller to speak of, so work on them is for nothing."
-        )
+        lines.append("* No codec makes them smaller to speak of, so work on them is for nothing.")
     for tie in () if choice.best.codec.codec == PLAIN else choice.ties:
         lines.append(
             f"* {_name(tie)} is as good, as far as this run can tell "
