@@ -36,7 +36,7 @@ pub struct Labels {
     pub bytes: u64,
     /// The superblock, or what is there instead.
     pub superblock: std::result::Result<Label, String>,
-    /// Its copy, and where it is; None if none was found.
+    /// Its copy, and where it is; None if none was found. Without a superblock it is the newest of all there are.
     pub copy: Option<(u64, Label)>,
 }
 
@@ -197,7 +197,8 @@ fn read(device: &dyn Device, bytes: &mut [u8], at: u64) -> Result<()> {
 
 type Found = std::result::Result<Superblock, String>;
 
-/// The superblock and its copy. Without the one, the other is looked for wherever it can be.
+/// The superblock and its copy. Without the one, the other is looked for wherever it can be, and of several
+/// the newest is taken.
 fn look(device: &dyn Device) -> Result<(Labels, Found)> {
     let bytes = device.len();
     let mut block = AlignedBuffer::new(BLOCK_BYTES);
@@ -212,7 +213,8 @@ fn look(device: &dyn Device) -> Result<(Labels, Found)> {
         Ok(found) => copy_at(found.segment_bytes)..=copy_at(found.segment_bytes),
         Err(_) => BLOCK_BYTES as u64..=copy_at(SEGMENT_BYTES_MAX),
     };
-    let mut copy = None;
+    // A copy of segments of another size stays behind when the file is made a store anew: the newest counts.
+    let mut copy: Option<(u64, Label)> = None;
     for at in places
         .step_by(BLOCK_BYTES)
         .take_while(|at| at + BLOCK_BYTES as u64 <= bytes)
@@ -221,8 +223,11 @@ fn look(device: &dyn Device) -> Result<(Labels, Found)> {
             && let Ok(found) = Superblock::decode(&block)
             && copy_at(found.segment_bytes) == at
         {
-            copy = Some((at, Label::from(&found)));
-            break;
+            let age = |label: &Label| (label.generation, label.opens);
+            let found = Label::from(&found);
+            if copy.is_none_or(|(_, other)| age(&other) < age(&found)) {
+                copy = Some((at, found));
+            }
         }
     }
     let label = superblock.as_ref().map(Label::from).map_err(String::clone);

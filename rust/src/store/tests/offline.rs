@@ -176,3 +176,28 @@ fn what_cannot_be_looked_at_is_refused() {
     let key = key_file::read_key(&file.0, None).unwrap_err().to_string();
     assert!(key.contains("wanted"), "{key}");
 }
+
+/// The copy of a time of smaller segments stays where it was, before the one of today.
+#[test]
+fn repair_takes_the_copy_of_this_store_and_not_one_of_an_older_generation() {
+    for (former, current) in [(1, 2), (2, 1)] {
+        let device = Arc::new(SimDevice::new(20 * SEGMENT_BYTES as usize, 1));
+        for (generation, segments) in [(1, former), (2, current)] {
+            let options = StoreOptions {
+                generation,
+                segment_bytes: segments * SEGMENT_BYTES,
+                ..options()
+            };
+            drop(open(&device, options).unwrap());
+        }
+        let whole = device.image();
+        let mut damaged = whole.clone();
+        damaged[20] ^= 1;
+        let file = Image::new(&format!("older-copy-{former}"), &damaged);
+        let did = repair_store(&file.0, false).unwrap();
+        let label = inspect_store(&file.0).unwrap().superblock.unwrap();
+        let found = (label.generation, label.segment_bytes);
+        assert_eq!(found, (2, current * SEGMENT_BYTES), "{did:?}");
+        assert!(file.bytes() == whole);
+    }
+}
