@@ -248,6 +248,12 @@ impl Table {
         Word(self.words.words()[page.0 as usize].load(Ordering::Acquire))
     }
 
+    /// Hints that the word of a page will be looked at soon.
+    #[inline]
+    pub fn prefetch(&self, page: PageId) {
+        self.words.prefetch(page.0 as usize);
+    }
+
     /// The next part of `pages` that holds anything but Unwritten words, at the grain of 512 pages.
     pub fn touched_in(&self, pages: Range<u32>) -> Option<Range<u32>> {
         if pages.is_empty() {

@@ -28,6 +28,9 @@ const CENSUS_FRAMES: u32 = 16 << 10;
 /// pool that is sampled, so no age is missed, however well age and place go together.
 const SAMPLE_FRAMES: u32 = 16;
 
+/// Residents between the one whose word in the table is looked at and the one for which it is fetched.
+const FETCHED: usize = 16;
+
 /// An object that is to be written back.
 #[derive(Clone, Copy)]
 pub(super) struct Victim {
@@ -122,15 +125,20 @@ impl Victims {
         } else {
             SAMPLE_FRAMES
         };
+        let mut count = |resident: Resident| {
+            if let Some((word, object)) = candidate(tiers, resident, takes_words) {
+                census.add(age(resident.tag.stamp, now, word.is_read()), object.bytes);
+            }
+        };
+        let mut coming = Coming::default();
         for frame in (0..frames).step_by((step * stride) as usize) {
             courtesy::give_way();
             let mut sweep = Sweep { frame };
             tiers.pool.sweep(&mut sweep, step, &mut |resident| {
-                if let Some((word, object)) = candidate(tiers, resident, takes_words) {
-                    census.add(age(resident.tag.stamp, now, word.is_read()), object.bytes);
-                }
+                coming.pass(tiers, resident).map(&mut count);
             });
         }
+        coming.rest().for_each(count);
         census.threshold(bytes / u64::from(stride))
     }
 
@@ -141,23 +149,28 @@ impl Victims {
         let (now, takes_words) = (tiers.clock.stamp(), self.takes_words);
         while *victims_bytes < bytes {
             courtesy::give_way();
+            let mut take = |resident: Resident| {
+                let Some((word, object)) = candidate(tiers, resident, takes_words) else {
+                    return;
+                };
+                let is_old = age(resident.tag.stamp, now, word.is_read()) >= threshold;
+                if is_old && victims.len() < victims.capacity() {
+                    let page = PageId(resident.tag.owner);
+                    victims.push(Victim {
+                        page,
+                        object,
+                        is_read: word.is_read(),
+                    });
+                    *victims_bytes += object.bytes as u64;
+                }
+            };
+            let mut coming = Coming::default();
             let at_end = tiers
                 .pool
                 .sweep(&mut self.sweep, SWEEP_FRAMES, &mut |resident| {
-                    let Some((word, object)) = candidate(tiers, resident, takes_words) else {
-                        return;
-                    };
-                    let is_old = age(resident.tag.stamp, now, word.is_read()) >= threshold;
-                    if is_old && victims.len() < victims.capacity() {
-                        let page = PageId(resident.tag.owner);
-                        victims.push(Victim {
-                            page,
-                            object,
-                            is_read: word.is_read(),
-                        });
-                        *victims_bytes += object.bytes as u64;
-                    }
+                    coming.pass(tiers, resident).map(&mut take);
                 });
+            coming.rest().for_each(take);
             if at_end {
                 self.threshold = None;
                 break;
@@ -170,6 +183,28 @@ impl Victims {
             .iter()
             .map(|victim| victim.object.bytes as u64)
             .sum();
+    }
+}
+
+/// Residents whose words are on their way from memory, each of which would be a cache miss to wait for.
+#[derive(Default)]
+struct Coming {
+    residents: [Option<Resident>; FETCHED],
+    next: usize,
+}
+
+impl Coming {
+    /// Lets one come, and gives the one that has come.
+    fn pass(&mut self, tiers: &Tiers, resident: Resident) -> Option<Resident> {
+        tiers.table.prefetch(PageId(resident.tag.owner));
+        let place = &mut self.residents[self.next % FETCHED];
+        self.next += 1;
+        place.replace(resident)
+    }
+
+    /// Those that are left.
+    fn rest(self) -> impl Iterator<Item = Resident> {
+        self.residents.into_iter().flatten()
     }
 }
 

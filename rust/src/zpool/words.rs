@@ -67,6 +67,12 @@ impl SharedWords {
         self.mapping.atomic_u64s(HEADER_BYTES, self.words)
     }
 
+    /// Hints that a word will be read soon.
+    #[inline]
+    pub fn prefetch(&self, word: usize) {
+        self.mapping.prefetch(HEADER_BYTES + word * 8, 1);
+    }
+
     /// Ranges of words, page by page, that may hold anything but zeros. Words outside them need not
     /// be looked at, which would cost memory.
     pub fn populated(&self) -> Vec<Range<usize>> {

@@ -38,6 +38,7 @@ mod tests;
 mod turn;
 mod upkeep;
 mod waiting;
+mod walk;
 mod word;
 mod zpool;
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::word::{self, Word};
 use crate::zpool::arena::RUN_FRAMES_MAX;
 use crate::zpool::side::{Side, head_next, with_head_next};
-use crate::zpool::{Arena, Handle, Tag, ZpoolKind};
+use crate::zpool::{Arena, Handle, ZpoolKind};
 
 const FRAMES_BITS: u32 = 5;
 const _: () = assert!(RUN_FRAMES_MAX < 1 << FRAMES_BITS);
@@ -212,27 +212,6 @@ impl Region {
     #[inline]
     pub fn granule(&self, grain: Grain, handle: Handle) -> u32 {
         (handle.frame() - self.head) * grain.per_frame + handle.low()
-    }
-
-    /// Walks the live slots from `from` on: granule and tag. `visit` says whether to go on. Returns
-    /// where it stopped, the end if it did not.
-    pub fn walk(
-        &self,
-        arena: &Arena,
-        grain: Grain,
-        from: u32,
-        mut visit: impl FnMut(u32, Tag) -> bool,
-    ) -> u32 {
-        let (mut at, end) = (0, self.end(grain));
-        while at < end {
-            let word = self.read(arena, grain, at);
-            if word.is_live() && at >= from && !visit(at, word.tag()) {
-                return at;
-            }
-            assert!(word.granules() > 0, "an empty slot at {at} of {self:?}");
-            at += word.granules();
-        }
-        end
     }
 }
 
