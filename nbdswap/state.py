@@ -18,6 +18,7 @@ from typing import Any, Self
 from nbdswap.errors import RefusedError
 
 FORMAT = 1
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,8 @@ class State:
     exports: tuple[ExportState, ...]
     clean: bool
     """The last server stopped in good order."""
+    boot_id: str | None = None
+    """In which boot of the host the memory was made or adopted; None: not known."""
 
     @property
     def may_hold_data(self) -> bool:
@@ -177,6 +180,14 @@ class StateDir:
             (self.path / "lock").unlink()
             self.path.rmdir()
         self.close()
+
+
+def boot_id() -> str | None:
+    """Names the time since the host was booted; None where the kernel does not say."""
+    try:
+        return BOOT_ID.read_text(encoding="ascii").strip() or None
+    except OSError:
+        return None
 
 
 def _state_path(directory: Path) -> Path:

@@ -6,14 +6,14 @@ leaves a state that is at worst too careful. Not here: the rules (`succession`).
 
 import secrets
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nbdswap.config import Config
 from nbdswap.engine import Engine, OpenCore, open_engine
 from nbdswap.errors import NbdswapError, RefusedError
 from nbdswap.logs import EventLog
-from nbdswap.state import State, StateDir
+from nbdswap.state import State, StateDir, boot_id
 from nbdswap.store_key import forget_key
 from nbdswap.succession import (
     Newcomer,
@@ -58,16 +58,24 @@ class Takeover:
     populate: bool
     store_fd: int | None = None
     """The backing file as the predecessor in this process had it open."""
+    boot_id: str | None = field(default_factory=boot_id)
+    """Of the host, now; a test passes its own."""
 
     def run(self, *, fresh: bool) -> TakenOver:
         """Adopts the predecessor's memory, or starts anew and knows what was lost."""
         newcomer = Newcomer(instance=secrets.randbits(64), generation_min=int(time.time()))
-        succession = decide(
-            self.previous,
-            self.config,
-            newcomer,
-            memory_present=self._memory_present(),
-            fresh=fresh,
+        present = self._memory_present()
+        if present and self._is_of_another_boot():
+            assert self.previous is not None, "memory without a predecessor"
+            log.warning(
+                "the memory of the last server is of another boot of the host, and not believed",
+                memory_dir=self.previous.memory_dir,
+            )
+            # Before a state of this boot is written, by which it would be believed.
+            _remove_memory(self.previous)
+            present = False
+        succession = self._in_this_boot(
+            decide(self.previous, self.config, newcomer, memory_present=present, fresh=fresh)
         )
         engine, adopted = self._open(succession, self.store_fd)
         if succession.adopt and not adopted:
@@ -76,10 +84,11 @@ class Takeover:
             reason = "the memory of the last server cannot be adopted"
             if succession.recovered:
                 # The engine has made them from the log already.
-                succession = recover(self.previous, self.config, reason)
+                succession = self._in_this_boot(recover(self.previous, self.config, reason))
                 self.state_dir.write(succession.state)
             else:
                 succession = lose(self.previous, self.config, newcomer, reason)
+                succession = self._in_this_boot(succession)
                 engine.close(forget=True)
                 engine, adopted = self._open(succession, None)
         if succession.reason and (succession.lost or succession.forgotten):
@@ -154,6 +163,14 @@ class Takeover:
             _remove_memory(succession.state)
         if self.previous is None:
             self.state_dir.remove_state()
+
+    def _in_this_boot(self, succession: Succession) -> Succession:
+        return replace(succession, state=replace(succession.state, boot_id=self.boot_id))
+
+    def _is_of_another_boot(self) -> bool:
+        """Files that outlive the host are on a disk, which need not have had their last bytes."""
+        then = None if self.previous is None else self.previous.boot_id
+        return None not in (then, self.boot_id) and then != self.boot_id
 
     def _memory_present(self) -> bool:
         previous = self.previous

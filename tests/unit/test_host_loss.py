@@ -1,10 +1,13 @@
 """What a server makes of a state with durable exports: recovered, lost, or written down first."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nbdswap.errors import RefusedError
+from nbdswap.state import boot_id
 from nbdswap.takeover import TakenOver
 from tests.unit.conftest import MakeConfig
 from tests.unit.fake_core import FakeCore
@@ -125,3 +128,36 @@ def test_what_was_durable_is_recovered_even_if_it_is_not_to_be_any_more(life: Li
     assert recovered_in(second) == ["disk"]
     assert [spec["durable"] for spec in fake(second).opened_with["exports"]] == [False, True]
     assert durability(life) == "process"
+
+
+def test_memory_of_another_boot_is_not_believed(
+    life: Life, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a file system that outlives the host it is there, with bytes of any age."""
+    first = start_and_attach(life, BOTH)
+    life.state_dir.write(replace(life.state(), boot_id="another"))
+    second = life.start(BOTH)
+    assert (recovered_in(second), lost_in(second)) == (["disk"], ["swap"])
+    assert not fake(second).opened_with["adopt"]
+    assert second.state.instance == first.state.instance
+    assert "of another boot of the host" in caplog.text
+    assert life.state().boot_id == boot_id() != "another"
+    third = life.start(BOTH)
+    assert fake(third).opened_with["adopt"], "its memory is of this boot"
+
+
+def test_memory_of_another_boot_is_lost_where_nothing_is_durable(life: Life) -> None:
+    life.attach(life.start())
+    life.state_dir.write(replace(life.state(), boot_id="another"))
+    assert lost_in(life.start()) == ["swap"]
+    assert life.state().boot_id == boot_id()
+
+
+def test_memory_of_an_unknown_boot_is_adopted(life: Life) -> None:
+    """States of older servers do not say."""
+    life.attach(life.start())
+    plain = json.loads(life.state_dir.state_path.read_text())
+    del plain["boot_id"]
+    life.state_dir.state_path.write_text(json.dumps(plain))
+    assert life.start().adopted
+    assert life.state().boot_id == boot_id()
