@@ -1,7 +1,8 @@
 //! What the next process may believe of the log: three words in the table's shared memory.
 //!
 //! ```text
-//! promised   what flushes were answered with is in segments of smaller sequences; at least the position
+//! promised   what flushes were answered with, or what superseded that, is in segments of smaller sequences
+//!            and on the device; at least the position
 //! position   all segments of smaller sequences are whole and on the device; 0: nothing is known
 //! doubt      1 from before a sync until everything that it should have covered is known to be there
 //! ```
@@ -44,12 +45,13 @@ impl<'a> Belief<'a> {
         self.position.load(SeqCst)
     }
 
-    /// What flushes were answered with is in segments of smaller sequences.
+    /// What flushes were answered with, or what superseded that, is in segments of smaller sequences. Those from
+    /// the position on may be ones whose write failed.
     pub fn promised(self) -> u64 {
         self.promised.load(SeqCst).max(self.position())
     }
 
-    /// Segments of smaller sequences may hold what flushes were answered with.
+    /// Segments of smaller sequences were synced, and may hold what supersedes what flushes were answered with.
     pub fn promise(self, sequence: u64) {
         self.promised.store(sequence, SeqCst);
     }

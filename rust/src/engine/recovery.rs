@@ -398,7 +398,7 @@ impl<'a> Recovery<'a> {
             belief.restore();
             return Ok(());
         }
-        self.keep_promised(belief.promised())?;
+        self.keep_promised()?;
         let position = belief.position();
         self.each_page(|recovery, page, word| {
             let at = match word.place() {
@@ -412,29 +412,43 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
-    /// Keeps of each page the newest record that a flush may have been answered with, until the page is written
-    /// again. Segments without such a record are free: they are all that there is to write into.
-    fn keep_promised(&mut self, promised: u64) -> Result<()> {
-        let found = PageSet::new(self.tiers.table.pages(), false)?;
-        for (sequence, segment) in self.store.find_segments(&mut self.buffer)? {
-            if sequence >= promised {
+    /// Keeps of each page the newest whole record that a flush may have been answered with, or that superseded
+    /// it, until the page is written again. Segments without such a record are free: they are all that there is
+    /// to write into.
+    fn keep_promised(&mut self) -> Result<()> {
+        let belief = self.tiers.belief();
+        let (store, tiers, durable) = (self.store, self.tiers, self.durable);
+        let found = PageSet::new(tiers.table.pages(), false)?;
+        for (sequence, segment) in store.find_segments(&mut self.buffer)? {
+            if sequence >= belief.promised() {
                 continue;
             }
             self.list(segment)?;
+            let mut unsure = Vec::new();
             for record in &self.records {
                 let (page, at) = (PageId(record.page), record.location);
                 if record.page == POSITION_PAGE || found.contains(page) {
                     continue;
                 }
-                found.insert(page);
-                let lives = match self.tiers.table.peek(page).place() {
+                let lives = match tiers.table.peek(page).place() {
                     Place::Store(object) => object.at == at,
-                    _ => self.durable.mark(page) == Some(at),
+                    _ => durable.mark(page) == Some(at),
                 };
-                if !lives {
-                    self.store.outlived(at);
+                if lives || sequence < belief.position() {
+                    found.insert(page);
+                    if !lives {
+                        store.outlived(at);
+                    }
+                } else {
+                    unsure.push(*record);
                 }
             }
+            store.read(&mut self.buffer, &unsure, &mut |index, object| {
+                if object.is_ok() {
+                    found.insert(PageId(unsure[index].page));
+                    store.outlived(unsure[index].location);
+                }
+            });
         }
         Ok(())
     }

@@ -357,7 +357,7 @@ impl Checkpoint {
         if self.stage != Stage::Landing {
             return Ok(());
         }
-        sync(context, store, durable)?;
+        sync(context, store, durable, streams)?;
         let sequence = store.sequence_next();
         durable.position.store(sequence, Ordering::Relaxed);
         context.tiers.belief().settle(sequence);
@@ -414,12 +414,24 @@ fn failure_of(streams: &Streams) -> FlushError {
 
 /// Syncs what has landed. After a failure nothing that is not known to be on the device is believed, by
 /// the next process neither.
-fn sync(context: &Context<'_>, store: &Store, durable: &Durable) -> Result<(), FlushError> {
+fn sync(
+    context: &Context<'_>,
+    store: &Store,
+    durable: &Durable,
+    streams: &Streams,
+) -> Result<(), FlushError> {
     let belief = context.tiers.belief();
     let was_in_doubt = belief.doubt();
+    // Segments of smaller sequences are all landed, and on the device if this succeeds.
+    let covered = (!streams.is_under_way()).then(|| store.sequence_next());
     match store.sync() {
         Ok(()) => {
+            // What was promised may have been superseded by what is there now, and be reused.
+            if let Some(sequence) = covered {
+                store.set_promised(sequence);
+            }
             if !was_in_doubt {
+                covered.inspect(|sequence| belief.promise(*sequence));
                 belief.restore();
             }
             durable.unsynced.drain(|_| {});
@@ -480,6 +492,6 @@ fn find_room(context: &Context<'_>, tools: &mut Tools<'_>) -> Result<bool, Flush
     if held == 0 {
         return Ok(false);
     }
-    sync(context, store, durable)?;
+    sync(context, store, durable, streams)?;
     Ok(store.segments_held() < held)
 }
