@@ -36,7 +36,8 @@ class Verdict:
     damaged: set[Name]
     """Pages whose record is damaged."""
     missing: int
-    """Records that a damaged list names no more, dead ones and those of torn writes included."""
+    """Records that are not named, dead ones and those of torn writes included: a damaged list names
+    them no more, or there are more than are told."""
 
 
 def verify(server: Server) -> Verdict:
@@ -57,7 +58,8 @@ def verify(server: Server) -> Verdict:
         for damage in verdict["damaged"]
         if damage["in_use"]
     }
-    return Verdict(in_use, verdict["records_missing"])
+    untold = max(verdict["records_damaged"] - len(verdict["damaged"]), 0)
+    return Verdict(in_use, verdict["records_missing"] + untold)
 
 
 def flip_bytes(path: Path, count: int, rng: random.Random) -> list[int]:
