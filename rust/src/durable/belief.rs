@@ -73,7 +73,6 @@ impl<'a> Belief<'a> {
 
     /// Everything in segments of smaller sequences is on the device, or superseded by what is.
     pub fn settle(self, position: u64) {
-        self.promise(position);
         self.position.store(position, SeqCst);
         self.doubt.store(0, SeqCst);
     }

@@ -278,7 +278,8 @@ impl Store {
         Ok(())
     }
 
-    /// What flushes of a predecessor were answered with is in segments of smaller sequences.
+    /// What flushes were answered with, or what superseded that, is in segments of smaller sequences and on the
+    /// device: a sync that succeeded, of this process or of a predecessor, has covered them.
     pub fn set_promised(&self, sequence: u64) {
         self.segments.set_promised(sequence);
     }

@@ -364,6 +364,7 @@ impl Scene {
         match self.plan.bug {
             Bug::ForgetsDoubt => belief.restore(),
             Bug::ForgetsPromise if belief.is_in_doubt() => {
+                belief.promise(0);
                 belief.settle(0);
                 belief.doubt();
             }

@@ -32,7 +32,7 @@ pub(super) struct Epochs {
     syncs_done: AtomicU64,
     checkpoints_begun: AtomicU64,
     checkpoints_done: AtomicU64,
-    /// What flushes were answered with is in segments of smaller sequences.
+    /// What flushes were answered with, or what superseded that, is in segments of smaller sequences.
     promised: AtomicU64,
 }
 
@@ -79,7 +79,7 @@ impl Segments {
         self.let_go();
     }
 
-    /// What flushes were answered with is in segments of sequences up to this one.
+    /// What flushes were answered with, or what superseded that, is in segments of smaller sequences.
     pub fn set_promised(&self, sequence: u64) {
         self.epochs.promised.store(sequence, Ordering::SeqCst);
     }
@@ -107,7 +107,6 @@ impl Segments {
 
     /// That checkpoint succeeded.
     pub fn end_checkpoint(&self, number: u64) {
-        self.set_promised(self.sequence_next());
         self.epochs.checkpoints_done.store(number, Ordering::SeqCst);
         self.let_go();
     }
