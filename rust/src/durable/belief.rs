@@ -71,9 +71,13 @@ impl<'a> Belief<'a> {
         self.doubt.store(0, SeqCst);
     }
 
-    /// Everything in segments of smaller sequences is on the device, or superseded by what is.
-    pub fn settle(self, position: u64) {
+    /// Everything that is promised is on the device, in segments of sequences below `promised`; those below
+    /// `position` are whole. `is_sure`: what is between the two is no page's newest record unless it is whole.
+    pub fn settle(self, promised: u64, position: u64, is_sure: bool) {
+        self.promised.store(promised, SeqCst);
         self.position.store(position, SeqCst);
-        self.doubt.store(0, SeqCst);
+        if is_sure {
+            self.doubt.store(0, SeqCst);
+        }
     }
 }

@@ -16,7 +16,7 @@ use super::switch::CodecSwitch;
 use super::{Bell, Engine, ExportInfo};
 use crate::age::Clock;
 use crate::codec::CodecChoice;
-use crate::durable::Durable;
+use crate::durable::{Belief, Durable};
 use crate::error::{Error, Result};
 use crate::incident::Incidents;
 use crate::page::{PAGE_BYTES_ALLOWED, PageId};
@@ -152,12 +152,18 @@ impl Engine {
             may_be_blank: report.adopted && !holds_stored,
             keeps_freed: is_durable,
         };
+        // Opening syncs, and a sync that fails then says so once, as any other does.
+        let belief = Belief::new(table.memory().notes());
+        let was_in_doubt = adopt_store && is_durable && belief.doubt();
         // The store first: a backing file that is refused must not cost the predecessor's pool.
         let opened = open_store(&mut options, adoption).and_then(|store| {
             let pool = open_pool(&options, &mut report)?;
             Ok((store, pool))
         });
-        let (store, pool) = opened.inspect_err(|_| {
+        let (store, pool) = opened.inspect_err(|error| {
+            if !was_in_doubt && !matches!(error, Error::Io { .. }) {
+                belief.restore();
+            }
             if !report.adopted {
                 // Nobody will use it, and whoever looks for a predecessor's table must not find it.
                 table.memory().remove();
@@ -209,7 +215,8 @@ impl Engine {
             } else {
                 recovery.compare(&lane)?;
             }
-            recovery.sync()?;
+            recovery.sync(was_in_doubt)?;
+            report.warnings.extend(recovery.warn_of_unreadable());
         }
         if let (true, Some(store)) = (adopt_store, &tiers.store) {
             store.adopted();

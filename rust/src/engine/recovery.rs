@@ -1,12 +1,13 @@
 //! What the log says of durable exports when an engine is opened: all that there is after loss of the
-//! host, and what is still owed to it when the memory of a predecessor was taken over.
+//! host, and what is still owed to it when the memory of a predecessor was taken over (`comparison`).
 //!
 //! Segments are looked at from the newest to the oldest, so that of a page the first record that is found
 //! counts. How much of the log is known to be whole and on the device stands in it (`position`, written
 //! by every checkpoint). There the lists of records are enough, and whether an object is what was written
 //! is found out when it is read, as always. Of what was written since, part may be missing: every record
 //! is verified, and one that is damaged was never acknowledged as flushed, so that the one before it
-//! counts. Its page is owed: before the log is called whole again, there is a newer record of it.
+//! counts. Its page is owed: before the log is called whole again, there is a newer record of it. So are all pages
+//! with records in such a segment, which is in doubt until it is empty and buried (`Store::whole_up_to`).
 //!
 //! Of a record that is damaged together with the list of its segment the page is an error, as far as either
 //! names it. What it cannot tell: a record of the newest segments that rotted between the last checkpoint and
@@ -16,14 +17,16 @@
 //!
 //! Locking: none, nothing else runs yet.
 
+mod comparison;
+
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use crate::codec::CodecId;
 use crate::durable::{Durable, MARK_BYTES, MARK_CODEC, Mark, POSITION_PAGE, PageSet, position_of};
 use crate::error::{Error, Result};
 use crate::page::PageId;
-use crate::stats::LaneStats;
-use crate::store::{ReadBuffer, RecordRef, SegmentIndex, Store};
+use crate::store::{Location, ReadBuffer, RecordRef, SegmentIndex, Store};
 use crate::table::{ObjectAt, Place, Word};
 use crate::tiers::Tiers;
 
@@ -71,6 +74,10 @@ pub(super) struct Recovery<'a> {
     seen: PageSet,
     /// Pages that are to be written down again.
     again: PageSet,
+    /// Segments that a predecessor left and that the device does not give.
+    unreadable: BTreeSet<u32>,
+    /// Something of the segment that is looked at is damaged.
+    is_torn: bool,
     /// Whole segments had records that are gone without a name.
     unnamed: u64,
     /// Segments that were found, and of these the ones that are not known to be whole.
@@ -107,6 +114,8 @@ impl<'a> Recovery<'a> {
             records: Vec::with_capacity(store.records_max()),
             seen: PageSet::new(pages, false)?,
             again: PageSet::new(pages, false)?,
+            unreadable: BTreeSet::new(),
+            is_torn: false,
             unnamed: 0,
             segments: 0,
             segments_unsure: 0,
@@ -154,7 +163,8 @@ impl<'a> Recovery<'a> {
     /// pages that are in no record are lost.
     pub(super) fn find_pages(&mut self, kind: &dyn Fn(PageId) -> (bool, bool)) -> Result<()> {
         let mut position = 0;
-        for (sequence, segment) in self.store.find_segments(&mut self.buffer)? {
+        let found = (self.store).find_segments(&mut self.buffer, &mut |_, error| Err(error))?;
+        for (sequence, segment) in found {
             let is_whole = sequence < position;
             self.segments += 1;
             self.segments_unsure += u64::from(!is_whole);
@@ -180,11 +190,14 @@ impl<'a> Recovery<'a> {
             self.records = records;
             if self.store.summary_errors() > lists_damaged {
                 self.lose_hidden(segment, is_whole)?;
+                self.is_torn = true;
+            }
+            if std::mem::take(&mut self.is_torn) && !is_whole {
+                self.store.doubt(segment);
             }
         }
         self.durable.position.store(position, Ordering::Relaxed);
-        self.tiers.belief().settle(position);
-        self.tiers.belief().promise(self.store.sequence_next());
+        (self.tiers.belief()).settle(self.store.sequence_next(), position, true);
         // Of a page without any whole record none was ever flushed, unless a segment is gone with all of it.
         let is_incomplete = self.store.heads_damaged() > 0;
         let mut from = 0;
@@ -200,7 +213,21 @@ impl<'a> Recovery<'a> {
                 self.tiers.table.lock(page).publish(Word::of(word));
             }
         }
+        self.owe_where(|store, at| store.is_doubted(at));
         Ok(())
+    }
+
+    /// Owes the pages whose newest records are where they are not to be relied on.
+    fn owe_where(&mut self, is_unsure: impl Fn(&Store, Location) -> bool) {
+        self.each_page(|recovery, page, word| {
+            let at = match word.place() {
+                Place::Store(object) => Some(object.at),
+                _ => recovery.durable.mark(page),
+            };
+            if at.is_none_or(|at| is_unsure(recovery.store, at)) {
+                recovery.again.insert(page);
+            }
+        });
     }
 
     /// Reads records and takes those that are what was written. The position that one of them tells, or 0.
@@ -210,6 +237,7 @@ impl<'a> Recovery<'a> {
         let mut buffer = std::mem::take(&mut self.buffer);
         self.store.read(&mut buffer, records, &mut |index, object| {
             let record = &records[index];
+            self.is_torn |= object.is_err();
             if record.page == POSITION_PAGE {
                 let found = object.ok().and_then(position_of);
                 position = position.max(found.unwrap_or(0));
@@ -311,146 +339,6 @@ impl<'a> Recovery<'a> {
                 self.again.insert(page);
             }
         }
-    }
-
-    /// Finds what a predecessor's table knows and the log does not. Segments that a recovery would need
-    /// until that is written down are kept: of a page that is not in the store the one with its newest
-    /// record that is whole. Below the position all are; what is above was written by a write that failed,
-    /// perhaps, and is read.
-    pub(super) fn compare(&mut self, lane: &LaneStats) -> Result<()> {
-        let position = self.tiers.belief().position();
-        self.durable.position.store(position, Ordering::Relaxed);
-        for (sequence, segment) in self.store.find_segments(&mut self.buffer)? {
-            let is_whole = sequence < position;
-            self.list(segment)?;
-            let mut unsure = Vec::new();
-            for record in std::mem::take(&mut self.records) {
-                let page = PageId(record.page);
-                if record.page == POSITION_PAGE || self.seen.contains(page) {
-                    continue;
-                }
-                match self.tiers.table.peek(page).place() {
-                    Place::Store(object) => {
-                        self.seen.insert(page);
-                        if object.at != record.location {
-                            // A copy of it that was not published, and maybe not wholly written.
-                            self.again.insert(page);
-                        }
-                        continue;
-                    }
-                    Place::Unwritten => {
-                        // Discarded while the export was not a durable one.
-                        self.tiers.table.reserve(page)?;
-                        let word = Word::of(Place::Hole);
-                        self.tiers.table.lock(page).publish(word);
-                        lane.moved(self.tiers.export_of(page), Word::default(), word);
-                    }
-                    Place::Pool(_) | Place::Hole | Place::Same(_) | Place::Lost => {}
-                }
-                if is_whole && record.codec != MARK_CODEC {
-                    self.seen.insert(page);
-                    self.store.outlived(record.location);
-                } else {
-                    unsure.push(record);
-                }
-            }
-            self.keep(&unsure, is_whole);
-        }
-        self.claim_marks();
-        self.each_page(|recovery, page, word| {
-            let is_known = matches!(word.place(), Place::Store(_));
-            if !is_known && recovery.durable.mark(page).is_none() {
-                recovery.again.insert(page);
-            }
-        });
-        Ok(())
-    }
-
-    /// Takes those marks that say what their pages are, and keeps what else is whole, since it was outlived.
-    fn keep(&mut self, records: &[RecordRef], is_whole: bool) {
-        let (store, tiers, durable, seen) = (self.store, self.tiers, self.durable, &self.seen);
-        store.read(&mut self.buffer, records, &mut |index, object| {
-            let record = &records[index];
-            let page = PageId(record.page);
-            if object.is_err() && !is_whole {
-                // Its write failed: an older record counts.
-                return;
-            }
-            seen.insert(page);
-            let mark = object.ok().filter(|_| record.codec == MARK_CODEC);
-            let says = mark.and_then(Mark::decode).map(word_of);
-            if says == Some(tiers.table.peek(page).unmarked()) {
-                durable.set_mark(page, Some(record.location));
-            } else {
-                store.outlived(record.location);
-            }
-        });
-    }
-
-    /// Syncs what was found, which may be nowhere but in the device's cache. If that cannot be done, or
-    /// a predecessor could not, what was written since the last success is not relied on: it is written
-    /// again, and until then what was promised is kept. Before the store is adopted.
-    pub(super) fn sync(&mut self) -> Result<()> {
-        let belief = self.tiers.belief();
-        self.store.set_promised(belief.promised());
-        let was_in_doubt = belief.doubt();
-        if self.store.sync().is_ok() && !was_in_doubt {
-            belief.restore();
-            return Ok(());
-        }
-        self.keep_promised()?;
-        let position = belief.position();
-        self.each_page(|recovery, page, word| {
-            let at = match word.place() {
-                Place::Store(object) => Some(object.at),
-                _ => recovery.durable.mark(page),
-            };
-            if at.is_none_or(|at| recovery.store.sequence(at) >= position) {
-                recovery.again.insert(page);
-            }
-        });
-        Ok(())
-    }
-
-    /// Keeps of each page the newest whole record that a flush may have been answered with, or that superseded
-    /// it, until the page is written again. Segments without such a record are free: they are all that there is
-    /// to write into.
-    fn keep_promised(&mut self) -> Result<()> {
-        let belief = self.tiers.belief();
-        let (store, tiers, durable) = (self.store, self.tiers, self.durable);
-        let found = PageSet::new(tiers.table.pages(), false)?;
-        for (sequence, segment) in store.find_segments(&mut self.buffer)? {
-            if sequence >= belief.promised() {
-                continue;
-            }
-            self.list(segment)?;
-            let mut unsure = Vec::new();
-            for record in &self.records {
-                let (page, at) = (PageId(record.page), record.location);
-                if record.page == POSITION_PAGE || found.contains(page) {
-                    continue;
-                }
-                let lives = match tiers.table.peek(page).place() {
-                    Place::Store(object) => object.at == at,
-                    _ => durable.mark(page) == Some(at),
-                };
-                if lives || sequence < belief.position() {
-                    found.insert(page);
-                    if !lives {
-                        store.outlived(at);
-                    }
-                } else {
-                    unsure.push(*record);
-                }
-            }
-            store.read(&mut self.buffer, &unsure, &mut |index, object| {
-                if object.is_ok() {
-                    found.insert(PageId(unsure[index].page));
-                    store.outlived(unsure[index].location);
-                }
-            });
-        }
-        Ok(())
     }
 
     /// Ends it, when the store is adopted: what was found to be owed is.

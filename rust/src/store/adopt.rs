@@ -10,9 +10,15 @@ use crate::error::{Error, Result};
 
 use super::device::{BLOCK_BYTES, Span};
 use super::geometry::{Location, SegmentIndex};
-use super::layout::{HEAD_BYTES, Head, OBJECT_BYTES_MAX};
+use super::layout::{HEAD_BYTES, Head, OBJECT_BYTES_MAX, Shape};
 use super::log::Store;
 use super::read::{READ_BYTES_MAX, ReadBuffer};
+use super::tombstone::tombstone_at;
+
+const NO_RECORDS: Shape = Shape {
+    records: 0,
+    records_bytes: 0,
+};
 
 impl Store {
     /// A page of the predecessor's table is at this place. Gives the sequence of its segment, or
@@ -83,28 +89,88 @@ impl Store {
         self.adopting.store(false, Ordering::Release);
     }
 
+    /// What a predecessor wrote since a sync that failed may not be on the device, its tombstones neither: those
+    /// are written again before anything is written behind them. For a store that is being taken over, after
+    /// [`find_segments`](Self::find_segments).
+    pub fn distrust_tombstones(&self, buffer: &mut ReadBuffer) {
+        for segment in (0..self.segments()).map(SegmentIndex) {
+            if self.segments.shape(segment).is_some() {
+                continue;
+            }
+            let start = self.geometry.start(segment);
+            let block = Span::around(start.offset(), start.offset() + 1);
+            if self.read_span(&mut buffer.bytes, block).is_err() {
+                self.keep_unknown(segment, 1);
+                continue;
+            }
+            let blocks = &buffer.bytes[..block.len()];
+            if let Some(sequence) = tombstone_at(blocks, &self.form, start) {
+                self.segments.found(segment, sequence.max(1), NO_RECORDS);
+            }
+        }
+    }
+
+    /// Nobody knows what is in this segment: it is kept until a checkpoint has succeeded, whatever that is.
+    pub fn keep_unknown(&self, segment: SegmentIndex, position: u64) {
+        if self.segments.shape(segment).is_none() {
+            self.segments.found(segment, 1, NO_RECORDS);
+        }
+        self.segments.outlived(segment);
+        self.segments.doubt(segment, position.max(1));
+    }
+
+    /// What is in this segment is not known to be whole.
+    pub fn doubt(&self, segment: SegmentIndex) {
+        self.segments
+            .doubt(segment, self.segments.sequence(segment));
+    }
+
+    /// The same for segments of sequences from `position` on that were found: those in which nothing lives, or all.
+    pub fn doubt_from(&self, position: u64, is_all: bool) {
+        for segment in (0..self.segments()).map(SegmentIndex) {
+            let is_dead = self.segments.live_bytes(segment) == 0;
+            if (is_all || is_dead) && self.segments.sequence(segment) >= position.max(1) {
+                self.doubt(segment);
+            }
+        }
+    }
+
+    /// Is what is in the segment around this place in doubt?
+    pub fn is_doubted(&self, location: Location) -> bool {
+        self.segments.is_doubted(self.geometry.segment(location))
+    }
+
     /// Finds the segments that hold something of this generation, whether or not it lives: their
-    /// sequences, the newest first. For a store that is being taken over, before the first record.
+    /// sequences, the newest first. For a store that is being taken over, before the first record. `unreadable`
+    /// is asked what to make of one of which the device does not say whether there is something in it.
     ///
-    /// Errors: [`Error::Io`] where the device does not say whether there is one.
-    pub fn find_segments(&self, buffer: &mut ReadBuffer) -> Result<Vec<(u64, SegmentIndex)>> {
+    /// Errors: what `unreadable` gives.
+    pub fn find_segments(
+        &self,
+        buffer: &mut ReadBuffer,
+        unreadable: &mut dyn FnMut(SegmentIndex, Error) -> Result<()>,
+    ) -> Result<Vec<(u64, SegmentIndex)>> {
         assert!(
             self.adopting.load(Ordering::Acquire),
             "a search after adopted()"
         );
         let mut found = Vec::new();
         for segment in (0..self.segments()).map(SegmentIndex) {
-            if let Some(head) = self.head_at(segment, &mut buffer.bytes)? {
-                self.segments.found(segment, head.sequence, head.shape);
-                found.push((head.sequence, segment));
+            match self.head_at(segment, &mut buffer.bytes) {
+                Ok(None) => {}
+                Ok(Some(head)) => {
+                    self.segments.found(segment, head.sequence, head.shape);
+                    found.push((head.sequence, segment));
+                }
+                Err(error) => unreadable(segment, error)?,
             }
         }
         found.sort_unstable_by_key(|(sequence, _)| std::cmp::Reverse(*sequence));
         Ok(found)
     }
 
-    /// The head of a segment, unless it was never written or given back to the file system (most of a
-    /// file is holes, and to search each of them for a tail would take minutes) or is of another
+    /// The head of a segment, unless that is buried, was never written or given back to the file system (most
+    /// of a file is holes, and to search each of them for a tail would take minutes) or is of another
     /// generation.
     pub(super) fn head_at(&self, segment: SegmentIndex, bytes: &mut [u8]) -> Result<Option<Head>> {
         let start = self.geometry.start(segment);
@@ -113,6 +179,9 @@ impl Store {
             return self.find_head(segment, bytes).map(Some);
         }
         let blocks = &bytes[..first.len()];
+        if tombstone_at(blocks, &self.form, start).is_some() {
+            return Ok(None);
+        }
         let is_blank = blocks.iter().all(|byte| *byte == 0);
         let is_ours = Head::generation(&blocks[..HEAD_BYTES]) == Some(self.form.key.generation);
         if is_blank || self.is_of_another_generation(start, bytes) {

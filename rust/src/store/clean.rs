@@ -230,10 +230,12 @@ impl Store {
             let Some(segment) = self.segments.take_freed() else {
                 return false;
             };
-            let bytes = u64::from(self.geometry.segment_bytes);
+            // Not its tombstone: what is behind that counts again without it.
+            let kept = self.tombstones.as_ref().map_or(0, |_| BLOCK_BYTES as u64);
+            let bytes = u64::from(self.geometry.segment_bytes) - kept;
             match self
                 .device
-                .discard(self.geometry.start(segment).offset(), bytes)
+                .discard(self.geometry.start(segment).offset() + kept, bytes)
             {
                 Ok(()) => self.counters.discarded_bytes.add(bytes),
                 Err(error) => {

@@ -41,6 +41,7 @@ use super::geometry::Location;
 pub const HEAD_BYTES: usize = 48;
 /// Bytes in which two copies of a head may differ and be mended.
 const MEND_BYTES_MAX: usize = 10;
+/// What a head begins with.
 pub const HEAD_MAGIC: [u8; 8] = *b"nbdswSEG";
 const _: () = assert!(HEAD_BYTES == 8 + 8 + 8 + 4 + 4 + 8 + 8 && HEAD_BYTES.is_multiple_of(8));
 

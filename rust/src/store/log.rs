@@ -8,13 +8,14 @@
 //! Locking: see `segment`. Each thread that writes has its own [`Batch`].
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Result};
 
 use super::ahead::Ahead;
 use super::batch::{Batch, State};
+use super::buffer::AlignedBuffer;
 use super::device::Device;
 use super::form::Form;
 use super::geometry::{Geometry, Location};
@@ -83,6 +84,8 @@ pub struct Store {
     pub(super) counters: Counters,
     pub(super) ahead: Ahead,
     pub(super) precedence: Precedence,
+    /// What freed segments are buried under; None in a store that no recovery reads.
+    pub(super) tombstones: Option<Mutex<AlignedBuffer>>,
     /// Freed segments are discarded. Goes off for good when the device says that it cannot.
     pub(super) punch: AtomicBool,
     /// Between open and [`adopted`](Self::adopted) of a store that is taken over.
@@ -162,7 +165,7 @@ impl Store {
         self.segments.free_count() as u32
     }
 
-    /// Segments that are freed and wait for a sync or a checkpoint, none of which is counted as free.
+    /// Segments that are freed and wait for a sync, a checkpoint or a tombstone, none of which is counted as free.
     pub fn segments_held(&self) -> u32 {
         self.segments.held_count() as u32
     }
@@ -219,6 +222,7 @@ impl Store {
         let result = pieces.try_for_each(|(at, piece)| self.device.write_at(piece, at));
         if let Err(source) = result {
             self.counters.write_errors.add(1);
+            self.segments.doubt(batch.segment, batch.sequence);
             let error = Error::io("write segment", at, source);
             if error.is_out_of_space() {
                 self.segments.give_back(batch.segment);
@@ -284,6 +288,12 @@ impl Store {
         self.segments.set_promised(sequence);
     }
 
+    /// All segments of sequences below `covered` have landed, and a sync that began after that succeeded: how
+    /// far the log is whole, and whether it is so because of a segment that is in use.
+    pub fn whole_up_to(&self, covered: u64) -> (u64, bool) {
+        self.segments.whole_up_to(covered)
+    }
+
     /// A checkpoint begins: what is outlived from now on waits for another one. Its number.
     pub fn begin_checkpoint(&self) -> u64 {
         self.segments.begin_checkpoint()
@@ -299,6 +309,12 @@ impl Store {
     #[cfg(test)]
     pub(crate) fn forget_to_keep_freed(&mut self) {
         self.segments.keeps_freed = false;
+    }
+
+    /// Plants a bug: the log is called whole where it is not known to be.
+    #[cfg(test)]
+    pub(crate) fn forget_doubts(&self) {
+        self.segments.forget_doubts();
     }
 
     /// The sequence that the next segment will get: all that are written have smaller ones.

@@ -40,6 +40,7 @@ mod stats;
 mod superblock;
 #[cfg(test)]
 mod tests;
+mod tombstone;
 mod traffic;
 
 pub use ahead::Announced;
@@ -51,6 +52,8 @@ pub use file_device::{FileDevice, FileOptions, Io};
 pub use geometry::{Location, SEGMENT_BYTES_DEFAULT, SegmentIndex, object_bytes_max};
 pub use key_file::MakeFile;
 pub use key_source::{KeySource, draw_key};
+#[cfg(test)]
+pub use layout::HEAD_MAGIC;
 pub use log::{Reading, RecordRef, Store};
 pub use offline::{
     Damage, Label, Labels, RecordKind, Verdict, inspect_store, repair_store, verify_store,
@@ -59,4 +62,6 @@ pub use open::StoreOptions;
 pub use read::{GROUP_READS_MAX, READ_BYTES_MAX, ReadBuffer};
 pub use segment::{Candidates, Choice, Reason};
 pub use stats::StoreStats;
+#[cfg(test)]
+pub use tombstone::TOMBSTONE_MAGIC;
 pub use traffic::{Lines, Silence};

@@ -271,6 +271,7 @@ fn open_offline(
         counters: Counters::default(),
         ahead: Ahead::default(),
         precedence: Precedence::default(),
+        tombstones: None,
         punch: AtomicBool::new(false),
         adopting: AtomicBool::new(true),
         descriptor: None,

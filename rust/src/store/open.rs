@@ -6,8 +6,8 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Result};
 
@@ -216,6 +216,7 @@ impl Store {
             counters: Counters::default(),
             ahead: Ahead::default(),
             precedence: Precedence::default(),
+            tombstones: (options.keeps_freed).then(|| Mutex::new(AlignedBuffer::new(BLOCK_BYTES))),
             punch: AtomicBool::new(options.punch),
             adopting: AtomicBool::new(options.adopt),
         })

@@ -9,6 +9,9 @@
 //! write fails too it is broken and taken only to clean where nothing else is left to. The next process
 //! that opens the file trusts all of them anew.
 //!
+//! In a store that a recovery may have to read, a freed segment waits before it is taken again
+//! (`quarantine`), and it is kept account of how far the log is whole (`doubt`).
+//!
 //! Not here: what is in a segment (`layout`), I/O (`log`, `read`, `clean`).
 //! Locking: per-segment atomics for what every page operation touches, one mutex for the lists of
 //! free segments. It is a leaf: nothing is called while it is held.
@@ -16,9 +19,11 @@
 mod adoption;
 mod audit;
 mod choice;
+mod doubt;
 mod quarantine;
 
 pub use choice::{Candidates, Choice};
+pub(super) use quarantine::Spent;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -29,6 +34,7 @@ use crate::error::{Error, Result};
 use super::geometry::{SEGMENT_BYTES_MAX, SegmentIndex};
 use super::layout::Shape;
 use super::stats::Counter;
+use doubt::Doubt;
 use quarantine::{Epochs, Held};
 
 /// Stands in `live` for "not sealed yet".
@@ -68,6 +74,8 @@ struct Segment {
     unreadable: AtomicBool,
     /// When it is freed, the checkpoint that has to succeed before it is reused; 0: none.
     checkpoint_wanted: AtomicU64,
+    /// Uses of which it is not known that they are whole on the device.
+    doubt: Doubt,
 }
 
 /// Free segments, by what is known of them. Sized for all segments, so they never grow.
@@ -84,8 +92,12 @@ struct Lists {
     is_device_in_doubt: bool,
     /// Freed, and waiting for a sync or a checkpoint.
     held: VecDeque<Held>,
-    /// Taken out of `freed` by [`Segments::take_freed`].
-    discarding: u32,
+    /// Freed and of no use to anybody, but their heads stand.
+    spent: VecDeque<Spent>,
+    /// Their heads were written over, which waits for a sync.
+    buried: VecDeque<Held>,
+    /// Taken out of `freed` to be discarded, or out of `spent` to be buried.
+    away: u32,
     sequence_next: u64,
 }
 
@@ -97,6 +109,8 @@ pub(super) struct Segments {
     /// Freed segments wait until what superseded their records is on the device.
     pub(super) keeps_freed: bool,
     epochs: Epochs,
+    /// Is any segment in doubt?
+    doubted: AtomicBool,
     /// Segments that were freed after `victim` named them.
     pub cleaned: Counter,
 }
@@ -105,15 +119,19 @@ impl Segments {
     /// Segments that are not in use and not free either, until `list_free`.
     pub fn new(count: u32, reserve: u32, opens: u64, keeps_freed: bool) -> Self {
         assert!((1..=OPENS_MAX).contains(&opens), "opened {opens} times");
-        let room = || VecDeque::with_capacity(count as usize);
+        fn room<T>(count: u32) -> VecDeque<T> {
+            VecDeque::with_capacity(count as usize)
+        }
         let lists = Lists {
-            ready: room(),
-            freed: room(),
-            suspect: room(),
-            broken: room(),
+            ready: room(count),
+            freed: room(count),
+            suspect: room(count),
+            broken: room(count),
             is_device_in_doubt: false,
-            held: VecDeque::with_capacity(count as usize),
-            discarding: 0,
+            held: room(count),
+            spent: room(count),
+            buried: room(count),
+            away: 0,
             sequence_next: opens << SEQUENCE_BITS,
         };
         let all = (0..count).map(|_| Segment::default()).collect();
@@ -123,20 +141,21 @@ impl Segments {
             reserve,
             keeps_freed,
             epochs: Epochs::default(),
+            doubted: AtomicBool::new(false),
             cleaned: Counter::default(),
         }
     }
 
     /// Makes all segments in which nothing lives free; called once, before any is taken. If there
     /// was a store before, they may still take room in the file.
-    /// What a recovery may still need waits, as if it had been freed now.
+    /// What a recovery would look at waits, as if it had been freed now.
     pub fn list_free(&self, used_before: bool) {
         for (number, segment) in self.all.iter().enumerate() {
             if segment.live.load(Ordering::Relaxed) > 0 {
                 continue;
             }
             let sequence = segment.sequence.swap(0, Ordering::AcqRel);
-            if segment.checkpoint_wanted.load(Ordering::SeqCst) > 0 {
+            if self.keeps_freed && sequence > 0 {
                 self.hold_or_free(SegmentIndex(number as u32), sequence);
                 continue;
             }
@@ -333,18 +352,15 @@ impl Segments {
     pub fn take_freed(&self) -> Option<SegmentIndex> {
         let mut lists = self.lists();
         let number = lists.freed.pop_front()?;
-        lists.discarding += 1;
+        lists.away += 1;
         Some(SegmentIndex(number))
     }
 
     /// The segment can be taken; true when more are waiting for a discard.
     pub fn discarded(&self, index: SegmentIndex) -> bool {
         let mut lists = self.lists();
-        assert!(
-            lists.discarding > 0,
-            "{index:?} was not taken for a discard"
-        );
-        lists.discarding -= 1;
+        assert!(lists.away > 0, "{index:?} was not taken for a discard");
+        lists.away -= 1;
         lists.ready.push_back(index.0);
         !lists.freed.is_empty()
     }

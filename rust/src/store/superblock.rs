@@ -24,7 +24,9 @@ use super::layout::{Key, u32_at, u64_at};
 // A copy lies in the last block before the first segment. It is never older than the superblock.
 pub const SUPERBLOCK_BYTES: usize = 96;
 pub const SUPERBLOCK_MAGIC: [u8; 8] = *b"NBDSWAP\0";
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
+/// The oldest one that is read: it is the same without tombstones.
+const VERSION_MIN: u32 = 2;
 const CHECKSUM_AT: usize = 88;
 const CIPHER_AES_256_GCM: u64 = 1;
 const _: () =
@@ -76,8 +78,10 @@ impl Superblock {
             return Err("begins with bytes that no store of nbdswap begins with".into());
         }
         let version = u32_at(block, 8);
-        if version != VERSION {
-            return Err(format!("has format version {version}, wanted {VERSION}"));
+        if !(VERSION_MIN..=VERSION).contains(&version) {
+            return Err(format!(
+                "has format version {version}, wanted {VERSION_MIN} to {VERSION}"
+            ));
         }
         let (wanted, found) = (xxh3_64(&block[..CHECKSUM_AT]), u64_at(block, CHECKSUM_AT));
         if wanted != found {

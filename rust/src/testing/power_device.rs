@@ -8,7 +8,9 @@
 //!   the medium, though reads still find them: [`PowerDevice::fail_sync`];
 //! * the power goes in the middle of something: after so many operations all others fail, and nothing of
 //!   theirs happens: [`PowerDevice::die_after`];
-//! * a sync that says it succeeded and did nothing: [`PowerDevice::lie`].
+//! * a sync that says it succeeded and did nothing: [`PowerDevice::lie`];
+//! * a write of one block with a certain beginning that is acknowledged and never lands:
+//!   [`PowerDevice::lose_blocks`].
 //!
 //! Not here: wrong bytes, errors of reads and writes (`sim_device`). Locking: one mutex around everything.
 
@@ -34,6 +36,8 @@ struct State {
     failing_syncs: u64,
     operations_left: Option<u64>,
     lies: bool,
+    lost_beginning: Option<[u8; 8]>,
+    repeated: Vec<[u8; 8]>,
 }
 
 /// The simulated device. Share it as `Arc<PowerDevice>`, which is a [`Device`] too.
@@ -59,6 +63,8 @@ impl PowerDevice {
                 failing_syncs: 0,
                 operations_left: None,
                 lies: false,
+                lost_beginning: None,
+                repeated: Vec::new(),
             }),
         }
     }
@@ -103,6 +109,21 @@ impl PowerDevice {
         self.state().lies = true;
     }
 
+    /// Lets writes of one block that begins like this succeed and do nothing.
+    pub fn lose_blocks(&self, beginning: [u8; 8]) {
+        self.state().lost_beginning = Some(beginning);
+    }
+
+    /// Writes that began like this where the medium had something that begins so.
+    pub fn repeated(&self, beginning: [u8; 8]) -> usize {
+        let state = self.state();
+        state
+            .repeated
+            .iter()
+            .filter(|one| **one == beginning)
+            .count()
+    }
+
     /// Syncs that succeeded.
     pub fn syncs(&self) -> u64 {
         self.state().syncs
@@ -132,6 +153,11 @@ impl State {
         range
             .ok_or(io::ErrorKind::UnexpectedEof)?
             .copy_from_slice(bytes);
+        if let Some(beginning) = bytes.first_chunk()
+            && self.medium[at..].starts_with(beginning)
+        {
+            self.repeated.push(*beginning);
+        }
         for (number, sector) in bytes.chunks_exact(SECTOR_BYTES).enumerate() {
             let versions = self.pending.entry(at / SECTOR_BYTES + number).or_default();
             versions.push(sector.to_vec());
@@ -161,6 +187,10 @@ impl Device for PowerDevice {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.state();
         state.begin()?;
+        let lost = state.lost_beginning;
+        if bytes.len() == BLOCK_BYTES && lost.is_some_and(|lost| bytes.starts_with(&lost)) {
+            return Ok(());
+        }
         state.put(offset, bytes)
     }
 

@@ -54,6 +54,9 @@ const SEGMENT_OVERHEAD_BYTES: u32 = 256;
 /// What the list of records takes for each.
 const ENTRY_BYTES: u32 = 8;
 
+/// Segments that are buried before a sync, at most: 4 KiB each.
+const BURIED_PER_SYNC: u32 = 64;
+
 /// How long a checkpoint that nobody asked for waits after one that failed, and after one that could not
 /// free all segments that wait.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -359,12 +362,16 @@ impl Checkpoint {
         }
         sync(context, store, durable, streams)?;
         let sequence = store.sequence_next();
-        durable.position.store(sequence, Ordering::Relaxed);
-        context.tiers.belief().settle(sequence);
+        let (position, is_because_of_pages) = store.whole_up_to(sequence);
+        durable.position.store(position, Ordering::Relaxed);
+        (context.tiers.belief()).settle(sequence, position, !is_because_of_pages);
         self.last_sequence = sequence;
         store.end_checkpoint(self.number);
         if let Some(flush) = self.flush.take() {
             durable.flushes.end(flush, Ok(()));
+        }
+        if tools.cleaner.wants_segments(store) && store.segments_spent() > 0 {
+            sync(context, store, durable, streams)?;
         }
         (self.held_left, self.held_since) = (store.segments_held(), context.now);
         self.stage = Stage::Idle;
@@ -412,15 +419,16 @@ fn failure_of(streams: &Streams) -> FlushError {
     }
 }
 
-/// Syncs what has landed. After a failure nothing that is not known to be on the device is believed, by
+/// Buries segments and syncs what has landed. After a failure nothing that is not known to be on the device is believed, by
 /// the next process neither.
 fn sync(
     context: &Context<'_>,
     store: &Store,
     durable: &Durable,
-    streams: &Streams,
+    streams: &mut Streams,
 ) -> Result<(), FlushError> {
     let belief = context.tiers.belief();
+    streams.bury(store, BURIED_PER_SYNC);
     let was_in_doubt = belief.doubt();
     // Segments of smaller sequences are all landed, and on the device if this succeeds.
     let covered = (!streams.is_under_way()).then(|| store.sequence_next());
@@ -488,10 +496,12 @@ fn find_room(context: &Context<'_>, tools: &mut Tools<'_>) -> Result<bool, Flush
         streams.send(context, store, Stream::Survivors);
         return Ok(true);
     }
-    let held = store.segments_held();
-    if held == 0 {
-        return Ok(false);
+    let free = store.segments_free();
+    // What this lets go of has to be buried, which the next one makes last.
+    for _ in 0..2 {
+        if store.segments_held() > 0 && store.segments_free() == free {
+            sync(context, store, durable, streams)?;
+        }
     }
-    sync(context, store, durable, streams)?;
-    Ok(store.segments_held() < held)
+    Ok(store.segments_free() > free)
 }

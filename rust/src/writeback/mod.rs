@@ -70,6 +70,9 @@ const LOOSE_SHARE_QUIET: u64 = 64;
 /// This share of the pool's frames may be free and stay in memory, so that a burst finds them: 1/256.
 const SPARE_SHARE: u32 = 256;
 
+/// Freed segments that are buried in one piece of work: 4 KiB each.
+const BURIED_PER_PIECE: u32 = 8;
+
 /// Pieces of work in one step until a batch is full, or holds all that there is.
 const PROBE_PIECES_MAX: u32 = 8;
 
@@ -350,6 +353,9 @@ impl Writeback {
         let allows = outflow.may_write(context, store);
         if outflow.streams.health().is_degraded() {
             return (allows && outflow.probe(context, store)).then_some(Work::More);
+        }
+        if outflow.streams.bury(store, BURIED_PER_PIECE) {
+            return Some(Work::More);
         }
         let may_clean = allows && outflow.budget.is_ample();
         let Outflow {

@@ -36,7 +36,7 @@ use crate::codec::CodecId;
 use crate::durable::{Durable, MARK_CODEC, position_object};
 use crate::error::Result;
 use crate::page::PageId;
-use crate::store::{Reason, RecordRef, Store};
+use crate::store::{BLOCK_BYTES, Reason, RecordRef, Store};
 use crate::table::{ObjectAt, PageGuard, Place, Word};
 use crate::tiers::Tiers;
 
@@ -348,6 +348,13 @@ impl Streams {
     /// Bytes that the device was given since the last call, those of failed writes too.
     pub(super) fn take_written_bytes(&mut self) -> u64 {
         std::mem::take(&mut self.written_bytes)
+    }
+
+    /// Buries up to `most` freed segments. False: none was, or none could be.
+    pub(super) fn bury(&mut self, store: &Store, most: u32) -> bool {
+        let buried = store.bury(most);
+        self.written_bytes += u64::from(buried) * BLOCK_BYTES as u64;
+        buried > 0
     }
 
     /// Gives up the batches that write-back fills: their pages stay in the pool, where there is room

@@ -8,7 +8,7 @@
 mod losses;
 
 use super::*;
-use crate::store::{Encryption, MasterKey};
+use crate::store::{Encryption, MasterKey, TOMBSTONE_MAGIC};
 use crate::testing::power_device::PowerDevice;
 
 /// Pages of the export that promises nothing, which comes first, and of the durable one.
@@ -32,6 +32,10 @@ enum Bug {
     ForgetsDoubt,
     /// Who takes over in doubt keeps nothing of what is in no page's place.
     ForgetsPromise,
+    /// Freed segments are written over while their heads stand.
+    NoTombstones,
+    /// The log is called whole where a write or a sync failed.
+    CallsWhole,
 }
 
 #[derive(Clone, Copy)]
@@ -39,6 +43,8 @@ struct Plan {
     is_encrypted: bool,
     pool_bytes_max: u64,
     store_bytes: usize,
+    /// Now and then a sync fails.
+    syncs_fail: bool,
     bug: Bug,
 }
 
@@ -46,6 +52,7 @@ const PLAN: Plan = Plan {
     is_encrypted: false,
     pool_bytes_max: 256 << 10,
     store_bytes: 2 << 20,
+    syncs_fail: false,
     bug: Bug::None,
 };
 
@@ -141,7 +148,9 @@ impl Scene {
             | Bug::NoMarks
             | Bug::ForgetsTorn
             | Bug::ForgetsDoubt
-            | Bug::ForgetsPromise => {}
+            | Bug::ForgetsPromise
+            | Bug::CallsWhole => {}
+            Bug::NoTombstones => self.device.lose_blocks(TOMBSTONE_MAGIC),
         }
     }
 
@@ -155,6 +164,9 @@ impl Scene {
 
     fn step(&mut self) -> Work {
         self.now += Duration::from_millis(20);
+        if self.plan.bug == Bug::CallsWhole {
+            self.engine.tiers.store.as_ref().unwrap().forget_doubts();
+        }
         let work = self.engine.step(self.now);
         if let Some((flush, versions)) = self.flush.take() {
             match self.engine.flushed(flush) {
@@ -364,12 +376,11 @@ impl Scene {
         match self.plan.bug {
             Bug::ForgetsDoubt => belief.restore(),
             Bug::ForgetsPromise if belief.is_in_doubt() => {
-                belief.promise(0);
-                belief.settle(0);
-                belief.doubt();
+                belief.settle(0, 0, false);
             }
             _ => {}
         }
+        self.device.fail_sync(0);
         let mut options = plan_options(&self.plan, &self.device, &self.dir);
         options.adopt = true;
         let (engine, report) = Engine::open(options).unwrap();

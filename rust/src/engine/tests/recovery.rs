@@ -1,6 +1,9 @@
 //! Recovery of a damaged log: what a page was before its newest version is never served for it. And what
 //! is foreseen of a recovery is what comes of it.
 
+mod torn;
+mod unreadable;
+
 use super::flushing::durable_run;
 use super::*;
 use crate::durable::MARK_BYTES;

@@ -30,7 +30,7 @@ impl Segments {
         }
         let lists = self.lists();
         let (suspect, broken) = (lists.suspect.len() as u64, lists.broken.len() as u64);
-        let held = lists.held.len() as u64;
+        let held = lists.waiting() as u64;
         drop(lists);
         let dead = lives().filter(|live| *live == 0).count() as u64;
         Census {
@@ -47,10 +47,11 @@ impl Segments {
     pub fn check(&self) {
         let lists = self.lists();
         let mut listed = vec![false; self.all.len()];
-        let held = lists.held.iter().map(|held| &held.number);
+        let waiting = (lists.held.iter().chain(&lists.buried)).map(|held| &held.number);
+        let waiting = waiting.chain(lists.spent.iter().map(|spent| &spent.number));
         let distrusted = lists.suspect.iter().chain(&lists.broken);
         let free = lists.ready.iter().chain(&lists.freed).chain(distrusted);
-        for number in free.chain(held) {
+        for number in free.chain(waiting) {
             assert!(!listed[*number as usize], "segment {number} is free twice");
             listed[*number as usize] = true;
         }
@@ -78,9 +79,6 @@ impl Segments {
                 );
             }
         }
-        assert_eq!(
-            missing, lists.discarding,
-            "free segments that no list knows"
-        );
+        assert_eq!(missing, lists.away, "free segments that no list knows");
     }
 }

@@ -9,12 +9,21 @@
 //! for the checkpoint that begins after the last of its records was outlived by something outside the
 //! log.
 //!
+//! Then nobody needs it, but its head still stands. If the next write to it were torn by loss of power so that
+//! this head is all that is left of the former use, a recovery would take it for a segment that was whole and
+//! is damaged, and pages that the new bytes happen to name for lost. So the head is written over first (a
+//! `tombstone`), and the segment waits for the sync that begins after that:
+//!
+//! ```text
+//! in use --freed--> held --sync, checkpoint--> spent --tombstone--> buried --sync--> free
+//! ```
+//!
 //! Not here: what a checkpoint is (`writeback`). Locking: the mutex of the lists; numbers are atomics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::geometry::SegmentIndex;
-use super::{Segment, Segments};
+use super::{Lists, Segment, Segments};
 
 /// A freed segment that waits.
 pub(super) struct Held {
@@ -23,6 +32,34 @@ pub(super) struct Held {
     sync: u64,
     /// Of the use that is over.
     sequence: u64,
+}
+
+/// A freed segment whose head still stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Spent {
+    pub number: u32,
+    /// Of the use that is over.
+    pub sequence: u64,
+}
+
+impl Spent {
+    pub fn index(self) -> SegmentIndex {
+        SegmentIndex(self.number)
+    }
+}
+
+impl Lists {
+    /// Freed segments that cannot be taken yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.held.len() + self.spent.len() + self.buried.len()
+    }
+
+    fn spend(&mut self, held: &Held) {
+        let Held {
+            number, sequence, ..
+        } = *held;
+        self.spent.push_back(Spent { number, sequence });
+    }
 }
 
 /// How far syncs and checkpoints have come.
@@ -86,17 +123,24 @@ impl Segments {
 
     /// A sync failed: what superseded records since the last checkpoint may never be on the device, whatever the
     /// next sync says, and is to be written again. Until then segments with anything that was promised wait,
-    /// those that are freed later too. The others do not: they are what there is to write into.
+    /// those that are freed later too. The others do not: they are what there is to write into, and in doubt.
     pub fn doubt_sync(&self) {
         let next = self.epochs.checkpoints_begun.load(Ordering::SeqCst) + 1;
-        let promised = 1..self.epochs.promised.load(Ordering::SeqCst);
-        let lists = self.lists();
-        let held = (lists.held.iter()).map(|held| (held.sequence, &self.all[held.number as usize]));
-        let used = (self.all.iter()).map(|one| (one.sequence.load(Ordering::SeqCst), one));
-        for (sequence, segment) in used.chain(held) {
-            if promised.contains(&sequence) {
-                segment.checkpoint_wanted.fetch_max(next, Ordering::SeqCst);
+        let promised = self.epochs.promised.load(Ordering::SeqCst);
+        let mut lists = self.lists();
+        let held = (lists.held.iter()).map(|held| (held.sequence, held.number));
+        let used = (self.all.iter()).map(|one| one.sequence.load(Ordering::SeqCst));
+        for (sequence, number) in used.zip(0..).chain(held) {
+            if (1..promised).contains(&sequence) {
+                let wanted = &self.all[number as usize].checkpoint_wanted;
+                wanted.fetch_max(next, Ordering::SeqCst);
+            } else if sequence > 0 {
+                self.doubt(SegmentIndex(number), sequence);
             }
+        }
+        // Their tombstones may never land.
+        while let Some(buried) = lists.buried.pop_front() {
+            lists.spend(&buried);
         }
     }
 
@@ -111,7 +155,7 @@ impl Segments {
         self.let_go();
     }
 
-    /// Frees what has waited long enough.
+    /// Lets what has waited long enough go on.
     fn let_go(&self) {
         let synced = self.epochs.syncs_done.load(Ordering::SeqCst);
         let done = self.epochs.checkpoints_done.load(Ordering::SeqCst);
@@ -120,15 +164,75 @@ impl Segments {
             let held = lists.held.pop_front().expect("it was counted");
             let wanted = &self.all[held.number as usize].checkpoint_wanted;
             if held.sync <= synced && wanted.load(Ordering::SeqCst) <= done {
-                lists.freed.push_back(held.number);
+                lists.spend(&held);
             } else {
                 lists.held.push_back(held);
             }
+        }
+        for _ in 0..lists.buried.len() {
+            let buried = lists.buried.pop_front().expect("it was counted");
+            if buried.sync <= synced {
+                let segment = &self.all[buried.number as usize];
+                segment.trust();
+                match segment.failed.load(Ordering::Relaxed) {
+                    true => lists.suspect.push_back(buried.number),
+                    false => lists.freed.push_back(buried.number),
+                }
+            } else {
+                lists.buried.push_back(buried);
+            }
+        }
+    }
+
+    /// A segment whose head is to be written over; to be given back with `buried` or `unburied`. A suspect one
+    /// too, if the write that failed may have left a head in it.
+    pub fn take_spent(&self) -> Option<Spent> {
+        let mut lists = self.lists();
+        let spent = lists.spent.pop_front().or_else(|| {
+            let is_doubted = |number: &u32| self.all[*number as usize].is_doubted();
+            let number = lists.suspect.iter().position(is_doubted)?;
+            let number = lists.suspect.remove(number)?;
+            let sequence = self.all[number as usize].doubted();
+            Some(Spent { number, sequence })
+        })?;
+        lists.away += 1;
+        Some(spent)
+    }
+
+    /// The segment's head was written over: it is free after the next sync.
+    pub fn buried(&self, spent: Spent) {
+        let mut lists = self.lists();
+        lists.away -= 1;
+        let Spent { number, sequence } = spent;
+        let sync = self.epochs.syncs_begun.load(Ordering::SeqCst) + 1;
+        lists.buried.push_back(Held {
+            number,
+            sync,
+            sequence,
+        });
+    }
+
+    /// The segment's head could not be written over: to be tried again, or if it was suspect broken.
+    pub fn unburied(&self, spent: Spent) {
+        let mut lists = self.lists();
+        lists.away -= 1;
+        let has_failed = self.all[spent.number as usize]
+            .failed
+            .load(Ordering::Relaxed);
+        match (has_failed, lists.is_device_in_doubt) {
+            (true, true) => lists.suspect.push_back(spent.number),
+            (true, false) => lists.broken.push_back(spent.number),
+            (false, _) => lists.spent.push_back(spent),
         }
     }
 
     /// Segments that are freed and wait.
     pub fn held_count(&self) -> usize {
-        self.lists().held.len()
+        self.lists().waiting()
+    }
+
+    /// Of these, the ones that nobody needs and whose heads stand.
+    pub fn spent_count(&self) -> usize {
+        self.lists().spent.len()
     }
 }

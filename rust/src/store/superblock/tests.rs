@@ -7,7 +7,7 @@ const KEY: Key = Key {
 
 /// The format on disk. If this changes, `VERSION` has to.
 #[test]
-fn the_bytes_of_version_2_are_these() {
+fn the_bytes_of_version_3_are_these() {
     let mut block = [0xee; BLOCK_BYTES];
     let superblock = Superblock {
         key: KEY,
@@ -22,11 +22,15 @@ fn the_bytes_of_version_2_are_these() {
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect::<String>(),
-        "4e42445357415000020000000000100088776655443322110300000000000000\
+        "4e42445357415000030000000000100088776655443322110300000000000000\
          0000004000000000020000000000000000000000000000000000000000000000\
-         0000000000000000000000000000000000000000000000002e64832aca2dfa84"
+         00000000000000000000000000000000000000000000000087c26a361b628f71"
     );
     assert!(block[SUPERBLOCK_BYTES..].iter().all(|byte| *byte == 0));
+    // One of version 2 says the same.
+    block[8] = 2;
+    block[CHECKSUM_AT..SUPERBLOCK_BYTES].copy_from_slice(&0x84fa_2dca_2a83_642e_u64.to_le_bytes());
+    assert_eq!(Superblock::decode(&block), Ok(superblock));
 }
 
 #[test]

@@ -203,7 +203,7 @@ fn a_device_that_is_not_ours_is_refused_and_not_touched() {
         device.image()
     };
     let mut newer = ours(|_| ());
-    newer[8] = 3;
+    newer[8] = 4;
     let mut rotten = ours(|_| ());
     rotten[30] ^= 1;
     for (image, word) in [
@@ -215,7 +215,7 @@ fn a_device_that_is_not_ours_is_refused_and_not_touched() {
             ours(|options| options.id = 5),
             "belongs to instance 0x5, wanted 0xabcd",
         ),
-        (newer, "version 3, wanted 2"),
+        (newer, "version 4, wanted 2 to 3"),
         (rotten, "checksum"),
     ] {
         for adopt in [false, true] {

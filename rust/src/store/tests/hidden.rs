@@ -123,7 +123,9 @@ fn two_damaged_heads_come_to_a_whole_one() {
         for in_tail in 0..HEAD_BYTES {
             device.flip(end - HEAD_BYTES + in_tail, 0x18);
             let store = open(&device, adopting()).unwrap();
-            let found = store.find_segments(&mut buffer).unwrap();
+            let found = store
+                .find_segments(&mut buffer, &mut |_, error| Err(error))
+                .unwrap();
             if in_head == in_tail {
                 // Nobody knows what that byte was.
                 assert_eq!(found, [], "byte {in_head}");
@@ -162,7 +164,12 @@ fn what_another_generation_left_is_not_searched_and_no_damage() {
     };
     let store = open(&device, adopting).unwrap();
     let reads = store.stats().device_reads;
-    assert_eq!(store.find_segments(&mut ReadBuffer::new()).unwrap(), []);
+    assert_eq!(
+        store
+            .find_segments(&mut ReadBuffer::new(), &mut |_, error| Err(error))
+            .unwrap(),
+        []
+    );
     // Of two segments the first blocks, and of the one that was written the tail.
     assert_eq!(store.stats().device_reads - reads, 3);
     assert_eq!(store.heads_damaged(), 0);

@@ -1,7 +1,8 @@
-//! Losses of power with room and with hardly any, in clear and encrypted, after syncs that failed, and with
-//! every planted bug.
+//! Losses of power with room and with hardly any, in clear and encrypted, after syncs that failed and among
+//! them, and with every planted bug.
 
 use super::*;
+use crate::store::HEAD_MAGIC;
 
 /// Loses power some times while everything goes on.
 fn lose_power_often(
@@ -12,6 +13,9 @@ fn lose_power_often(
     let mut scene = Scene::new(plan, seed);
     while scene.losses < losses {
         for _ in 0..60 + scene.random.below(900) {
+            if plan.syncs_fail && scene.random.below(60) == 0 {
+                scene.device.fail_sync(1);
+            }
             scene.act();
         }
         if scene.random.below(3) == 0 {
@@ -42,6 +46,50 @@ fn survives(plan: Plan, seed: u64) {
     assert!(scene.flushes > 20, "{} flushes", scene.flushes);
 }
 
+/// Heads that were written where the head of a former use was on the medium, in some lives of a server.
+fn heads_written_over_heads(plan: Plan, seed: u64) -> usize {
+    let mut scene = Scene::new(plan, seed);
+    let mut count = 0;
+    for life in 0..6 {
+        for _ in 0..600 {
+            if scene.random.below(60) == 0 {
+                scene.device.fail_sync(1);
+            }
+            scene.act();
+        }
+        match life % 3 {
+            0 => scene.kill(),
+            1 => scene.kill_in_sync(),
+            _ => {
+                count += scene.device.repeated(HEAD_MAGIC);
+                if scene.lose_power().is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    count
+}
+
+#[test]
+fn no_segment_is_written_while_the_head_of_its_last_use_is_on_the_medium() {
+    for seed in seeds(6) {
+        for plan in [PLAN, TIGHT] {
+            with_seed(seed, |seed| {
+                assert_eq!(heads_written_over_heads(plan, seed), 0);
+            });
+        }
+    }
+    let plan = Plan {
+        bug: Bug::NoTombstones,
+        ..TIGHT
+    };
+    assert!(
+        heads_written_over_heads(plan, 0) > 10,
+        "nothing is written over"
+    );
+}
+
 #[test]
 fn after_loss_of_power_every_durable_page_is_the_flushed_version_or_a_later_one() {
     for seed in seeds(6) {
@@ -67,11 +115,34 @@ fn the_same_with_hardly_room_for_all_pages() {
     }
 }
 
-/// Does the harness find a wrong page with this bug in the engine?
+#[test]
+fn the_same_while_syncs_fail() {
+    for seed in seeds(12) {
+        for (plan, is_encrypted) in [(PLAN, false), (TIGHT, false), (TIGHT, true)] {
+            let plan = Plan {
+                syncs_fail: true,
+                is_encrypted,
+                ..plan
+            };
+            with_seed(seed, |seed| survives(plan, seed));
+        }
+    }
+}
+
+/// Does the harness find a wrong page with the bug that is in this plan?
+fn finds(plan: Plan) -> bool {
+    (0..200).any(|seed| lose_power_often(plan, seed, 12).1.is_err())
+}
+
 fn is_found(bug: Bug) -> bool {
-    (0..60).any(|seed| {
-        let plan = Plan { bug, ..TIGHT };
-        lose_power_often(plan, seed, 12).1.is_err()
+    finds(Plan { bug, ..TIGHT })
+}
+
+fn is_found_while_syncs_fail(bug: Bug) -> bool {
+    finds(Plan {
+        bug,
+        syncs_fail: true,
+        ..PLAN
     })
 }
 
@@ -93,6 +164,16 @@ fn discards_that_leave_no_mark_are_found() {
 #[test]
 fn torn_records_that_are_believed_later_are_found() {
     assert!(is_found(Bug::ForgetsTorn));
+}
+
+#[test]
+fn segments_that_are_written_over_while_their_heads_stand_are_found() {
+    assert!(is_found_while_syncs_fail(Bug::NoTombstones));
+}
+
+#[test]
+fn a_log_that_is_called_whole_where_a_sync_failed_is_found() {
+    assert!(is_found_while_syncs_fail(Bug::CallsWhole));
 }
 
 #[test]
@@ -228,4 +309,30 @@ fn a_flush_without_a_change_asks_nothing_of_the_device() {
     assert!(scene.flush() && scene.flush());
     assert_eq!(scene.device.syncs(), syncs);
     assert_eq!(scene.engine.flush(ExportId(0)), None, "it promises nothing");
+}
+
+#[test]
+fn a_sync_that_fails_while_the_next_process_opens_is_a_sync_that_failed() {
+    for seed in seeds(12) {
+        with_seed(seed, |seed| {
+            let mut scene = Scene::new(PLAN, seed);
+            for _ in 0..300 {
+                scene.act();
+            }
+            assert!(scene.flush());
+            for _ in 0..100 {
+                scene.act();
+            }
+            scene.device.fail_sync(1);
+            let mut options = plan_options(&scene.plan, &scene.device, &scene.dir);
+            options.adopt = true;
+            assert!(
+                Engine::open(options).is_err(),
+                "the superblock is not lasting"
+            );
+            scene.kill();
+            assert!(scene.flush());
+            assert_eq!(scene.lose_power(), Ok(()));
+        });
+    }
 }
