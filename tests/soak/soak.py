@@ -22,6 +22,7 @@ from nbdswap import admin_client
 from nbdswap.addresses import UnixAddress
 from tests.kills.life import kill_while_starting
 from tests.soak.damage import find_failed, flip_bytes, verify
+from tests.soak.last_words import last_words
 from tests.soak.tally import Tally
 from tests.soak.tenants import TASKS, Fleet, attached, tenants_of
 from tests.support.file_systems import fill, mounted
@@ -172,6 +173,9 @@ class Soak:
                 self.tally.events[end] += 1
             self._ballast.unlink(missing_ok=True)
             self._until_nobody_is_attached()
+        except Exception:
+            print(last_words(self._admin, self._server.running.log_text), flush=True)
+            raise
         finally:
             if self._place.disk is not None:
                 self._place.disk.answer()
