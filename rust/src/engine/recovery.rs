@@ -30,6 +30,9 @@ use crate::store::{Location, ReadBuffer, RecordRef, SegmentIndex, Store};
 use crate::table::{ObjectAt, Place, Word};
 use crate::tiers::Tiers;
 
+/// Segments that are buried when a store is taken over, at most; the others are while it runs.
+const BURIED_MAX: u32 = 64;
+
 /// What a recovery found of the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogSurvey {
@@ -341,9 +344,16 @@ impl<'a> Recovery<'a> {
         }
     }
 
-    /// Ends it, when the store is adopted: what was found to be owed is.
+    /// Ends it, when the store is adopted: what was found to be owed is, and what is spent is made free, or there
+    /// might be nothing to write into.
     pub(super) fn end(self) {
         let tiers = self.tiers;
+        if self.store.bury(BURIED_MAX) > 0 {
+            let was_in_doubt = tiers.belief().doubt();
+            if self.store.sync().is_ok() && !was_in_doubt {
+                tiers.belief().restore();
+            }
+        }
         self.again
             .drain(|page| tiers.owe_again(&tiers.table.lock(page)));
     }

@@ -170,6 +170,11 @@ impl Store {
         self.segments.held_count() as u32
     }
 
+    /// Of these, the ones that two syncs make free, without a checkpoint.
+    pub fn segments_released(&self) -> u32 {
+        self.segments.released_count() as u32
+    }
+
     /// Segments that only cleaning may take.
     pub fn segments_reserved(&self) -> u32 {
         self.segments.reserve()

@@ -156,7 +156,7 @@ impl Segments {
             }
             let sequence = segment.sequence.swap(0, Ordering::AcqRel);
             if self.keeps_freed && sequence > 0 {
-                self.hold_or_free(SegmentIndex(number as u32), sequence);
+                self.hold_since_start(SegmentIndex(number as u32), sequence);
                 continue;
             }
             let mut lists = self.lists();
@@ -166,6 +166,7 @@ impl Segments {
                 false => lists.ready.push_back(number as u32),
             }
         }
+        self.let_go();
     }
 
     fn lists(&self) -> MutexGuard<'_, Lists> {

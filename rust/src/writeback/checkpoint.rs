@@ -45,9 +45,12 @@ const OWED_PERCENT_MAX: u64 = 50;
 const UNSURE_SHARE: u64 = 16;
 const UNSURE_MIN: u64 = 64;
 
-/// Pieces of cleaning that are tried for a segment before the store is called full: enough to empty two dozen
+/// Pieces of cleaning that are tried for a segment before the store is called full: enough to empty two dozen full
 /// segments, which must give one. Segments that nearly all live can be moved together without end.
 const CLEANING_PIECES_MAX: u32 = 512;
+
+/// Segments that are emptied before they are made free.
+const EMPTIED_MAX: u32 = 16;
 
 /// More than what a segment has besides its records and their entries.
 const SEGMENT_OVERHEAD_BYTES: u32 = 256;
@@ -487,6 +490,13 @@ fn find_room(context: &Context<'_>, tools: &mut Tools<'_>) -> Result<bool, Flush
     if streams.land(context, store) {
         return Ok(true);
     }
+    // Few records may be all that lives in hundreds of segments: to move them all first would take for ever.
+    if cleaner.emptied() >= EMPTIED_MAX && cleaner.write(context, store, streams) {
+        return Ok(true);
+    }
+    if store.segments_released() >= EMPTIED_MAX {
+        return free_held(context, store, durable, streams);
+    }
     let is_cleaned = cleaner.piece(context, store, streams, Need::Now)
         || cleaner.piece(context, store, streams, Need::Last);
     if is_cleaned {
@@ -496,12 +506,28 @@ fn find_room(context: &Context<'_>, tools: &mut Tools<'_>) -> Result<bool, Flush
         streams.send(context, store, Stream::Survivors);
         return Ok(true);
     }
+    free_held(context, store, durable, streams)
+}
+
+/// Syncs until segments that wait for that are free. False: none is.
+///
+/// # Errors
+/// A sync failed, or none of them can be buried.
+pub(super) fn free_held(
+    context: &Context<'_>,
+    store: &Store,
+    durable: &Durable,
+    streams: &mut Streams,
+) -> Result<bool, FlushError> {
     let free = store.segments_free();
-    // What this lets go of has to be buried, which the next one makes last.
+    // What the first one lets go of has to be buried, which the second one makes last.
     for _ in 0..2 {
         if store.segments_held() > 0 && store.segments_free() == free {
             sync(context, store, durable, streams)?;
         }
     }
-    Ok(store.segments_free() > free)
+    match store.segments_free() > free {
+        false if store.segments_spent() > 0 => Err(FlushError::Failed),
+        is_free => Ok(is_free),
+    }
 }

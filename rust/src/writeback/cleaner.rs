@@ -152,6 +152,12 @@ impl Cleaner {
         missing(store) > 0
     }
 
+    /// Segments that were emptied into the survivors' batch since it was opened: all but one are a gain once that is
+    /// written.
+    pub(super) fn emptied(&self) -> u32 {
+        self.emptied
+    }
+
     /// Is every segment that was named empty, or as good as empty once the batch is written?
     pub(super) fn is_between_segments(&self) -> bool {
         self.records.is_empty()
@@ -273,8 +279,13 @@ impl Cleaner {
         });
     }
 
-    /// Sends the survivors' batch on its way.
-    fn write(&mut self, context: &Context<'_>, store: &Store, streams: &mut Streams) -> bool {
+    /// Sends the survivors' batch on its way. False: it is empty.
+    pub(super) fn write(
+        &mut self,
+        context: &Context<'_>,
+        store: &Store,
+        streams: &mut Streams,
+    ) -> bool {
         self.emptied = 0;
         // After a failure, which is counted there, the segments can be named again.
         streams.is_filling(Stream::Survivors) && {

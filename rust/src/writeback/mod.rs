@@ -51,7 +51,7 @@ use crate::tiers::{Pressure, Tiers};
 use crate::zpool::{Handle, Resident, Tag, Zpool};
 use budget::Budget;
 pub use checkpoint::CheckpointStats;
-use checkpoint::{Checkpoint, Tools};
+use checkpoint::{Checkpoint, Tools, free_held};
 use cleaner::{Cleaner, Need};
 use moving::Moving;
 use scrub::Scrub;
@@ -467,7 +467,11 @@ impl Outflow {
             let to = Some(Stream::Survivors);
             return self.transfer(context, store, excess_bytes, to) != Outcome::Nothing;
         }
-        cleaner.piece(context, store, streams, Need::Last)
+        if cleaner.piece(context, store, streams, Need::Last) {
+            return true;
+        }
+        let durable = (context.tiers.durable.as_ref()).filter(|_| store.segments_released() > 0);
+        durable.is_some_and(|durable| free_held(context, store, durable, streams) == Ok(true))
     }
 
     /// The pool is below its low mark.

@@ -91,6 +91,18 @@ impl Segments {
         }
     }
 
+    /// The same for a segment in which nothing lived when the store was taken over: what superseded it is covered by
+    /// the sync that taking over began with.
+    pub(super) fn hold_since_start(&self, index: SegmentIndex, sequence: u64) {
+        let sync = self.epochs.syncs_begun.load(Ordering::SeqCst);
+        let number = index.0;
+        self.lists().held.push_back(Held {
+            number,
+            sync,
+            sequence,
+        });
+    }
+
     /// What superseded a record of this segment is not in the log yet. The record is not released
     /// before.
     pub fn outlived(&self, index: SegmentIndex) {
@@ -156,7 +168,7 @@ impl Segments {
     }
 
     /// Lets what has waited long enough go on.
-    fn let_go(&self) {
+    pub(super) fn let_go(&self) {
         let synced = self.epochs.syncs_done.load(Ordering::SeqCst);
         let done = self.epochs.checkpoints_done.load(Ordering::SeqCst);
         let mut lists = self.lists();
@@ -229,6 +241,16 @@ impl Segments {
     /// Segments that are freed and wait.
     pub fn held_count(&self) -> usize {
         self.lists().waiting()
+    }
+
+    /// Of these, the ones that wait for nothing but syncs.
+    pub fn released_count(&self) -> usize {
+        let done = self.epochs.checkpoints_done.load(Ordering::SeqCst);
+        let lists = self.lists();
+        let wanted = |held: &&Held| &self.all[held.number as usize].checkpoint_wanted;
+        let is_released = |held: &&Held| wanted(held).load(Ordering::SeqCst) <= done;
+        let released = lists.held.iter().filter(is_released).count();
+        released + lists.spent.len() + lists.buried.len()
     }
 
     /// Of these, the ones that nobody needs and whose heads stand.
