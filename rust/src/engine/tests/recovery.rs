@@ -13,7 +13,7 @@ const FIRST: u32 = 300;
 const LAST: u32 = 320;
 
 /// The next engine after a loss of the host, and what it told.
-fn recover(setup: Setup, image: Vec<u8>) -> (Run, OpenReport) {
+pub(super) fn recover(setup: Setup, image: Vec<u8>) -> (Run, OpenReport) {
     let device = Arc::new(SimDevice::from_image(image, 1));
     let mut options = options(&setup, Some(Arc::clone(&device)), None);
     options.exports[0].is_lost = true;

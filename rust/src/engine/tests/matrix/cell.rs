@@ -1,75 +1,131 @@
-//! One trouble and one deed: how the trouble begins, what the deed comes to, and what is left of it.
+//! One trouble and one deed: how the trouble begins, what is counted of it, and what is left afterwards.
 
+use std::ops::Range;
+
+use super::super::recovery::recover;
 use super::super::*;
 use super::{Deed, Deed::*, Trouble, Trouble::*};
 use crate::testing::sim_device::{Fault, Op};
 
 /// Room for all pages and little more, so that there is something to clean.
-const SETUP: Setup = Setup {
+pub(super) const SETUP: Setup = Setup {
     pool_bytes_max: 256 << 10,
-    store_bytes: 3 << 20,
+    store_bytes: 4 << 20,
     ..SMALL
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Pages of the export that promises to survive a kill, and of the durable one.
+pub(super) const PLAIN: Range<u32> = 0..300;
+pub(super) const DURABLE: Range<u32> = 300..PAGES;
 
-/// Records of two segments: what one write can cost that is lost, or lands on another one's place.
-const DAMAGED_MAX: usize = 16;
+/// What is written for a flush: more than a segment.
+pub(super) const FLUSHED_PAGES: u32 = 8;
+
+/// Records of two segments, some of them small: what one write can cost that is lost, or lands on another
+/// one's place.
+const DAMAGED_MAX: usize = 20;
 
 pub(super) struct Cell {
-    trouble: Trouble,
-    deed: Deed,
-    run: Run,
-    dir: Directory,
+    pub(super) trouble: Trouble,
+    pub(super) deed: Deed,
+    pub(super) run: Run,
+    pub(super) dir: Directory,
     /// A stored page; damaged, if the trouble is damage.
-    page: PageId,
+    pub(super) page: PageId,
+    /// What was flushed before the trouble.
+    pub(super) flushed: Vec<Vec<u8>>,
+    /// Pages that are errors since their export promises nothing after loss of the host.
+    pub(super) lost: Range<u32>,
+    /// The pages of one segment, as they lie there, of which the first three were read.
+    pub(super) in_order: Vec<PageId>,
 }
 
 impl Cell {
     pub(super) fn new(trouble: Trouble, deed: Deed) -> Cell {
         let dir = Directory::new(&format!("matrix-{trouble:?}-{deed:?}"));
-        let mut run = Run::open_with(SETUP, 1, Some(&dir), with_scrub);
-        for index in 0..PAGES {
-            assert!(run.write_noise(PageId(index)));
-        }
+        let mut run = Run::open_with(SETUP, 1, Some(&dir), as_all_are);
+        assert_eq!(run.write_all(), 0);
         while run.step() == Work::More {}
-        let page = PageId(0);
-        Cell {
+        // Twice: where the log is whole stands behind what it is said of.
+        for _ in 0..2 {
+            assert_eq!(run.flush(), Ok(()));
+            assert!(run.write_noise(PageId(PAGES - 1)));
+        }
+        assert_eq!(run.flush(), Ok(()));
+        let flushed = run.model.clone();
+        let mut cell = Cell {
             trouble,
             deed,
             run,
             dir,
-            page,
+            page: PageId(0),
+            flushed,
+            lost: 0..0,
+            in_order: Vec::new(),
+        };
+        let from = match deed {
+            Flushing | Discard | Recovery => DURABLE.start + FLUSHED_PAGES,
+            _ => PLAIN.start,
+        };
+        let stored = (from..PAGES)
+            .map(PageId)
+            .find(|page| cell.offset(*page).is_some());
+        cell.page = stored.expect("most are stored");
+        if deed == ReadAhead {
+            cell.page = *cell.neighbours().last().expect("it is one itself");
         }
+        cell
     }
 
-    fn is_damage(&self) -> bool {
+    /// The cell's name for a panic.
+    pub(super) fn place(&self) -> String {
+        format!("{:?} x {:?}", self.trouble, self.deed)
+    }
+
+    pub(super) fn is_damage(&self) -> bool {
         matches!(self.trouble, Lost | Misdirected | Rot)
+    }
+
+    /// Pages that the trouble can cost.
+    pub(super) fn damaged_max(&self) -> usize {
+        match self.trouble {
+            Rot => 1,
+            Lost | Misdirected => DAMAGED_MAX,
+            _ => 0,
+        }
     }
 
     /// Does the deed write a batch of its own, to which the trouble can happen?
     fn writes_itself(&self) -> bool {
-        matches!(self.deed, ClientWrites | WriteBack) && self.trouble != Rot
+        let writes = matches!(
+            self.deed,
+            ClientWrites | Discard | Flushing | WriteBack | Compaction
+        );
+        writes && self.trouble != Rot
     }
 
-    /// Pages that cannot be read.
+    /// Pages that cannot be read, and should be.
     fn damaged(&mut self) -> Vec<PageId> {
-        let pages = (0..PAGES).map(PageId);
-        pages.filter(|page| !self.is_right(*page)).collect()
+        let pages = (0..PAGES).filter(|page| !self.lost.contains(page));
+        let pages: Vec<_> = pages.map(PageId).collect();
+        let damaged = pages.into_iter().filter(|page| !self.is_right(*page));
+        damaged.collect()
     }
 
     /// Is it what was written? Panics if it is neither that nor an error.
-    fn is_right(&mut self, page: PageId) -> bool {
+    pub(super) fn is_right(&mut self, page: PageId) -> bool {
         match self.run.read(page) {
             Ok(found) => {
-                assert!(found == self.run.model[page.0 as usize], "{page} is wrong");
+                let is_right = found == self.run.model[page.0 as usize];
+                assert!(is_right, "{}: {page} is wrong", self.place());
                 true
             }
             Err(_) => false,
         }
     }
 
-    fn offset(&mut self, page: PageId) -> Option<u64> {
+    /// Where a page is in the backing file; None: in memory.
+    pub(super) fn offset(&mut self, page: PageId) -> Option<u64> {
         let mut out = vec![0; PAGE];
         match self.run.engine.read(&mut self.run.lane, page, &mut out) {
             Ok(Read::Fetch(place)) => match place.word.place() {
@@ -80,34 +136,71 @@ impl Cell {
         }
     }
 
-    /// Lets the trouble begin.
-    pub(super) fn begin(&mut self) {
-        let stored = (0..PAGES)
+    /// The pages of the page's segment, as they lie there.
+    pub(super) fn neighbours(&mut self) -> Vec<PageId> {
+        let segment = |offset: u64| offset / u64::from(SEGMENT);
+        let here = segment(self.offset(self.page).expect("it is stored"));
+        let mut found: Vec<_> = (0..PAGES)
             .map(PageId)
-            .find(|page| self.offset(*page).is_some());
-        self.page = stored.expect("most are stored");
+            .filter_map(|page| Some((self.offset(page)?, page)))
+            .filter(|(offset, _)| segment(*offset) == here)
+            .collect();
+        found.sort_unstable_by_key(|(offset, _)| *offset);
+        found.into_iter().map(|(_, page)| page).collect()
+    }
+
+    /// Lets the trouble begin, after all of the deed that comes before it.
+    pub(super) fn begin(&mut self) {
+        if self.is_damage() && !self.writes_itself() {
+            self.damage();
+        }
+        self.prepare();
         let sim = Arc::clone(self.run.sim_shared());
+        let always = |op, fault| (0..1000).for_each(|nth| sim.inject(op, nth, fault));
         match self.trouble {
-            Eio => {
-                sim.break_range(0..u64::MAX);
+            Nothing => {}
+            ReadError => sim.break_range(0..u64::MAX),
+            WriteError => {
                 sim.break_writes(0..u64::MAX);
+                always(Op::Discard, Fault::Fail);
             }
+            SyncError => sim.inject(Op::Sync, 0, Fault::Fail),
             NoSpace => sim.set_room(0),
-            Short => (0..1000).for_each(|nth| sim.inject(Op::Write, nth, Fault::Short(8192))),
-            Lost => sim.inject(Op::Write, 0, Fault::Lose),
-            // Onto a segment in which pages live.
-            Misdirected => {
-                let at = self.offset(self.page).unwrap() / u64::from(SEGMENT) * u64::from(SEGMENT);
-                sim.inject(Op::Write, 0, Fault::Misdirect(at));
-            }
-            Rot => sim.flip(self.offset(self.page).unwrap() as usize + 1000, 4),
-            Slow => {
+            Short => always(Op::Write, Fault::Short(8192)),
+            Lost | Misdirected if self.writes_itself() => self.spoil_next_write(),
+            Lost | Misdirected | Rot => {}
+            Slow | Silent => {
                 sim.close_gate();
                 sim.close_write_gate();
             }
         }
-        if self.is_damage() && !self.writes_itself() {
-            if self.trouble != Rot {
+    }
+
+    fn spoil_next_write(&mut self) {
+        // Onto a segment in which pages live.
+        let at = self.offset(self.page).unwrap() / u64::from(SEGMENT) * u64::from(SEGMENT);
+        let fault = match self.trouble {
+            Lost => Fault::Lose,
+            _ => Fault::Misdirect(at),
+        };
+        self.run.sim().inject(Op::Write, 0, fault);
+    }
+
+    /// Damages pages before the deed.
+    fn damage(&mut self) {
+        let sim = Arc::clone(self.run.sim_shared());
+        match (self.trouble, self.deed) {
+            (Rot, _) => sim.flip(self.offset(self.page).unwrap() as usize + 1000, 4),
+            // To a write that a flush is answered for, and that is not the log's last one.
+            (_, Recovery) => {
+                self.spoil_next_write();
+                self.change_durable_pages();
+                assert_eq!(self.run.flush(), Ok(()));
+                assert!(self.run.write_noise(PageId(PAGES - 1)));
+                assert_eq!(self.run.flush(), Ok(()));
+            }
+            _ => {
+                self.spoil_next_write();
                 let writes = sim.counts().writes;
                 for index in (0..PAGES).rev() {
                     if sim.counts().writes > writes {
@@ -116,279 +209,96 @@ impl Cell {
                     assert!(self.run.write_noise(PageId(index)));
                 }
             }
-            let damaged = self.damaged();
-            assert!((1..=DAMAGED_MAX).contains(&damaged.len()), "{damaged:?}");
-            self.page = damaged[0];
         }
+        let (damaged, place) = (self.damaged(), self.place());
+        let most = self.damaged_max();
+        assert!((1..=most).contains(&damaged.len()), "{place}: {damaged:?}");
+        self.page = damaged[0];
     }
 
-    /// Does the deed, and says what it came to.
-    pub(super) fn act(&mut self) -> &'static str {
-        let (run, page) = (&mut self.run, self.page);
-        match self.deed {
-            ClientWrites => match run.write_all() {
-                0 => "done",
-                _ => "ENOSPC",
-            },
-            ReadStored => match self.is_right(page) {
-                true => "right",
-                false => "EIO",
-            },
-            PartialWrite => match run.patch(page, 100, &[1; 50]) {
-                Some(_) => {
-                    run.model[page.0 as usize][100..150].fill(1);
-                    "done"
-                }
-                None => "EIO",
-            },
-            Discard => {
-                run.engine.discard(&mut run.lane, page.0..page.0 + 1);
-                run.model[page.0 as usize].fill(0);
-                assert!(self.is_right(page));
-                "done"
-            }
-            WriteBack => {
-                let before = run.engine.snapshot().writeback.pages_written_back.get();
-                self.fill_to_the_high_mark();
-                while self.run.step() == Work::More {}
-                let after = self
-                    .run
-                    .engine
-                    .snapshot()
-                    .writeback
-                    .pages_written_back
-                    .get();
-                if after > before { "done" } else { "kept" }
-            }
-            Cleaning => self.clean(),
-            Scrub => {
-                run.pass(5_000_000);
-                let snapshot = run.engine.snapshot();
-                let scrub = &snapshot.writeback.scrub;
-                match (scrub.pages_lost.get(), scrub.records_unreadable.get()) {
-                    (0, 0) => "done",
-                    (0, _) => "unreadable",
-                    _ => "found",
-                }
-            }
-            Compaction => self.compact(),
-            Adoption => match self.adopt() {
-                Ok(()) => "adopted",
-                Err(_) => "refused",
-            },
-            Snapshot => {
-                assert_eq!(run.engine.snapshot().exports[0].pages_total, 300);
-                "done"
-            }
-        }
-    }
-
-    /// Writes new pages as far as the pool has room without write-back.
-    fn fill_to_the_high_mark(&mut self) {
-        for index in (0..PAGES).rev().filter(|index| *index != self.page.0) {
-            if self.run.engine.tiers.is_above_high_mark() {
-                return;
-            }
-            assert!(self.run.write_noise(PageId(index)));
-        }
-        panic!("the pool has room for all");
-    }
-
-    /// Discards so much that segments become sparse, also that of the page, and lets them be cleaned.
-    fn clean(&mut self) -> &'static str {
-        let run = &mut self.run;
-        let cleaned = |run: &Run| run.engine.snapshot().writeback.pages_cleaned.get();
-        let before = cleaned(run);
-        for round in 0..40 {
-            for index in (0..PAGES).filter(|index| index % 5 != 0 && *index != self.page.0) {
-                let is_later = run.random.below(3) > 0;
-                if round < 1 || is_later {
-                    run.write_noise(PageId(index));
-                }
-            }
-            if cleaned(run) > before + 20 || run.is_degraded() {
-                break;
-            }
-        }
-        let snapshot = run.engine.snapshot();
-        if snapshot
-            .exports
-            .iter()
-            .any(|export| export.pages[Tier::Lost as usize] > 0)
-        {
-            "found"
-        } else if cleaned(run) > before {
-            "done"
-        } else {
-            "kept"
-        }
-    }
-
-    /// The server is gone and another one takes over.
-    fn adopt(&mut self) -> Result<()> {
-        let run = &mut self.run;
-        let mut options = options(&run.setup, run.device.clone(), Some(&self.dir));
-        options.adopt = true;
-        with_scrub(&mut options);
-        let (engine, report) = Engine::open(options)?;
-        assert!(report.adopted, "{}", report.reason);
-        (run.lane, run.reader, run.engine) = (engine.lane(), engine.reader_lane(), engine);
-        Ok(())
-    }
-
-    /// The deed on a device that does not answer before it has been waited for.
-    pub(super) fn act_slowly(&mut self) -> &'static str {
-        let sim = Arc::clone(self.run.sim_shared());
-        let mut observer = Observer::new(PATIENCE);
-        match self.deed {
-            // Somebody has to wait for the device before it is known that it does not answer.
-            ClientWrites | ReadStored | PartialWrite => {
-                let (engine, page) = (&self.run.engine, self.page);
-                let mut word = "";
-                let mut refused = 0;
-                let (lane, model) = (&mut self.run.lane, &mut self.run.model);
-                std::thread::scope(|scope| {
-                    scope.spawn(|| {
-                        let mut fetch = Fetch::new(PAGE);
-                        let read = engine.read(&mut engine.lane(), page, &mut fetch.buffer);
-                        let Ok(Read::Fetch(place)) = read else {
-                            panic!("{read:?}")
-                        };
-                        (fetch.page, fetch.place) = (page, place);
-                        fetch_one(engine, &mut engine.reader_lane(), fetch);
-                    });
-                    sim.wait_for_waiting(1);
-                    assert!(!engine.observe(&mut observer, Duration::ZERO));
-                    assert!(engine.observe(&mut observer, PATIENCE));
-                    word = match self.deed {
-                        ReadStored => match engine.read(lane, page, &mut [0; PAGE]) {
-                            Err(Error::Silent) => "EIO",
-                            other => panic!("{other:?}"),
-                        },
-                        PartialWrite => match engine.patch(lane, page, 100, &[1; 50]) {
-                            Err(Error::Silent) => "EIO",
-                            other => panic!("{other:?}"),
-                        },
-                        _ => {
-                            for index in 0..PAGES {
-                                match engine.write(lane, PageId(index), &[index as u8; PAGE]) {
-                                    Ok(Write::Done(_)) => model[index as usize].fill(index as u8),
-                                    other => panic!("one word takes no room: {other:?}"),
-                                }
-                            }
-                            let mut noise = Random::new(1);
-                            for index in 0..PAGES {
-                                let data: Vec<u8> = (0..PAGE).map(|_| noise.bits() as u8).collect();
-                                match engine.write(lane, PageId(index), &data) {
-                                    Ok(Write::Done(_)) => model[index as usize] = data,
-                                    Err(Error::PoolFull) => refused += 1,
-                                    other => panic!("{other:?}"),
-                                }
-                            }
-                            assert!(refused > PAGES / 2, "{refused}");
-                            "ENOSPC"
-                        }
-                    };
-                    sim.open_gate();
-                });
-                assert!(engine.observe(&mut observer, PATIENCE));
-                word
-            }
-            WriteBack | Cleaning | Scrub | Adoption => {
-                if self.deed == WriteBack {
-                    self.fill_to_the_high_mark();
-                }
-                let looker = Arc::clone(&sim);
-                std::thread::scope(|scope| {
-                    scope.spawn(move || {
-                        looker.wait_for_waiting(1);
-                        looker.open_gate();
-                    });
-                    let word = self.act();
-                    assert!(["done", "adopted"].contains(&word), "{word}");
-                });
-                "waits"
-            }
-            Discard | Compaction | Snapshot => {
-                // Nothing of it may wait: there is nobody to open the gate.
-                let before = sim.counts();
-                let word = self.act();
-                assert_eq!(sim.counts(), before);
-                sim.open_gate();
-                word
-            }
-        }
-    }
-
-    /// Leaves one in four small objects of as many blocks, and waits until they lie together. Pages of
-    /// the pool alone: what lets go of segments has the device discard them.
-    fn compact(&mut self) -> &'static str {
-        let pooled: Vec<u32> = (0..PAGES)
-            .filter(|index| self.offset(PageId(*index)).is_none())
-            .collect();
-        let run = &mut self.run;
-        let compacted = |run: &Run| run.engine.snapshot().writeback.pages_compacted.get();
-        let before = compacted(run);
-        for index in &pooled {
-            let mut data = vec![0; PAGE];
-            data[..900].fill_with(|| run.random.bits() as u8);
-            assert!(run.patch(PageId(*index), 0, &data).is_some());
-            run.model[*index as usize] = data;
-        }
-        for index in pooled.iter().filter(|index| *index % 4 != 0) {
-            run.engine.discard(&mut run.lane, *index..*index + 1);
-            run.model[*index as usize].fill(0);
-        }
-        for _ in 0..100 {
-            run.step();
-        }
-        if compacted(run) > before {
-            "done"
-        } else {
-            "nothing"
-        }
-    }
-
-    /// What was counted must name the cause, if the deed met the trouble.
+    /// What was counted must name the cause, if the deed met the trouble, and nothing else.
     pub(super) fn check_counters(&self, word: &str) {
         let snapshot = self.run.engine.snapshot();
         let store = snapshot.store.as_ref().unwrap();
-        let place = format!("{:?} x {:?}", self.trouble, self.deed);
+        let (place, writeback) = (self.place(), &snapshot.writeback);
+        let syncs_failed = writeback.checkpoints.syncs_failed.get();
         match (self.trouble, word) {
-            (Eio, "EIO" | "unreadable") => assert!(store.read_errors > 0, "{place}"),
-            (Eio | Short | NoSpace, "ENOSPC" | "kept") => {
+            (ReadError, "EIO" | "unreadable" | "kept" | "ENOSPC") => {
+                assert!(store.read_errors > 0, "{place}");
+            }
+            (WriteError, "unpunched") => assert!(store.discard_errors > 0, "{place}"),
+            (WriteError | Short | NoSpace, "EIO" | "ENOSPC" | "kept") => {
                 assert!(store.write_errors > 0, "{place}");
-                assert!(snapshot.writeback.segments_failed.get() > 0, "{place}");
-                let is_full = snapshot.writeback.is_out_of_space.get() != 0;
+                assert!(writeback.segments_failed.get() > 0, "{place}");
+                let is_full = writeback.is_out_of_space.get() != 0;
                 assert_eq!(is_full, self.trouble == NoSpace, "{place}");
             }
+            (SyncError, "EIO" | "ENOSPC") => assert!(syncs_failed > 0, "{place}"),
             (Lost | Misdirected | Rot, "EIO" | "found") => {
                 assert!(store.checksum_errors > 0, "{place}");
             }
             _ => {}
         }
+        let is_of = |troubles: &[Trouble]| troubles.contains(&self.trouble);
+        assert!(store.read_errors == 0 || is_of(&[ReadError]), "{place}");
+        assert!(
+            store.write_errors == 0 || is_of(&[WriteError, Short, NoSpace]),
+            "{place}"
+        );
+        assert!(store.discard_errors == 0 || is_of(&[WriteError]), "{place}");
+        assert!(syncs_failed == 0 || is_of(&[SyncError]), "{place}");
+        assert!(store.checksum_errors == 0 || self.is_damage(), "{place}");
     }
 
-    /// The trouble is over: nothing but what was damaged is lost, and all goes on.
-    pub(super) fn end(&mut self) {
-        let place = format!("{:?} x {:?}", self.trouble, self.deed);
+    /// What a loss of the host would make of what was flushed: of pages of the durable export, how many
+    /// are what they are, what was flushed before the trouble, and errors. Panics if one is anything else.
+    pub(super) fn after_loss(&self) -> (usize, usize, usize) {
+        let (mut next, _) = recover(SETUP, self.run.sim().image());
+        next.engine.check();
+        let (mut right, mut older, mut errors) = (0, 0, 0);
+        for index in DURABLE {
+            let (page, at) = (PageId(index), index as usize);
+            match next.read(page) {
+                Ok(found) if found == self.run.model[at] => right += 1,
+                Ok(found) if self.is_older(at, &found) => older += 1,
+                Ok(_) => panic!("{}: {page} is wrong after loss of the host", self.place()),
+                Err(_) => errors += 1,
+            }
+        }
+        (right, older, errors)
+    }
+
+    /// Is it what the page was before? Where the device has lost what superseded that, it may be gone too:
+    /// zeros.
+    pub(super) fn is_older(&self, page: usize, found: &[u8]) -> bool {
+        let is_gone = matches!(self.trouble, Lost | Misdirected);
+        found == self.flushed[page] || is_gone && found.iter().all(|byte| *byte == 0)
+    }
+
+    /// The trouble is over: nothing but what was damaged is lost, all goes on, and a flush is kept. The
+    /// word for the deed, if it is another one now.
+    pub(super) fn end(&mut self, word: &'static str) -> &'static str {
+        let mut word = word;
+        let place = self.place();
         self.run.sim().heal();
-        if self.deed == Adoption && matches!(self.trouble, Eio | NoSpace | Short) {
-            self.adopt().unwrap();
+        match (self.deed, word) {
+            (Adoption, "refused") => self.adopt().unwrap(),
+            (Recovery, "refused") => _ = self.recover().unwrap(),
+            _ => {}
         }
         let damaged = self.damaged();
-        let most = if self.is_damage() { DAMAGED_MAX } else { 0 };
+        let most = self.damaged_max();
         assert!(
             damaged.len() <= most,
             "{place}: {} pages are lost",
             damaged.len()
         );
-        let checksum_errors = self.run.engine.snapshot().store.unwrap().checksum_errors;
-        assert!(
-            damaged.is_empty() || checksum_errors > 0,
-            "{place}: {damaged:?}"
-        );
         self.run.let_pass(Duration::from_secs(61));
+        if self.run.flush() == Err(FlushError::Full) {
+            word = "stuck";
+            self.adopt().unwrap();
+        }
+        assert_eq!(self.run.flush(), Ok(()), "{place}");
         for page in damaged {
             assert!(
                 self.run.write_noise(page),
@@ -396,12 +306,18 @@ impl Cell {
             );
         }
         assert_eq!(self.run.write_all(), 0, "{place}");
+        self.lost = 0..0;
         assert_eq!(self.damaged(), [], "{place}");
         assert!(!self.run.is_degraded() && !self.run.engine.snapshot().is_store_silent);
+        assert_eq!(self.run.flush(), Ok(()), "{place}");
+        assert_eq!(self.after_loss(), (DURABLE.len(), 0, 0), "{place}");
         self.run.engine.check();
+        word
     }
 }
 
-fn with_scrub(options: &mut EngineOptions) {
+/// The second export is durable, and the store is scrubbed.
+pub(super) fn as_all_are(options: &mut EngineOptions) {
+    options.exports[1].is_durable = true;
     options.store.as_mut().unwrap().scrub_bytes_per_s = 1 << 20;
 }
