@@ -8,7 +8,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-MOUNTS = Path("/proc/self/mountinfo")
+from nbdswap.mounts import file_system
+
 POOLS = Path("/sys/kernel/mm/hugepages")
 
 
@@ -31,7 +32,7 @@ class HugePages:
 
 def huge_pages(directory: Path) -> HugePages | None:
     """None: the directory is on another file system, or is none."""
-    if not _is_hugetlbfs(directory):
+    if file_system(directory) != "hugetlbfs":
         return None
     status = os.statvfs(directory)
     page_bytes = status.f_bsize
@@ -40,19 +41,6 @@ def huge_pages(directory: Path) -> HugePages | None:
     if status.f_blocks:
         free_bytes = min(free_bytes, page_bytes * status.f_bavail)
     return HugePages(page_bytes, free_bytes)
-
-
-def _is_hugetlbfs(directory: Path) -> bool:
-    try:
-        device = directory.stat().st_dev
-    except OSError:
-        return False
-    number = f"{os.major(device)}:{os.minor(device)}"
-    for line in MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines():
-        mount, _, file_system = line.partition(" - ")
-        if mount.split()[2] == number:
-            return file_system.startswith("hugetlbfs ")
-    return False
 
 
 def _free_count(page_bytes: int) -> int:

@@ -4,12 +4,14 @@ Asked before any state is touched. What cannot work raises; what may fail later 
 """
 
 import os
+import sys
 from pathlib import Path
 
 from nbdswap.config import Config
-from nbdswap.errors import RefusedError, UpgradeError
+from nbdswap.errors import ConfigError, RefusedError, UpgradeError
 from nbdswap.handover import Predecessor
 from nbdswap.hugetlbfs import HugePages, huge_pages
+from nbdswap.mounts import file_system
 from nbdswap.state import State
 from nbdswap.store_key import makes_key, memory_key_file
 from nbdswap.succession import memory_files, misfit
@@ -22,7 +24,8 @@ NO_UPGRADE = "needs a stop and a start, with swap off"
 
 
 def check_room(config: Config, instance_before: int | None, *, populate: bool) -> list[str]:
-    """Warnings; raises RefusedError if the pool or the store has no place to be.
+    """Warnings; raises RefusedError if the pool or the store has no place to be, and ConfigError if
+    that of the pool is not memory.
 
     `instance_before` names memory files that will be adopted or removed: what they take is ours.
     `populate`: the page table is taken whole at start, too.
@@ -85,6 +88,14 @@ def _check_memory(
     config: Config, memory_dir: Path, instance_before: int | None, *, populate: bool
 ) -> None:
     free_bytes = _free_bytes(memory_dir, "memory_dir")
+    # Not ramfs either: it cannot set memory aside for a file (fallocate).
+    found = file_system(memory_dir)
+    if found != "tmpfs":
+        raise ConfigError(
+            "memory_dir",
+            f"{memory_dir} is on {found or 'an unknown file system'}, wanted tmpfs or hugetlbfs: "
+            "anywhere else the pool would be on a disk, not in memory, and outlive a reboot",
+        )
     if instance_before is not None:
         for path in memory_files(memory_dir, instance_before):
             free_bytes += _taken_bytes(path)
@@ -155,6 +166,9 @@ def _free_bytes(directory: Path, what: str) -> int:
     if not os.access(directory, os.W_OK | os.X_OK):
         raise RefusedError(f"{what} {directory} is not writable")
     status = os.statvfs(directory)
+    if status.f_blocks == 0:
+        # Without a limit a file system of memory says 0 of everything.
+        return sys.maxsize
     return status.f_bavail * status.f_frsize
 
 

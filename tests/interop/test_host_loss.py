@@ -119,6 +119,39 @@ def test_what_came_after_the_flush_is_old_or_new_and_never_a_mixture(server: Ser
         assert found[len(new) // 2 :] == old[len(new) // 2 :]
 
 
+def test_memory_of_another_boot_is_not_believed(server: ServerFactory) -> None:
+    """It is there, and newer than what was flushed: a file system may bring it back at any age."""
+    running = start(server)
+    data = make_data(12, 1024)
+    newer = make_distinct_page(SEED, 1)
+    write(running, PLAIN, data, then_flush=True)
+    write(running, DISK, data, then_flush=True)
+    write(running, DISK, newer, then_flush=False)
+    running.kill()
+    names = {path.name for path in running.memory_files()}
+    assert {Path(name).suffix for name in names} == {".pool", ".table"}
+    path = running.state_directory / "state.json"
+    state = json.loads(path.read_text())
+    boot_id, state["boot_id"] = state["boot_id"], "another"
+    path.write_text(json.dumps(state))
+    running.start()
+    found = read(running, DISK, 0, len(data))
+    assert found[:PAGE_BYTES] in (data[:PAGE_BYTES], newer)
+    assert found[PAGE_BYTES:] == data[PAGE_BYTES:]
+    assert running.status()["store"]["durable"]["recovered_pages"] > 0, "it was adopted"
+    with RawClient.connect(running.unix_path, PLAIN) as client:
+        for offset in range(0, MIB, PAGE_BYTES):
+            assert client.call(Command.READ, offset, PAGE_BYTES).error == EIO
+        client.disconnect()
+    assert json.loads(path.read_text())["boot_id"] == boot_id
+    # Of this boot now, so that a kill alone loses nothing.
+    write(running, PLAIN, newer, then_flush=False)
+    running.kill()
+    running.start()
+    assert read(running, PLAIN, 0, PAGE_BYTES) == newer
+    assert read(running, DISK, 0, len(data)) == found
+
+
 def test_flushed_discards_stay_discarded(server: ServerFactory) -> None:
     running = start(server)
     data = make_data(2, 1024)

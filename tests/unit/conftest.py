@@ -1,6 +1,6 @@
 """What many of these tests start from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,16 @@ import pytest
 from nbdswap.config import Config
 from nbdswap.config_file import Override, load
 from nbdswap.machine import Machine
+from tests.unit.process import make_memory, remove_memory
 
 MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture(autouse=True)
+def memory_removed() -> Iterator[None]:
+    """What a test has of the machine's shared memory is gone after it."""
+    yield
+    remove_memory()
 
 
 @pytest.fixture
@@ -27,11 +35,11 @@ def machine(tmp_path: Path) -> Machine:
 @pytest.fixture
 def make_config(machine: Machine, tmp_path: Path) -> MakeConfig:
     """Configurations by key: `make_config({"pool.codec": "zstd"})`."""
-    (tmp_path / "memory").mkdir()
+    memory_dir = make_memory(tmp_path)
 
     def make(keys: dict[str, Any] | None = None) -> Config:
         settings = {
-            "memory_dir": str(tmp_path / "memory"),
+            "memory_dir": str(memory_dir),
             "pool.bytes_max": "1M",
             "exports": [{"name": "swap", "size_bytes": "1M"}],
             "listen.unix": [str(tmp_path / "run" / "nbd.sock")],

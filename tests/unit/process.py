@@ -2,10 +2,12 @@
 
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,12 +44,31 @@ def run(
     )
 
 
+# Where those of this test are.
+_memory: list[Path] = []
+
+
+def make_memory(directory: Path) -> Path:
+    """A `memory_dir`, named `memory` in the directory, and on tmpfs, where it has to be."""
+    link = directory / "memory"
+    if not link.is_symlink():
+        _memory.append(Path(tempfile.mkdtemp(prefix="nbdswap-unit.", dir="/dev/shm")))
+        link.symlink_to(_memory[-1])
+    return link
+
+
+def remove_memory() -> None:
+    """What `make_memory` made."""
+    while _memory:
+        shutil.rmtree(_memory.pop())
+
+
 def write_config(directory: Path, **keys: Any) -> Path:
     """A configuration whose every path is in the directory."""
-    (directory / "memory").mkdir(exist_ok=True)
+    memory_dir = make_memory(directory)
     config = {
         "state_dir": str(directory / "state"),
-        "memory_dir": str(directory / "memory"),
+        "memory_dir": str(memory_dir),
         "listen": {"unix": [str(directory / "nbd.sock")], "tcp": []},
         "admin": f"unix:{directory / 'admin.sock'}",
         "pool": {"bytes_max": "1M"},

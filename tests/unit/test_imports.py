@@ -25,7 +25,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "snapshots": set(),
     "logs": set(),
     "machine": set(),
-    "hugetlbfs": set(),
+    "mounts": set(),
+    "hugetlbfs": {"mounts"},
     # Configuration: no component.
     "checks": VALUES,
     "config": VALUES | {"checks"},
@@ -58,7 +59,7 @@ MAY_KNOW: dict[str, set[str]] = {
     # From one server to the next.
     "succession": {"config", "errors", "snapshots", "state"},
     "handover": {"__init__", "config", "listeners", "logs", "snapshots"},
-    "preflight": SETTINGS | {"handover", "hugetlbfs", "state", "store_key", "succession"},
+    "preflight": SETTINGS | {"handover", "hugetlbfs", "mounts", "state", "store_key", "succession"},
     "successor": {"errors", "handover"},
     "upgrade": {"__init__", "engine", "errors", "handover", "listeners", "logs", "server"}
     | {"snapshots", "state", "successor", "systemd"},

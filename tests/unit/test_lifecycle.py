@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from nbdswap.errors import ExitCode
+from nbdswap.mounts import file_system
 from tests.unit.process import (
     ABORT,
     EXPORT_NAME,
@@ -84,6 +85,19 @@ def test_a_full_tmpfs_leaves_nothing_behind(tmp_path: Path) -> None:
     refused = run("serve", "-c", config)
     assert refused.returncode == ExitCode.REFUSED
     assert "pool.bytes_max is 8.00 TiB and the page table" in refused.stderr
+    assert {entry.name for entry in tmp_path.iterdir()} == {"memory", "nbdswap.yaml"}
+
+
+def test_memory_on_a_disk_is_refused_and_nothing_left_behind(tmp_path: Path) -> None:
+    found = file_system(tmp_path)
+    if found == "tmpfs":
+        pytest.skip("the directory for tests is on a tmpfs")
+    config = write_config(tmp_path, memory_dir=str(tmp_path))
+    refused = run("serve", "-c", config)
+    assert refused.returncode == ExitCode.USAGE
+    said = f"memory_dir: {tmp_path} is on {found or 'an unknown file system'}, wanted tmpfs or huge"
+    assert refused.stderr.startswith(said)
+    assert refused.stderr.count("\n") == 1
     assert {entry.name for entry in tmp_path.iterdir()} == {"memory", "nbdswap.yaml"}
 
 

@@ -5,14 +5,14 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from nbdswap import logs, preflight, systemd
 from nbdswap.addresses import Address, TcpAddress, UnixAddress
-from nbdswap.errors import RefusedError, UsageError
+from nbdswap.errors import ConfigError, RefusedError, UsageError
 from nbdswap.guide import guide
 from nbdswap.logs import EventLog
 from nbdswap.preflight import check_pidfile, check_room
@@ -156,6 +156,53 @@ def test_a_directory_that_is_not_there_is_refused(
 ) -> None:
     with pytest.raises(RefusedError, match=said):
         check_room(make_config({key: str(tmp_path / "gone" / "x")}), None, populate=False)
+
+
+@pytest.fixture
+def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Says that all that this test has in memory is on another file system."""
+
+    def pretend(kind: str) -> None:
+        device = (tmp_path / "memory").stat().st_dev
+        number = f"{os.major(device)}:{os.minor(device)}"
+        path = tmp_path / "mountinfo"
+        path.write_text(
+            f"1 0 0:0 / / rw - rootfs none rw\n2 1 {number} / /m rw shared:1 - {kind} /dev/x rw\n"
+        )
+        monkeypatch.setattr("nbdswap.mounts.MOUNTS", path)
+
+    return pretend
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "ramfs"])
+def test_memory_on_a_file_system_that_is_none_of_memory_is_refused(
+    kind: str, make_config: MakeConfig, mounts: Callable[[str], None]
+) -> None:
+    config = make_config()
+    mounts(kind)
+    with pytest.raises(ConfigError, match=f"memory_dir: .* is on {kind}, wanted tmpfs or huge"):
+        check_room(config, None, populate=False)
+
+
+def test_memory_on_a_device_that_is_not_mounted_is_refused(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems have numbers that stand nowhere, btrfs for example."""
+    (tmp_path / "mountinfo").write_text("1 0 0:0 / / rw - tmpfs none rw\n")
+    monkeypatch.setattr("nbdswap.mounts.MOUNTS", tmp_path / "mountinfo")
+    with pytest.raises(ConfigError, match="is on an unknown file system, wanted tmpfs or huge"):
+        check_room(make_config(), None, populate=False)
+
+
+def test_a_tmpfs_without_a_limit_has_room(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = os.statvfs("/dev/shm")
+    fields = [*status]
+    fields[2:5] = [0, 0, 0]
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
+    config = make_config({"pool.bytes_max": "8T", "store.path": "none"})
+    assert check_room(config, None, populate=False) == []
 
 
 # ---------------------------------------------------------------- stop requests

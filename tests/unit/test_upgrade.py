@@ -94,14 +94,14 @@ def test_a_change_that_would_lose_pages_is_refused(
     make_config: MakeConfig, tmp_path: Path, keys: dict[str, str], said: str
 ) -> None:
     before = predecessor_of(make_config(), [])
-    (tmp_path / "memory").rmdir()
+    (tmp_path / "memory").unlink()
     with pytest.raises(UpgradeError, match=said):
         check_succession(make_config(keys), before, None)
 
 
 def test_what_loses_nothing_may_change(make_config: MakeConfig, tmp_path: Path) -> None:
     before = predecessor_of(make_config({"store.path": "none"}), [])
-    (tmp_path / "memory").rmdir()
+    (tmp_path / "memory").unlink()
     # A store where there was none, other marks, another codec.
     keys = {"pool.codec": "zstd", "pool.high_mark_percent": 80, "pool.low_mark_percent": 70}
     check_succession(make_config(keys), before, None)
@@ -111,7 +111,7 @@ def test_the_exports_are_compared_with_the_state(make_config: MakeConfig, tmp_pa
     before = make_config()
     newcomer = Newcomer(instance=1, generation_min=1)
     state = decide(None, before, newcomer, memory_present=False, fresh=False).state
-    (tmp_path / "memory").rmdir()
+    (tmp_path / "memory").unlink()
     config = make_config({"exports": [{"name": "swap", "size_bytes": "2M"}]})
     with pytest.raises(UpgradeError, match="names, sizes or order of the exports were changed"):
         check_succession(config, predecessor_of(before, []), state)
