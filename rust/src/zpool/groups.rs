@@ -1,7 +1,8 @@
-//! The blocks of a class that have a free slot, in lists by how full they are.
+//! The blocks of a class that have a free slot, in lists by how full they are, or all in one.
 //!
-//! Objects go to the fullest block that has room, so that the emptiest ones drain; whoever empties
-//! blocks on purpose takes from the other end. All moves are O(1): links lie in the blocks.
+//! In lists by fullness objects go to the fullest block that has room, so that the emptiest ones drain; whoever
+//! empties blocks on purpose takes from the other end. In one list they go to its first block until that is full,
+//! and a block that was full goes to its end. All moves are O(1): links lie in the blocks.
 //!
 //! Locking: none, the class's lock is held.
 
@@ -66,9 +67,10 @@ fn set_link(arena: &Arena, block: u64, offset: usize, link: u64) {
     word.store(link as u32, Relaxed);
 }
 
-/// Heads of the lists.
+/// Ends of the lists.
 pub struct Groups {
     heads: [u64; FULL],
+    tails: [u64; FULL],
     /// Bit g is set when list g is not empty.
     filled: u16,
 }
@@ -78,6 +80,7 @@ impl Groups {
     pub fn new() -> Self {
         Self {
             heads: [NO_LINK; FULL],
+            tails: [NO_LINK; FULL],
             filled: 0,
         }
     }
@@ -97,10 +100,24 @@ impl Groups {
         let head = std::mem::replace(&mut self.heads[group], block);
         links.set_next(block, head);
         links.set_previous(block, NO_LINK);
-        if head != NO_LINK {
-            links.set_previous(head, block);
+        match head {
+            NO_LINK => self.tails[group] = block,
+            _ => links.set_previous(head, block),
         }
         self.filled |= 1 << group;
+    }
+
+    /// Puts a block at the end of a list.
+    pub fn push_back(&mut self, links: &impl Links, group: usize, block: u64) {
+        let tail = self.tails[group];
+        if tail == NO_LINK {
+            self.push(links, group, block);
+            return;
+        }
+        links.set_next(tail, block);
+        links.set_previous(block, tail);
+        links.set_next(block, NO_LINK);
+        self.tails[group] = block;
     }
 
     /// Takes a block out of the list that it is in.
@@ -108,6 +125,12 @@ impl Groups {
         let (next, previous) = (links.next(block), links.previous(block));
         if next != NO_LINK {
             links.set_previous(next, previous);
+        } else {
+            assert_eq!(
+                self.tails[group], block,
+                "block {block} is not the tail of list {group}"
+            );
+            self.tails[group] = previous;
         }
         if previous != NO_LINK {
             links.set_next(previous, next);
@@ -226,6 +249,26 @@ mod tests {
             groups.remove(&links, group, block);
         }
         assert_eq!(groups.emptiest(&links).next(), None);
+    }
+
+    #[test]
+    fn what_is_put_at_the_end_comes_last() {
+        let (links, mut groups) = (Numbers::default(), Groups::new());
+        groups.push_back(&links, 0, 1);
+        groups.push_back(&links, 0, 2);
+        groups.push(&links, 0, 3);
+        groups.push_back(&links, 0, 4);
+        let all = |groups: &Groups| groups.list(&links, 0).collect::<Vec<_>>();
+        assert_eq!(all(&groups), [3, 1, 2, 4]);
+        groups.remove(&links, 0, 4);
+        groups.push_back(&links, 0, 5);
+        assert_eq!(all(&groups), [3, 1, 2, 5]);
+        for block in [3, 1, 2, 5] {
+            assert_eq!(groups.fullest(), Some(block));
+            groups.remove(&links, 0, block);
+        }
+        groups.push_back(&links, 0, 6);
+        assert_eq!(all(&groups), [6]);
     }
 
     #[test]

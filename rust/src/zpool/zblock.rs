@@ -4,9 +4,8 @@
 //! after the head, 6 bytes a slot, so that a sweep reads few cache lines.
 //!
 //! The idea of zblock (V. Wool and A. Badmaev): many block shapes that fit their sizes well, and no
-//! other cleverness. The shapes are computed here, for any frame size. The original keeps one list
-//! of active blocks a class; here blocks are in lists by fullness, as in zsmalloc, so that the
-//! fullest is filled first and the emptiest can be emptied.
+//! other cleverness: one list of active blocks a class, of which the first is filled. The shapes are
+//! computed here, for any frame size. What the original has not is that a sparse block is emptied.
 //!
 //! Not here: which block and slot an object gets (`slotted`).
 //! Locking: none of its own.
@@ -41,6 +40,8 @@ pub struct Neighbours;
 //   objects_at   slots         stride x n
 impl Layout for Neighbours {
     const KIND: ZpoolKind = ZpoolKind::Zblock;
+
+    const GROUPS_BY_FULLNESS: bool = false;
 
     type Links<'a> = &'a Arena;
 

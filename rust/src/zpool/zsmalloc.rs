@@ -57,6 +57,8 @@ pub struct Chained;
 impl Layout for Chained {
     const KIND: ZpoolKind = ZpoolKind::Zsmalloc;
 
+    const GROUPS_BY_FULLNESS: bool = true;
+
     type Links<'a> = ChainLinks<'a>;
 
     fn shapes(options: &ArenaOptions) -> Vec<Shape> {

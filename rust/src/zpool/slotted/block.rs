@@ -82,6 +82,9 @@ pub trait Layout: Send + Sync + 'static {
     /// Which pool it is.
     const KIND: ZpoolKind;
 
+    /// Part-used blocks are in lists by fullness, of which the fullest is filled first; else in one.
+    const GROUPS_BY_FULLNESS: bool;
+
     /// How the lists of part-used blocks are linked.
     type Links<'a>: Links;
 

@@ -112,8 +112,8 @@ impl<L: Layout> Slotted<L> {
             for link in state.groups.list(&links, group) {
                 let block = L::block_of(&self.arena, link);
                 let used = self.used(shape, block);
-                let right = Groups::group(used, shape.slots);
-                assert_eq!(right, group, "list of block {block} with {used}");
+                let right = Self::list_of(Groups::group(used, shape.slots));
+                assert_eq!(right, Some(group), "list of block {block} with {used}");
                 assert!(block != state.isolated, "isolated block {block} is listed");
                 listed += 1;
             }

@@ -1,7 +1,7 @@
 //! A pool of blocks with slots of one size: what zblock and zsmalloc have in common.
 //!
-//! A class is a size of slot. Its blocks with a free slot are in lists by fullness; full blocks
-//! are in none. Allocation takes the first slot of the fullest block and never searches. A class
+//! A class is a size of slot. Its blocks with a free slot are in lists by fullness, or in one; full blocks
+//! are in none. Allocation takes the first slot of the fullest block, or the first, and never searches. A class
 //! that gets no frames for a new block passes the object to the next larger one, so the class of a
 //! block is not a function of an object's length: it stands in the side word of its first frame.
 //!
@@ -250,7 +250,33 @@ impl<L: Layout> Slotted<L> {
         if group != FULL {
             let head = L::open(&self.arena, shape, block, next);
             head.used().store(used, Relaxed);
-            state.groups.push(&L::links(&self.arena), group, head.link);
+            self.enlist(state, group, head.link);
+        }
+    }
+
+    /// The list of blocks of a group; None: they are in no list.
+    fn list_of(group: usize) -> Option<usize> {
+        match group {
+            FULL => None,
+            _ if L::GROUPS_BY_FULLNESS => Some(group),
+            _ => Some(0),
+        }
+    }
+
+    /// Lists a block of a group that was in no list.
+    fn enlist(&self, state: &mut ClassState, group: usize, link: u64) {
+        let links = L::links(&self.arena);
+        match Self::list_of(group) {
+            Some(list) if L::GROUPS_BY_FULLNESS => state.groups.push(&links, list, link),
+            Some(list) => state.groups.push_back(&links, list, link),
+            None => {}
+        }
+    }
+
+    /// Takes a block of a group out of its list.
+    fn unlist(&self, state: &mut ClassState, group: usize, link: u64) {
+        if let Some(list) = Self::list_of(group) {
+            (state.groups).remove(&L::links(&self.arena), list, link);
         }
     }
 
@@ -289,15 +315,9 @@ impl<L: Layout> Slotted<L> {
         }
         state.fullness[from] -= 1;
         state.fullness[to] += 1;
-        if state.isolated == block {
-            return;
-        }
-        let links = L::links(&self.arena);
-        if from != FULL {
-            state.groups.remove(&links, from, head.link);
-        }
-        if to != FULL {
-            state.groups.push(&links, to, head.link);
+        if state.isolated != block && Self::list_of(from) != Self::list_of(to) {
+            self.unlist(state, from, head.link);
+            self.enlist(state, to, head.link);
         }
     }
 
@@ -336,9 +356,7 @@ impl<L: Layout> Slotted<L> {
         if state.isolated == block {
             state.isolated = NONE;
         } else {
-            state
-                .groups
-                .remove(&L::links(&self.arena), group, head.link);
+            self.unlist(state, group, head.link);
         }
         L::release(&self.arena, shape, block);
         state.fullness[group] -= 1;

@@ -4,7 +4,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{ClassState, FULL, Layout, NO_OWNER, Slotted};
+use super::{ClassState, Layout, NO_OWNER, Slotted};
 use crate::zpool::groups::Groups;
 use crate::zpool::side::{NONE, Side};
 use crate::zpool::{Handle, Resident, Sweep, Tag};
@@ -12,7 +12,8 @@ use crate::zpool::{Handle, Resident, Sweep, Tag};
 /// Objects that are copied out under one hold of the lock.
 const BATCH: usize = 64;
 
-/// Blocks that isolation looks at in the emptiest list, which bounds how long it holds the lock.
+/// Blocks that isolation looks at in the emptiest list, which bounds how long it holds the lock. At the front of a
+/// single list are those that have had free slots for longest.
 const CANDIDATES: usize = 16;
 
 /// A block that could be emptied.
@@ -123,7 +124,7 @@ impl<L: Layout> Slotted<L> {
             return false;
         };
         let group = Groups::group(used, slots);
-        state.groups.remove(&L::links(&self.arena), group, link);
+        self.unlist(&mut state, group, link);
         let block = L::block_of(&self.arena, link);
         state.isolated = block;
         drop(state);
@@ -162,11 +163,8 @@ impl<L: Layout> Slotted<L> {
             }
             let head = L::head(&self.arena, shape, block);
             let group = Groups::group(self.used(shape, block), shape.slots);
-            if let Some(head) = head
-                && group != FULL
-            {
-                let links = L::links(&self.arena);
-                state.groups.push(&links, group, head.link);
+            if let Some(head) = head {
+                self.enlist(&mut state, group, head.link);
             }
         }
     }
