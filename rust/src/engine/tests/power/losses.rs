@@ -118,7 +118,7 @@ fn the_same_with_hardly_room_for_all_pages() {
 #[test]
 fn the_same_while_syncs_fail() {
     for seed in seeds(12) {
-        for (plan, is_encrypted) in [(PLAN, false), (TIGHT, false), (TIGHT, true)] {
+        for (plan, is_encrypted) in [(PLAN, false), (PLAN, true), (TIGHT, false), (TIGHT, true)] {
             let plan = Plan {
                 syncs_fail: true,
                 is_encrypted,
