@@ -138,19 +138,15 @@ impl Zfit {
         let (index, mut shard) = self.lock_next();
         let found = shard.cut(&self.arena, granules, bytes, tag);
         drop(shard);
-        if let Some(handle) = found {
-            self.fetch(handle, granules);
-        }
         found
             .or_else(|| self.alloc_in_any(index, granules, bytes, tag))
             .or_else(|| self.alloc_in_new(index, granules, bytes, tag))
     }
 
-    /// Fetches what the copy of an object into a slot would wait for: the first lines in each small page,
-    /// which take a page walk each. Without the lock: others need not wait for that.
-    fn fetch(&self, handle: Handle, granules: u32) {
-        let at = self.word_at(handle);
-        let end = at + self.grain.bytes(granules);
+    /// Fetches what the copy of an object to a place in the mapping would wait for: the first lines in each small
+    /// page, which take a page walk each.
+    fn fetch(&self, at: usize, bytes: usize) {
+        let end = at + bytes;
         self.arena.prefetch(at, FETCHED_BYTES);
         let next_page = at - at % SYSTEM_PAGE_BYTES + SYSTEM_PAGE_BYTES;
         for page in (next_page..end).step_by(SYSTEM_PAGE_BYTES) {
@@ -173,12 +169,20 @@ impl Zfit {
         found
     }
 
-    /// The same from the hole of any shard, that one last: something may be left in its inbox.
+    /// The same from another shard, or else from any when all that was freed there is made holes of.
     #[cold]
-    fn alloc_in_any(&self, last: usize, granules: u32, bytes: usize, tag: Tag) -> Option<Handle> {
+    fn alloc_in_any(&self, own: usize, granules: u32, bytes: usize, tag: Tag) -> Option<Handle> {
         let count = self.shards.len();
-        let mut shards = (last + 1..count).chain(0..=last);
-        shards.find_map(|index| self.lock(index).cut(&self.arena, granules, bytes, tag))
+        let mut others = (own + 1..count).chain(0..own);
+        let mut shards = (own..count).chain(0..own);
+        others
+            .find_map(|index| self.lock(index).cut(&self.arena, granules, bytes, tag))
+            .or_else(|| {
+                shards.find_map(|index| {
+                    let mut shard = self.lock(index);
+                    shard.cut_joined(&self.arena, granules, bytes, tag)
+                })
+            })
     }
 
     #[cold]

@@ -54,6 +54,11 @@ impl Nodes {
         self.allowed = nodes.min(self.count);
     }
 
+    /// Whether fewer than half of those that may be used are.
+    pub fn are_plenty(&self) -> bool {
+        self.used < self.allowed / 2
+    }
+
     /// Bytes of the nodes that were used since none was.
     pub fn bytes(&self) -> u64 {
         size_of_val(&self.nodes[..]) as u64

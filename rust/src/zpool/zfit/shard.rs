@@ -1,7 +1,9 @@
-//! A shard: some of the regions, their holes, and how slots are cut out of holes and given back.
+//! A shard: some of the regions, their holes, and how slots are cut out of holes.
 //!
-//! Not here: who holds the lock (`zfit`), walking over regions (`upkeep`).
+//! Not here: how they are given back (`freeing`), who holds the lock (`zfit`), walking over regions (`upkeep`).
 //! Locking: none, the shard's lock is held.
+
+mod freeing;
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -27,20 +29,9 @@ const HOLE_BYTES_MIN: usize = 16;
 /// Nodes that a shard has however little it holds.
 const NODES_MIN: usize = 64;
 
-/// This share of the objects may be waiting as freed slots: 1/768. They are bytes that hold nothing, so
-/// it is what they cost; a quarter to a third of all slots are then taken as they were freed.
-const QUICK_SHARE: u64 = 768;
-
-/// The same in frames of more than 4 KiB. They hold fewer objects, of more lengths, and with 1/512 few of
-/// those were ever found waiting.
-const QUICK_SHARE_LARGE: u64 = 128;
-
-/// There, a freed slot is taken by an object that is shorter by this share at most; otherwise by one that
+/// In frames of more than 4 KiB a freed slot is taken by an object that is shorter by this share at most; otherwise by one that
 /// is shorter by a granule.
 const SLACK_SHARE: u32 = 64;
-
-/// Freed slots that become holes before it is looked again for one that is long enough.
-const JOINED_TOGETHER: usize = 16;
 
 /// Lengths of slots beyond those that objects need: what was too short for a hole.
 const SPARE_LENGTHS: u32 = 2;
@@ -71,11 +62,11 @@ pub struct Shard {
     pub objects: u64,
     /// Granules in slots with an object.
     pub live: u64,
-    /// Slots that are being freed: their words are fetched. With the lengths of their objects.
+    /// Slots that are being freed, with the lengths of their objects.
     freed: Waiting,
     /// Freed slots, to be taken again as they are. For their regions they count as slots.
     pub quick: Quick,
-    /// Those that are no longer kept for that: the words behind them are fetched.
+    /// Those that are no longer kept for that, with their own lengths.
     joining: Waiting,
 }
 
@@ -117,14 +108,25 @@ impl Shard {
         if let Some(spot) = self.quick.take(granules, slack) {
             return Some(self.reuse(arena, spot, bytes, tag));
         }
-        loop {
-            if let Some((spot, hole)) = self.bins.take(self.memory(arena), granules) {
-                return Some(self.cut_from(arena, spot, hole, (granules, bytes, tag)));
-            }
-            if !self.join_some(arena) {
-                return None;
+        let (spot, hole) = self.bins.take(self.memory(arena), granules)?;
+        Some(self.cut_from(arena, spot, hole, (granules, bytes, tag)))
+    }
+
+    /// The same from holes that freed slots are made to be for it.
+    pub fn cut_joined(
+        &mut self,
+        arena: &Arena,
+        granules: u32,
+        bytes: usize,
+        tag: Tag,
+    ) -> Option<Handle> {
+        while self.join_some(arena) {
+            let found = self.cut(arena, granules, bytes, tag);
+            if found.is_some() {
+                return found;
             }
         }
+        None
     }
 
     /// Gives a freed slot another object.
@@ -161,6 +163,10 @@ impl Shard {
         let (handle, grain) = (Handle(spot), self.grain);
         let region = Region::around(arena, handle.frame()).expect("a hole is part of a region");
         let at = region.granule(grain, handle);
+        // What will be written, together: the lock is not given back before all of it has come from memory.
+        for granule in [at, at + granules.min(hole - 1), at + hole - 1] {
+            arena.prefetch(region.place(arena, grain, granule), 1);
+        }
         debug_assert!(region.read(arena, grain, at).is_hole(), "{region:?}");
         let rest = hole - granules;
         // What no object fits into stays part of the slot, where it is free of bookkeeping.
@@ -178,98 +184,9 @@ impl Shard {
         handle
     }
 
-    /// The word of a slot will be read.
-    pub fn fetch(&self, arena: &Arena, spot: Spot) {
-        arena.prefetch(self.memory(arena).place(spot), 1);
-    }
-
-    /// Frees a slot, a little later.
-    #[inline]
-    pub fn free_soon(&mut self, arena: &Arena, spot: Spot, bytes: usize) {
-        if let Some((spot, bytes)) = self.freed.pass(spot, bytes as u32) {
-            self.free(arena, spot, bytes as usize);
-        }
-    }
-
-    /// Has a slot wait to be taken again.
-    fn free(&mut self, arena: &Arena, spot: Spot, bytes: usize) {
-        let place = arena.word_u64(self.memory(arena).place(spot));
-        let word = Word(place.load(Relaxed));
-        let length = word.granules();
-        assert!(
-            word.is_live() && bytes + word::BYTES <= self.grain.bytes(length),
-            "{bytes} bytes at {spot:#x} are freed twice, or were never taken"
-        );
-        self.objects -= 1;
-        self.live -= u64::from(length);
-        self.object_bytes -= bytes as u64;
-        place.store(word.freed().0, Relaxed);
-        if self.isolated != NONE && self.is_isolated(arena, spot) {
-            // Nothing may be put into that region.
-            self.join(arena, spot);
-            return;
-        }
-        if !self.quick.put(length, spot) {
-            self.join_soon(arena, spot, length);
-        }
-        let share = match self.grain.is_large() {
-            true => QUICK_SHARE_LARGE,
-            false => QUICK_SHARE,
-        };
-        while self.quick.slots() > self.objects / share
-            && let Some((length, spot)) = self.quick.give_up()
-        {
-            self.join_soon(arena, spot, length);
-        }
-    }
-
-    fn is_isolated(&self, arena: &Arena, spot: Spot) -> bool {
-        Region::around(arena, Handle(spot).frame())
-            .is_some_and(|region| region.head == self.isolated)
-    }
-
-    /// Makes a hole of a freed slot, a little later.
-    fn join_soon(&mut self, arena: &Arena, spot: Spot, granules: u32) {
-        let at = self.memory(arena).place(spot);
-        for place in [at, at + self.grain.bytes(granules)] {
-            if place < arena.end() {
-                arena.prefetch(place, 1);
-            }
-        }
-        if let Some((spot, _)) = self.joining.pass(spot, granules) {
-            self.join(arena, spot);
-        }
-    }
-
     /// Bytes of its lists, outside of the arena.
     pub fn index_bytes(&self) -> u64 {
         self.bins.index_bytes() + self.quick.index_bytes()
-    }
-
-    /// Does what is under way: what was freed waits to be taken again, or becomes a hole. True if
-    /// something did.
-    pub fn settle_accounts(&mut self, arena: &Arena) -> bool {
-        while let Some((spot, bytes)) = self.freed.take() {
-            self.free(arena, spot, bytes as usize);
-        }
-        let mut is_joined = false;
-        while let Some((spot, _)) = self.joining.take() {
-            self.join(arena, spot);
-            is_joined = true;
-        }
-        is_joined
-    }
-
-    /// Makes holes of some of the freed slots. False: there were none.
-    pub fn join_some(&mut self, arena: &Arena) -> bool {
-        let is_joined = self.settle_accounts(arena);
-        for _ in 0..JOINED_TOGETHER {
-            let Some((length, spot)) = self.quick.give_up() else {
-                break;
-            };
-            self.join_soon(arena, spot, length);
-        }
-        self.settle_accounts(arena) || is_joined
     }
 
     /// Counts an object in a slot of `granules`.
@@ -277,39 +194,6 @@ impl Shard {
         self.objects += 1;
         self.live += u64::from(granules);
         self.object_bytes += bytes as u64;
-    }
-
-    /// Makes one hole of a freed slot and those beside it.
-    fn join(&mut self, arena: &Arena, spot: Spot) {
-        let (handle, grain) = (Handle(spot), self.grain);
-        let region = &Region::around(arena, handle.frame()).expect("a slot is part of a region");
-        let at = region.granule(grain, handle);
-        let word = region.read(arena, grain, at);
-        assert!(word.is_free(), "{word:?} of a freed slot");
-        let length = word.granules();
-        let live = region.live(arena);
-        let (mut from, mut to) = (at, at + length);
-        if word.is_after_hole() {
-            let before = region.hole_before(arena, grain, at);
-            from -= before.granules();
-            self.take_hole(arena, region, from, before);
-            // Nobody may take the old word for a slot.
-            region.write(arena, grain, at, Word::hole(length, nodes::NONE));
-        }
-        if to < region.end(grain) {
-            let next = region.read(arena, grain, to);
-            if next.is_hole() {
-                self.take_hole(arena, region, to, next);
-                to += next.granules();
-            }
-        }
-        region.set_live(arena, live - length);
-        if live == length {
-            self.release(arena, region);
-            return;
-        }
-        self.put_hole(arena, region, from, to - from);
-        region.set_after_hole(arena, grain, to, true);
     }
 
     /// Makes a hole of granules that are nobody's; what follows must be marked by the caller.

@@ -120,7 +120,6 @@ impl SharedShard {
             (inbox.slots, std::mem::take(&mut inbox.count))
         };
         let slots = &slots[..count];
-        slots.iter().for_each(|&(spot, _)| shard.fetch(arena, spot));
         for &(spot, bytes) in slots {
             shard.free_soon(arena, spot, bytes as usize);
         }

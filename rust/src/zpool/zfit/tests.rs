@@ -114,6 +114,27 @@ fn what_is_freed_while_its_shard_is_busy_is_freed_by_who_has_it_next() {
 }
 
 #[test]
+fn short_holes_leave_half_of_the_nodes_to_longer_ones() {
+    let arena = Arena::create(options(4096, 64)).expect("memory for a test");
+    let grain = Grain::of(4096);
+    let memory = links::Memory {
+        arena: &arena,
+        grain,
+    };
+    let mut bins = bins::Bins::new(513, 4);
+    let spot = |place: u32| Handle::of(0, place * 20).0;
+    let mut pushed = |place, granules| bins.push(memory, spot(place), granules) != nodes::NONE;
+    let short = [0, 1, 2].map(|place| pushed(place, 3));
+    assert_eq!(short, [true, true, false]);
+    let longer = [3, 4, 5].map(|place| pushed(place, 4));
+    assert_eq!(longer, [true, true, false], "the last is linked");
+    assert_eq!(bins.holes(), 5);
+    assert_eq!(bins.take(memory, 3), Some((spot(1), 3)));
+    assert!((0..4).all(|_| bins.take(memory, 3).is_some()));
+    assert_eq!(bins.take(memory, 3), None, "one was forgotten");
+}
+
+#[test]
 fn what_is_freed_in_another_threads_shard_is_missed_by_nobody() {
     let arena = Arena::create(options(4096, 64)).expect("memory for a test");
     let pool = Zfit::with_shards(Arc::new(arena), 2);
@@ -124,14 +145,14 @@ fn what_is_freed_in_another_threads_shard_is_missed_by_nobody() {
     let objects = || pool.shards[1].try_lock(&pool.arena).unwrap().objects;
     handles[..7].iter().for_each(|&slot| pool.free(slot, 1000));
     assert_eq!(objects(), 40, "a few are left in the inbox");
-    handles[7..16]
+    handles[7..24]
         .iter()
         .for_each(|&slot| pool.free(slot, 1000));
     assert!(
         objects() < 40,
         "who is at work there takes what has become much"
     );
-    handles[16..36]
+    handles[24..36]
         .iter()
         .for_each(|&slot| pool.free(slot, 1000));
     assert_eq!(pool.stats().objects, 4);

@@ -59,7 +59,6 @@ impl Zpool for Zfit {
                 let index = usize::from(region.shard);
                 let shard = &self.shards[index];
                 if index == turn::current(self.shards.len()) {
-                    self.prefetch_word(handle);
                     shard.free(&self.arena, handle.0, bytes);
                 } else {
                     shard.free_later(&self.arena, handle.0, bytes);
@@ -69,8 +68,9 @@ impl Zpool for Zfit {
     }
 
     fn store(&self, handle: Handle, object: &[u8]) {
-        self.arena
-            .store_bytes(self.content_at(handle, object.len()), object);
+        let at = self.content_at(handle, object.len());
+        self.fetch(at, object.len());
+        self.arena.store_bytes(at, object);
     }
 
     fn load<'a>(&'a self, handle: Handle, bytes: usize, _: &'a mut [u8]) -> &'a [u8] {
@@ -203,14 +203,6 @@ impl Zfit {
     pub(super) fn count_whole(&self, bytes: usize) {
         self.whole.objects.fetch_add(1, SeqCst);
         self.whole.object_bytes.fetch_add(bytes as u64, Relaxed);
-    }
-
-    /// The word of a slot will be read when it is freed.
-    fn prefetch_word(&self, handle: Handle) {
-        let at = self.word_at(handle);
-        if at < self.arena.end() {
-            self.arena.prefetch(at, 1);
-        }
     }
 
     fn free_whole(&self, frame: u32, bytes: usize) {
