@@ -7,7 +7,7 @@
 //!
 //! Measured against six holes remembered a bin and links for the others, on 360 MiB of lz4 objects: of pages of
 //! 16 KiB 44 of 100 holes were linked and unlinked, and a random overwrite took a tenth more. Where short holes
-//! took nodes like others, which are half of all holes and one in 200 of those that objects go to, 55 of 100 holes were linked
+//! took nodes like others, which are half of all holes and one in 200 of those that objects go to, 58 of 100 holes were linked
 //! of pages of 4 KiB.
 //!
 //! Not here: where holes come from and what becomes of their rest (`shard`).
