@@ -212,11 +212,12 @@ impl Engine {
                 recovery.claim_marks();
                 report.pages_recovered = std::mem::take(&mut report.pages_adopted);
                 report.warnings.extend(recovery.survey().warning());
+                recovery.make_sure()?;
             } else {
                 recovery.compare(&lane)?;
+                recovery.sync(was_in_doubt)?;
+                report.warnings.extend(recovery.warn_of_unreadable());
             }
-            recovery.sync(was_in_doubt)?;
-            report.warnings.extend(recovery.warn_of_unreadable());
         }
         if let (true, Some(store)) = (adopt_store, &tiers.store) {
             store.adopted();

@@ -328,6 +328,17 @@ impl<'a> Recovery<'a> {
         }
     }
 
+    /// Syncs what was found in the log, which may be nowhere but in the device's cache. A device that fails now may
+    /// not have given all that it has: as with a read of the lists, that ends the recovery.
+    pub(super) fn make_sure(&self) -> Result<()> {
+        let belief = self.tiers.belief();
+        self.store.set_promised(belief.promised());
+        belief.doubt();
+        self.store.sync()?;
+        belief.restore();
+        Ok(())
+    }
+
     /// Claims the records of the marks that were found, as adoption claims those of objects.
     pub(super) fn claim_marks(&mut self) {
         let mut from = 0;
