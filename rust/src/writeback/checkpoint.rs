@@ -263,8 +263,7 @@ impl Checkpoint {
                     self.cleaning_pieces += 1;
                     let found = self.cleaning_pieces < CLEANING_PIECES_MAX
                         && find_room(context, tools)?
-                        || pays_for_itself(context, tools)
-                            && tools.streams.open_from_reserve(tools.store);
+                        || open_from_reserve(context, tools)?;
                     return if found { Ok(()) } else { Err(FlushError::Full) };
                 }
             }
@@ -457,10 +456,32 @@ fn sync(
     }
 }
 
-/// Would one segment take all that is owed, and others be freed by that?
+/// Takes a segment that is kept for cleaning, after those that wait for syncs alone were made free. False: that
+/// would not pay.
+///
+/// # Errors
+/// As [`free_held`].
+fn open_from_reserve(context: &Context<'_>, tools: &mut Tools<'_>) -> Result<bool, FlushError> {
+    let store = tools.store;
+    if store.segments_released() > 0 {
+        free_held(context, store, tools.durable, tools.streams)?;
+    }
+    Ok(pays_for_itself(context, tools) && tools.streams.open_from_reserve(store))
+}
+
+/// Would the free segments, those that are kept for cleaning included, take all that is owed, and others be freed by
+/// that?
 fn pays_for_itself(context: &Context<'_>, tools: &Tools<'_>) -> bool {
     let Tools { store, durable, .. } = tools;
-    let (mut bytes, mut from) = (SEGMENT_OVERHEAD_BYTES, 0);
+    let free = store.segments_free();
+    if free == 0 || store.segments_held() == 0 {
+        return false;
+    }
+    // What does not fit the end of one segment goes to the next.
+    let record_bytes_max = store.record_bytes(context.tiers.page_bytes as u32) + ENTRY_BYTES;
+    let usable = u64::from(store.segment_bytes() - SEGMENT_OVERHEAD_BYTES);
+    let room = usable + u64::from(free - 1) * usable.saturating_sub(record_bytes_max.into());
+    let (mut bytes, mut from) = (0, 0);
     while let Some(page) = durable.owed.next(from) {
         from = page.0 + 1;
         let object_bytes = match context.tiers.table.peek(page).place() {
@@ -468,12 +489,12 @@ fn pays_for_itself(context: &Context<'_>, tools: &Tools<'_>) -> bool {
             Place::Store(object) => object.bytes,
             _ => MARK_BYTES,
         };
-        bytes += store.record_bytes(object_bytes as u32) + ENTRY_BYTES;
-        if bytes > store.segment_bytes() {
+        bytes += u64::from(store.record_bytes(object_bytes as u32) + ENTRY_BYTES);
+        if bytes > room {
             return false;
         }
     }
-    store.segments_held() > 0
+    true
 }
 
 /// There is no segment to write into. True: there may be one now.

@@ -180,7 +180,8 @@ fn a_log_that_is_called_whole_where_a_sync_failed_is_found() {
 fn who_takes_over_in_doubt_has_room_to_write_everything_again() {
     // All segments in which nothing lived were kept, so that there was none to write into, and every flush and
     // write failed from then on.
-    for seed in seeds(12) {
+    // With 1157 what was left to write took two of the segments that are kept for cleaning, and none was given.
+    for seed in seeds(12).into_iter().chain([1157]) {
         with_seed(seed, |seed| {
             let mut scene = Scene::new(TIGHT, seed);
             for _ in 0..3 {
