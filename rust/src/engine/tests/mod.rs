@@ -134,6 +134,17 @@ impl Run {
         Run::open_with(setup, seed, dir, |_| {})
     }
 
+    /// The next engine takes over what this one leaves.
+    fn take_over(&mut self, mut options: EngineOptions) -> OpenReport {
+        options.adopt = true;
+        let (engine, report) = Engine::open(options).unwrap();
+        assert!(report.adopted, "{}", report.reason);
+        self.lane = engine.lane();
+        self.reader = engine.reader_lane();
+        self.engine = engine;
+        report
+    }
+
     fn open_with(
         setup: Setup,
         seed: u64,
@@ -420,14 +431,8 @@ fn a_successor_finds_every_page_that_was_acknowledged() {
                     run.act();
                 }
                 // No orderly end: the predecessor is simply gone.
-                let mut options = options(&run.setup, run.device.clone(), Some(&dir));
-                options.adopt = true;
-                let (engine, report) = Engine::open(options).unwrap();
-                assert!(report.adopted, "{}", report.reason);
+                let report = run.take_over(options(&run.setup, run.device.clone(), Some(&dir)));
                 assert_eq!(report.pages_lost, 0);
-                run.lane = engine.lane();
-                run.reader = engine.reader_lane();
-                run.engine = engine;
                 run.engine.check();
                 run.verify();
             }

@@ -144,11 +144,8 @@ fn an_encrypted_store_is_adopted_with_its_key_and_refused_with_another() {
                 assert!(words.contains("is encrypted"), "{words}");
                 assert!(run.sim().image() == image, "it was touched");
             }
-            let (engine, report) = Engine::open(encrypted(adopting(&run, &dir), 1)).unwrap();
-            assert!(report.adopted && report.pages_lost == 0, "{report:?}");
-            run.lane = engine.lane();
-            run.reader = engine.reader_lane();
-            run.engine = engine;
+            let report = run.take_over(encrypted(adopting(&run, &dir), 1));
+            assert_eq!(report.pages_lost, 0);
             run.engine.check();
             run.verify();
         }

@@ -207,12 +207,7 @@ fn what_was_flushed_is_not_owed_again_by_who_takes_the_memory_over() {
         }
         let mut options = options(&run.setup, run.device.clone(), Some(&dir));
         change(&mut options);
-        options.adopt = true;
-        let (engine, report) = Engine::open(options).unwrap();
-        assert!(report.adopted, "{}", report.reason);
-        run.lane = engine.lane();
-        run.reader = engine.reader_lane();
-        run.engine = engine;
+        run.take_over(options);
         run.engine.check();
         run.verify();
         let tiers = &run.engine.tiers;
@@ -261,12 +256,8 @@ fn a_flushed_version_outlives_a_failed_write_of_the_next_a_kill_and_a_loss_of_po
     // It is killed, and its successor's client does not flush: dead segments are free, and given back.
     let mut options = options(&run.setup, run.device.clone(), Some(&dir));
     change(&mut options);
-    options.adopt = true;
-    let (engine, report) = Engine::open(options).unwrap();
-    assert!(report.adopted && report.pages_lost == 0, "{report:?}");
-    run.lane = engine.lane();
-    run.reader = engine.reader_lane();
-    run.engine = engine;
+    let report = run.take_over(options);
+    assert_eq!(report.pages_lost, 0);
     for _ in 0..200 {
         run.step();
     }

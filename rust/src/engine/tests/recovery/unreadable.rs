@@ -19,12 +19,7 @@ fn adopted_with_a_bad_block(name: &str, bad: impl FnOnce(&Run) -> usize) -> (Run
     run.sim().break_range(at..at + 4096);
     let mut options = options(&run.setup, run.device.clone(), Some(&dir));
     is_durable(&mut options);
-    options.adopt = true;
-    let (engine, report) = Engine::open(options).unwrap();
-    assert!(report.adopted, "{}", report.reason);
-    run.lane = engine.lane();
-    run.reader = engine.reader_lane();
-    run.engine = engine;
+    let report = run.take_over(options);
     (run, report)
 }
 
