@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +76,14 @@ def flip_bytes(path: Path, count: int, rng: random.Random) -> list[int]:
             file.seek(at)
             file.write(bytes((byte ^ 1 << rng.randrange(8),)))
     return flips
+
+
+def copy_remains(server: Server) -> Path:
+    """Copies of the files of a dead server, to compare them with what the next one says."""
+    directory = Path(tempfile.mkdtemp(prefix="nbdswap-soak-remains."))
+    for path in [server.store_path, *server.memory_files()]:
+        shutil.copy(path, directory)
+    return directory
 
 
 async def find_failed(socket: Path, tenants: Sequence[Tenant], rng: random.Random) -> set[Name]:

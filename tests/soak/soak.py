@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -21,7 +22,7 @@ from typing import Any
 from nbdswap import admin_client
 from nbdswap.addresses import UnixAddress
 from tests.kills.life import kill_while_starting
-from tests.soak.damage import find_failed, flip_bytes, verify
+from tests.soak.damage import copy_remains, find_failed, flip_bytes, verify
 from tests.soak.last_words import last_words
 from tests.soak.tally import Tally
 from tests.soak.tenants import TASKS, Fleet, attached, tenants_of
@@ -396,6 +397,7 @@ class Soak:
         flips = flip_bytes(self._server.store_path, FLIPS, self._rng)
         self.tally.bytes_flipped += FLIPS
         after = verify(self._server)
+        remains = copy_remains(self._server)
         self._server.start()
 
         async def find() -> set[tuple[str, int]]:
@@ -408,7 +410,8 @@ class Soak:
         unnamed = failed - after.damaged
         assert len(unnamed) <= after.missing - before.missing, (
             f"pages {unnamed} are errors and not damaged; flipped {flips}, before {before}, "
-            f"after {after}: {self._server.running.log_text}"
+            f"after {after}, the files are in {remains}"
         )
+        shutil.rmtree(remains)
         assert len(failed) <= FLIPS, f"{len(failed)} pages are damaged by {FLIPS} flips"
         self._server.kill()
