@@ -340,6 +340,8 @@ class StoreVerdict(TypedDict):
     damaged: list[StoreDamage]
     """The first 1000 by their place. Where the list is damaged too, one may be named twice: as what
     the list says that it was, and as what it says itself."""
+    damaged_left_out: int
+    """Names that would have come after these."""
 
 @type_check_only
 class ForeseenExport(TypedDict):

@@ -113,6 +113,8 @@ def verify_command(
         )
         for damage in damaged:
             typer.echo(_damage_line(damage))
+        if left_out := verdict["damaged_left_out"]:
+            typer.echo(f"  and {left_out:,} more")
     return ExitCode.OK if is_whole else ExitCode.REFUSED
 
 

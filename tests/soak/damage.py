@@ -60,8 +60,7 @@ def verify(server: Server) -> Verdict:
         for damage in verdict["damaged"]
         if damage["in_use"]
     }
-    untold = max(verdict["records_damaged"] - len(verdict["damaged"]), 0)
-    return Verdict(in_use, verdict["records_missing"] + untold)
+    return Verdict(in_use, verdict["records_missing"] + verdict["damaged_left_out"])
 
 
 def flip_bytes(path: Path, count: int, rng: random.Random) -> list[int]:

@@ -51,6 +51,7 @@ pub(super) struct VerdictView {
     records_damaged: u64,
     records_missing: u64,
     damaged: Vec<DamageView>,
+    damaged_left_out: u64,
 }
 
 impl From<Label> for LabelView {
@@ -131,6 +132,7 @@ pub(super) fn verify_store(
         records_damaged: verdict.records_damaged,
         records_missing: verdict.records_missing,
         damaged: verdict.damaged.into_iter().map(DamageView::from).collect(),
+        damaged_left_out: verdict.damaged_left_out,
     })
 }
 

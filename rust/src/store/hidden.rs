@@ -5,7 +5,8 @@
 //! named twice, by the entry in the list and by the one in its own header. Neither is proven here: a page is
 //! named for each entry that can be true where it stands, so that of a record both of whose entries say
 //! different things two pages are named. One named for nothing is an error too many, which is
-//! the side to err on. What has no entry that can be true stays without a name, and is counted.
+//! the side to err on. What has no entry that can be true stays without a name, and is counted; so does what
+//! was never written, behind the end of a write that was cut short: zeros, which would say page 0.
 //!
 //! Not here: records that do verify (`clean`). Locking: none; for a store that is looked at or recovered, it
 //! allocates.
@@ -14,7 +15,7 @@ use crate::error::Result;
 
 use super::device::Span;
 use super::geometry::{Location, SegmentIndex};
-use super::layout::{ENTRY_BYTES, Entry, HEAD_BYTES, Shape};
+use super::layout::{ENTRY_BYTES, Entry, HEAD_BYTES, RECORD_HEADER_BYTES, Shape};
 use super::log::{RecordRef, Store};
 use super::read::{READ_BYTES_MAX, ReadBuffer};
 
@@ -134,16 +135,28 @@ impl Search<'_> {
     fn listed(&self, place: Location) -> Option<Entry> {
         let from = self.next? * ENTRY_BYTES;
         let raw = self.list.get(from..from + ENTRY_BYTES)?;
-        self.store.form.entry(raw, self.sequence, place)
+        (!is_blank(raw))
+            .then(|| self.store.form.entry(raw, self.sequence, place))
+            .flatten()
     }
 
     /// The entry that the record at this place begins with.
     fn own(&self, place: Location, bytes: &mut [u8]) -> Option<Entry> {
         let at = place.offset();
-        let span = Span::around(at, at + ENTRY_BYTES as u64);
+        let span = Span::around(at, at + RECORD_HEADER_BYTES as u64);
         self.store.read_span(bytes, span).ok()?;
         let from = (at - span.start) as usize;
-        let raw = &bytes[from..from + ENTRY_BYTES];
-        self.store.form.entry(raw, self.sequence, place)
+        let header = &bytes[from..from + RECORD_HEADER_BYTES];
+        (!is_blank(header))
+            .then(|| {
+                let entry = &header[..ENTRY_BYTES];
+                self.store.form.entry(entry, self.sequence, place)
+            })
+            .flatten()
     }
+}
+
+/// Was this never written?
+fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }

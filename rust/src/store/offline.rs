@@ -26,7 +26,7 @@ use super::segment::Segments;
 use super::stats::Counters;
 use super::superblock::Superblock;
 
-/// Damaged records that a report names; the others are counted.
+/// Damaged records that a report names; the names of the others are counted.
 pub const DAMAGE_MAX: usize = 1000;
 
 /// What the superblock and its copy say.
@@ -116,6 +116,8 @@ pub struct Verdict {
     /// The first of these. Where the list of records is damaged too, one may be named as what it was by
     /// the list and as what it was by itself.
     pub damaged: Vec<Damage>,
+    /// Names that were left out, as there are [`DAMAGE_MAX`] in `damaged`.
+    pub damaged_left_out: u64,
     /// Records that a head counts and that nobody can name, as their summary is damaged too.
     pub records_missing: u64,
 }
@@ -338,6 +340,8 @@ impl Verdict {
     fn name(&mut self, damage: Damage) {
         if self.damaged.len() < DAMAGE_MAX {
             self.damaged.push(damage);
+        } else {
+            self.damaged_left_out += 1;
         }
     }
 }

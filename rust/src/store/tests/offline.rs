@@ -123,6 +123,46 @@ fn damage_is_found_where_it_is() {
 }
 
 #[test]
+fn a_write_that_was_cut_short_is_not_taken_for_records_of_page_zero() {
+    // Zeros look like the entry of page 0, every 24 bytes of them: they filled the report.
+    for key in [None, Some(4)] {
+        let (mut bytes, records) = image(key);
+        let start = SEGMENT_BYTES as usize;
+        bytes[start + BLOCK_BYTES..2 * start].fill(0);
+        bytes[records[4].location.offset() as usize + 30] ^= 1;
+        let file = Image::new(&format!("cut-{}", key.is_some()), &bytes);
+        let verdict = verify(&file.0, key).unwrap();
+        let named: Vec<_> = verdict.damaged.iter().map(|one| one.page).collect();
+        // The write ended in the third record, and the fourth is not to be had.
+        assert_eq!(named, [70_000, 5]);
+        assert_eq!((verdict.records_damaged, verdict.records_missing), (2, 1));
+        assert_eq!(verdict.damaged_left_out, 0);
+    }
+}
+
+#[test]
+fn names_that_are_left_out_are_counted() {
+    let device = Arc::new(SimDevice::new(5 * SEGMENT_BYTES as usize, 1));
+    let store = open(&device, options()).unwrap();
+    let mut records = Vec::new();
+    for first in [1, 401, 801] {
+        let pages: Vec<_> = (first..first + 400).map(|page| (page, 8)).collect();
+        records.extend(put(&store, &mut store.batch(), &pages));
+    }
+    let mut bytes = device.image();
+    for record in &records {
+        bytes[record.location.offset() as usize + 16] ^= 1;
+    }
+    let file = Image::new("many", &bytes);
+    let verdict = verify(&file.0, None).unwrap();
+    assert_eq!(verdict.records_damaged, 1200);
+    assert_eq!(
+        (verdict.damaged.len(), verdict.damaged_left_out),
+        (1000, 200)
+    );
+}
+
+#[test]
 fn a_superblock_comes_back_from_its_copy_and_the_copy_from_it() {
     let (bytes, records) = image(None);
     let copy_at = SEGMENT_BYTES as usize - BLOCK_BYTES;
