@@ -17,7 +17,7 @@ use super::geometry::{Location, SegmentIndex};
 use super::layout::{ENTRY_BYTES, HEAD_BYTES, Head, RECORDS_MAX, Shape};
 use super::log::{RecordRef, Store};
 use super::read::{READ_BYTES_MAX, ReadBuffer};
-use super::segment::{Candidates, Choice};
+use super::segment::{Candidates, Choice, Use};
 
 /// Segments that one call of `tidy` discards at most.
 const DISCARDS_PER_CALL: u32 = 8;
@@ -97,22 +97,8 @@ impl Store {
         let Some((sequence, shape)) = self.segments.shape(segment) else {
             return Ok(());
         };
-        let summary = self.read_summary(segment, sequence, shape, &mut buffer.bytes);
-        match summary {
-            Ok(entries) => {
-                let start = self.geometry.start(segment).offset();
-                let mut at = start + HEAD_BYTES as u64;
-                for raw in entries.chunks_exact(ENTRY_BYTES) {
-                    let place = Location::at_offset(at);
-                    // The checksum was right, so that we wrote them.
-                    let Some(entry) = self.form.entry(raw, sequence, place) else {
-                        break;
-                    };
-                    each(RecordRef::new(&entry, place, sequence));
-                    at += u64::from(self.record_bytes(entry.bytes));
-                }
-                Ok(())
-            }
+        match self.listed_records((segment, sequence, shape), buffer, each) {
+            Ok(()) => Ok(()),
             // Freed, and maybe rewritten, while it was read.
             Err(_) if self.segments.sequence(segment) != sequence => Ok(()),
             Err(_) => {
@@ -120,6 +106,49 @@ impl Store {
                 self.search_records(segment, sequence, shape, buffer, each)
             }
         }
+    }
+
+    /// Reports all records of a use of a segment, whether or not that is freed, if their list is whole.
+    pub fn use_records(
+        &self,
+        one: &Use,
+        buffer: &mut ReadBuffer,
+        each: &mut dyn FnMut(RecordRef),
+    ) -> Result<()> {
+        self.listed_records((one.segment, one.sequence, one.shape), buffer, each)
+    }
+
+    fn listed_records(
+        &self,
+        (segment, sequence, shape): (SegmentIndex, u64, Shape),
+        buffer: &mut ReadBuffer,
+        each: &mut dyn FnMut(RecordRef),
+    ) -> Result<()> {
+        let entries = self.read_summary(segment, sequence, shape, &mut buffer.bytes)?;
+        let start = self.geometry.start(segment).offset();
+        let mut at = start + HEAD_BYTES as u64;
+        for raw in entries.chunks_exact(ENTRY_BYTES) {
+            let place = Location::at_offset(at);
+            // The checksum was right, so that we wrote them.
+            let Some(entry) = self.form.entry(raw, sequence, place) else {
+                break;
+            };
+            each(RecordRef::new(&entry, place, sequence));
+            at += u64::from(self.record_bytes(entry.bytes));
+        }
+        Ok(())
+    }
+
+    /// Fills `found` up to its capacity with the freed segments that wait for a checkpoint, and then with those in
+    /// which least lives.
+    pub fn emptiest(&self, found: &mut Vec<Use>) {
+        self.segments.emptiest(found);
+    }
+
+    /// Of every page that has a record in this use of a segment there is a newer one on the device, or nobody needs
+    /// it: it waits for no checkpoint any more. False: it is not freed.
+    pub fn relieve(&self, one: &Use) -> bool {
+        self.segments.relieve(one.segment, one.sequence)
     }
 
     /// The summary of a segment, verified. It and the tail are one read.

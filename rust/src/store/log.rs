@@ -175,7 +175,7 @@ impl Store {
         self.segments.released_count() as u32
     }
 
-    /// Segments that only cleaning may take.
+    /// Segments that are not for write-back.
     pub fn segments_reserved(&self) -> u32 {
         self.segments.reserve()
     }
@@ -185,8 +185,8 @@ impl Store {
         Batch::new(&self.geometry, self.form.clone())
     }
 
-    /// Reserves a free segment for a batch and empties it. StoreFull when there is none, or for
-    /// write-back when only the reserve of cleaning is left.
+    /// Reserves a free segment for a batch and empties it. StoreFull when there is none, or none but those that
+    /// are kept for better reasons.
     pub fn begin(&self, batch: &mut Batch, reason: Reason) -> Result<()> {
         assert!(
             !self.adopting.load(Ordering::Acquire),

@@ -60,7 +60,7 @@ pub use offline::{
 };
 pub use open::StoreOptions;
 pub use read::{GROUP_READS_MAX, READ_BYTES_MAX, ReadBuffer};
-pub use segment::{Candidates, Choice, Reason};
+pub use segment::{Candidates, Choice, Reason, Use};
 pub use stats::StoreStats;
 #[cfg(test)]
 pub use tombstone::TOMBSTONE_MAGIC;

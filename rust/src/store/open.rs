@@ -22,7 +22,7 @@ use super::layout::Key;
 use super::log::{Reading, Store};
 use super::precedence::Precedence;
 use super::ring_device::{RingDevice, Rings};
-use super::segment::{OPENS_MAX, Segments};
+use super::segment::{OPENS_MAX, RELIEF_SEGMENTS, Segments};
 use super::stats::Counters;
 use super::superblock::{Seal, Superblock};
 use super::traffic::{CountedDevice, Lines};
@@ -51,7 +51,8 @@ pub struct StoreOptions {
     pub keeps_freed: bool,
     /// Discard freed segments in [`Store::tidy`].
     pub punch: bool,
-    /// Segments that only cleaning may use; at least 1, or a full store stays full.
+    /// Segments that only cleaning may use; at least 1, or a full store stays full. With `keeps_freed` there are
+    /// some more, for relief.
     pub reserve_segments: u32,
     /// None: records are in clear. What is adopted must be as it is wanted.
     pub encryption: Option<Encryption>,
@@ -159,6 +160,12 @@ impl Store {
                 "the store's reserve is 0 segments, must be 1 or more".into(),
             ));
         }
+        let for_relief = if options.keeps_freed {
+            RELIEF_SEGMENTS
+        } else {
+            0
+        };
+        let reserve_segments = reserve_segments + for_relief;
         let geometry = Geometry::new(device.len(), segment_bytes, reserve_segments)?;
         let content = inspect(&*device, &options)?;
         let key = Key { id, generation };

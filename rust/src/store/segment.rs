@@ -20,9 +20,11 @@ mod adoption;
 mod audit;
 mod choice;
 mod doubt;
+mod emptiest;
 mod quarantine;
 
 pub use choice::{Candidates, Choice};
+pub use emptiest::Use;
 pub(super) use quarantine::Spent;
 
 use std::collections::VecDeque;
@@ -54,7 +56,14 @@ pub enum Reason {
     /// To move what lives in a sparse segment, which frees one: may use the reserve. Without it a
     /// full store could never be cleaned.
     Cleaning,
+    /// To write down what keeps freed segments waiting, which makes one free for certain: may use all there are.
+    /// Cleaning may be overtaken, and what it empties wait.
+    Relief,
 }
+
+/// Segments of the reserve that only relief may take, in a store whose freed segments wait: the one that it writes,
+/// and another one for the next process, should this one die before it has freed any.
+pub const RELIEF_SEGMENTS: u32 = 2;
 
 /// What is known of one segment.
 #[derive(Default)]
@@ -105,6 +114,7 @@ struct Lists {
 pub(super) struct Segments {
     all: Box<[Segment]>,
     lists: Mutex<Lists>,
+    /// Segments that are not for write-back.
     reserve: u32,
     /// Freed segments wait until what superseded their records is on the device.
     pub(super) keeps_freed: bool,
@@ -116,7 +126,7 @@ pub(super) struct Segments {
 }
 
 impl Segments {
-    /// Segments that are not in use and not free either, until `list_free`.
+    /// Segments that are not in use and not free either, until `list_free`. `reserve` of them are not for write-back.
     pub fn new(count: u32, reserve: u32, opens: u64, keeps_freed: bool) -> Self {
         assert!((1..=OPENS_MAX).contains(&opens), "opened {opens} times");
         fn room<T>(count: u32) -> VecDeque<T> {
@@ -185,20 +195,25 @@ impl Segments {
         lists.sequence_next - 1
     }
 
-    /// Segments that only cleaning may take.
+    /// Segments that are not for write-back.
     pub fn reserve(&self) -> u32 {
         self.reserve
+    }
+
+    /// Free segments that one who asks for this reason leaves alone.
+    fn spared(&self, reason: Reason) -> usize {
+        match reason {
+            Reason::WriteBack => self.reserve as usize,
+            Reason::Cleaning if self.keeps_freed => RELIEF_SEGMENTS as usize,
+            Reason::Cleaning | Reason::Relief => 0,
+        }
     }
 
     /// Takes a free segment.
     pub fn take(&self, reason: Reason) -> Result<SegmentIndex> {
         let mut lists = self.lists();
         let free = lists.ready.len() + lists.freed.len();
-        let spared = if reason == Reason::WriteBack {
-            self.reserve as usize
-        } else {
-            0
-        };
+        let spared = self.spared(reason);
         // One that was freed last spares the device a discard; a suspect is the last resort. It does
         // not count for the reserve: cleaning must not depend on it. Without a segment to clean into a
         // full store would stay full for ever, so that cleaning takes even a broken one.
@@ -207,7 +222,7 @@ impl Segments {
         } else {
             let suspect = lists.suspect.pop_front();
             suspect.or_else(|| match reason {
-                Reason::Cleaning => lists.broken.pop_front(),
+                Reason::Cleaning | Reason::Relief => lists.broken.pop_front(),
                 Reason::WriteBack => None,
             })
         };

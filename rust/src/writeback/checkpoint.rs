@@ -8,12 +8,12 @@
 //! later checkpoint (`Store::outlived`).
 //!
 //! It is made for a flush; when so much is owed that there may soon be no room for it; when segments that
-//! wait for one are wanted; and when a recovery would have much to verify. The budget does not stop it:
+//! wait for one are wanted, or were relieved for want of others; and when a recovery would have much to verify. The budget does not stop it:
 //! what it writes is counted there.
 //!
-//! When segments run out, sparse ones are cleaned and synced; after that it takes one of those that are kept
-//! for cleaning, if that is enough and frees others. When that does not help, or the device
-//! fails, the flushes fail; everything is owed as before, and the next checkpoint tries again.
+//! When segments run out, some are emptied first, those too that wait for the very checkpoint (`relief`). When that
+//! does not help, or the device fails, the flushes fail; everything is owed as before, and the next checkpoint tries
+//! again.
 //!
 //! After a sync that failed nothing that it should have covered is believed: it is written again, from
 //! what can be read of it, by the next process if this one is killed before (`durable::Belief`).
@@ -24,16 +24,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Context;
-use super::cleaner::{Cleaner, Need};
-use super::streams::{Push, Stream, Streams, is_current, lose};
-use super::victims::Victim;
-use crate::durable::{Durable, Flush, FlushError, MARK_BYTES};
-use crate::error::Error;
-use crate::incident::{Fault, Finder};
+use super::cleaner::Cleaner;
+use super::owed;
+use super::relief::{Relief, Relieved};
+use super::streams::{Push, Stream, Streams};
+use crate::durable::{Durable, Flush, FlushError};
 use crate::page::PageId;
 use crate::stats::Counter;
-use crate::store::{ReadBuffer, RecordRef, Store};
-use crate::table::{ObjectAt, Place};
+use crate::store::{ReadBuffer, Store};
 
 /// Pages that one piece looks at, at most.
 const PIECE_PAGES: u32 = 1024;
@@ -45,12 +43,9 @@ const OWED_PERCENT_MAX: u64 = 50;
 const UNSURE_SHARE: u64 = 16;
 const UNSURE_MIN: u64 = 64;
 
-/// Pieces of cleaning that are tried for a segment before the store is called full: enough to empty two dozen full
-/// segments, which must give one. Segments that nearly all live can be moved together without end.
-const CLEANING_PIECES_MAX: u32 = 512;
-
-/// Segments that are emptied before they are made free.
-const EMPTIED_MAX: u32 = 16;
+/// Times that segments are made free, at most, without that the sweep comes on: a page that is changed at each moment
+/// that it is looked at, and no other reason.
+const RELIEFS_MAX: u32 = 64;
 
 /// More than what a segment has besides its records and their entries.
 const SEGMENT_OVERHEAD_BYTES: u32 = 256;
@@ -103,8 +98,8 @@ pub(super) struct Checkpoint {
     /// Batches that had failed when that was last looked at.
     failures_seen: u64,
     has_position: bool,
-    /// Pieces of cleaning since a page was last written down.
-    cleaning_pieces: u32,
+    /// Times that segments were made free since the sweep last came on.
+    reliefs: u32,
     /// The sequence that was next when the last one succeeded.
     last_sequence: u64,
     buffer: ReadBuffer,
@@ -116,6 +111,7 @@ pub(super) struct Tools<'a> {
     pub(super) durable: &'a Durable,
     pub(super) streams: &'a mut Streams,
     pub(super) cleaner: &'a mut Cleaner,
+    pub(super) relief: &'a mut Relief,
 }
 
 impl Checkpoint {
@@ -130,7 +126,7 @@ impl Checkpoint {
             held_since: Duration::ZERO,
             failures_seen: 0,
             has_position: false,
-            cleaning_pieces: 0,
+            reliefs: 0,
             last_sequence: store.sequence_next(),
             buffer: ReadBuffer::new(),
         }
@@ -156,8 +152,8 @@ impl Checkpoint {
         true
     }
 
-    fn begin(&mut self, context: &Context<'_>, tools: &Tools<'_>) -> bool {
-        let Tools { store, durable, .. } = tools;
+    fn begin(&mut self, context: &Context<'_>, tools: &mut Tools<'_>) -> bool {
+        let (store, durable) = (tools.store, tools.durable);
         let segment_bytes = u64::from(store.segment_bytes());
         let free = store
             .segments_free()
@@ -188,9 +184,10 @@ impl Checkpoint {
         // After the flushes were looked at: what they cover is owed by now. Before the first owed page
         // is looked for: what is outlived from now on waits for the next checkpoint.
         self.number = store.begin_checkpoint();
+        tools.relief.was_needed = false;
         self.failures_seen = context.stats.segments_failed.get();
         self.has_position = false;
-        self.cleaning_pieces = 0;
+        self.reliefs = 0;
         self.stage = Stage::Draining;
         true
     }
@@ -201,6 +198,7 @@ impl Checkpoint {
             store,
             durable,
             cleaner,
+            relief,
             ..
         } = tools;
         if now < self.not_before {
@@ -211,6 +209,7 @@ impl Checkpoint {
         let written = store.sequence_next() - self.last_sequence;
         let unsure_max = (u64::from(store.segments()) / UNSURE_SHARE).max(UNSURE_MIN);
         durable.owes_too_much()
+            || relief.was_needed
             || written > unsure_max
             || is_worth_it && cleaner.wants_segments(store)
     }
@@ -248,7 +247,6 @@ impl Checkpoint {
             match self.push(context, tools, page)? {
                 Push::Done => {
                     context.stats.checkpoints.pages.add(1);
-                    self.cleaning_pieces = 0;
                 }
                 // It is not what it was a moment ago: looked at again.
                 Push::Stale if tools.durable.owed.contains(page) => continue,
@@ -260,11 +258,7 @@ impl Checkpoint {
                 }
                 Push::NoSegment => {
                     self.stage = Stage::Sweeping(page.0);
-                    self.cleaning_pieces += 1;
-                    let found = self.cleaning_pieces < CLEANING_PIECES_MAX
-                        && find_room(context, tools)?
-                        || open_from_reserve(context, tools)?;
-                    return if found { Ok(()) } else { Err(FlushError::Full) };
+                    return self.relieve(context, tools, page);
                 }
             }
             from = page.0 + 1;
@@ -288,60 +282,31 @@ impl Checkpoint {
                 other => return Ok(other),
             }
         }
-        let word = context.tiers.table.peek(page);
-        Ok(match word.place() {
-            Place::Pool(object) => {
-                let victim = Victim {
-                    page,
-                    object,
-                    is_read: false,
-                };
-                (tools.streams).push_victim(context, store, &victim, Stream::Old)
-            }
-            Place::Store(object) => return self.push_stored(context, tools, (page, object)),
-            Place::Hole | Place::Same(_) | Place::Lost => {
-                tools.streams.push_mark(context, store, page, durable)
-            }
-            Place::Unwritten => {
-                // Never written, and so nothing of it can be owed.
-                durable.owed.remove(page);
-                Push::Stale
-            }
-        })
+        let tools = (store, durable, &mut *tools.streams);
+        owed::push(context, tools, &mut self.buffer, page, Stream::Old)
     }
 
-    /// Writes a page again whose record is not to be relied on.
-    fn push_stored(
+    /// Makes segments free, and writes down what keeps them and what is next.
+    fn relieve(
         &mut self,
         context: &Context<'_>,
         tools: &mut Tools<'_>,
-        (page, object): (PageId, ObjectAt<crate::store::Location>),
-    ) -> Result<Push, FlushError> {
-        let (store, streams) = (tools.store, &mut *tools.streams);
-        let record = RecordRef {
-            page: page.0,
-            codec: object.codec as u8,
-            bytes: object.bytes as u32,
-            location: object.at,
-            sequence: store.sequence(object.at),
-        };
-        let mut pushed = Ok(Push::Stale);
-        store.read(&mut self.buffer, &[record], &mut |_, bytes| {
-            pushed = match bytes {
-                Ok(bytes) => Ok(streams.push_record(context, store, (&record, bytes), Stream::Old)),
-                Err(_) if !is_current(context, &record) => Ok(Push::Stale),
-                Err(Error::Corrupt { .. }) => {
-                    if lose(context, &record) {
-                        let offset = record.location.offset();
-                        let incidents = context.incidents;
-                        incidents.add(page, offset, Fault::Damaged, Finder::Cleaning);
-                    }
-                    Ok(Push::Stale)
-                }
-                Err(_) => Err(FlushError::Failed),
+        page: PageId,
+    ) -> Result<(), FlushError> {
+        let parts = &mut (tools.store, tools.durable, &mut *tools.streams);
+        let from = (page.0, self.reliefs > 0);
+        let Relieved::Freed(next) = tools.relief.run(context, parts, from)? else {
+            return match open_from_reserve(context, tools) {
+                true => Ok(()),
+                false => Err(FlushError::Full),
             };
-        });
-        pushed
+        };
+        self.stage = Stage::Sweeping(next);
+        self.reliefs = if next > page.0 { 0 } else { self.reliefs + 1 };
+        match self.reliefs < RELIEFS_MAX {
+            true => Ok(()),
+            false => Err(FlushError::Full),
+        }
     }
 
     fn land(&mut self, context: &Context<'_>, tools: &mut Tools<'_>) -> Result<(), FlushError> {
@@ -413,7 +378,7 @@ impl Checkpoint {
 }
 
 /// Why the device cannot be written.
-fn failure_of(streams: &Streams) -> FlushError {
+pub(super) fn failure_of(streams: &Streams) -> FlushError {
     if streams.health().is_out_of_space() {
         FlushError::Full
     } else {
@@ -423,7 +388,7 @@ fn failure_of(streams: &Streams) -> FlushError {
 
 /// Buries segments and syncs what has landed. After a failure nothing that is not known to be on the device is believed, by
 /// the next process neither.
-fn sync(
+pub(super) fn sync(
     context: &Context<'_>,
     store: &Store,
     durable: &Durable,
@@ -431,17 +396,16 @@ fn sync(
 ) -> Result<(), FlushError> {
     let belief = context.tiers.belief();
     streams.bury(store, BURIED_PER_SYNC);
+    // What is under way might be told of in the answer to this sync and to no other.
+    streams.land_all(context, store);
     let was_in_doubt = belief.doubt();
-    // Segments of smaller sequences are all landed, and on the device if this succeeds.
-    let covered = (!streams.is_under_way()).then(|| store.sequence_next());
+    let covered = store.sequence_next();
     match store.sync() {
         Ok(()) => {
             // What was promised may have been superseded by what is there now, and be reused.
-            if let Some(sequence) = covered {
-                store.set_promised(sequence);
-            }
+            store.set_promised(covered);
             if !was_in_doubt {
-                covered.inspect(|sequence| belief.promise(*sequence));
+                belief.promise(covered);
                 belief.restore();
             }
             durable.unsynced.drain(|_| {});
@@ -456,17 +420,10 @@ fn sync(
     }
 }
 
-/// Takes a segment that is kept for cleaning, after those that wait for syncs alone were made free. False: that
-/// would not pay.
-///
-/// # Errors
-/// As [`free_held`].
-fn open_from_reserve(context: &Context<'_>, tools: &mut Tools<'_>) -> Result<bool, FlushError> {
-    let store = tools.store;
-    if store.segments_released() > 0 {
-        free_held(context, store, tools.durable, tools.streams)?;
-    }
-    Ok(pays_for_itself(context, tools) && tools.streams.open_from_reserve(store))
+/// Takes a segment that is kept for relief, where there can be none: after a sync that failed everything waits for
+/// this checkpoint. False: it would not be enough for that.
+fn open_from_reserve(context: &Context<'_>, tools: &mut Tools<'_>) -> bool {
+    pays_for_itself(context, tools) && tools.streams.open_from_reserve(tools.store)
 }
 
 /// Would the free segments, those that are kept for cleaning included, take all that is owed, and others be freed by
@@ -484,50 +441,13 @@ fn pays_for_itself(context: &Context<'_>, tools: &Tools<'_>) -> bool {
     let (mut bytes, mut from) = (0, 0);
     while let Some(page) = durable.owed.next(from) {
         from = page.0 + 1;
-        let object_bytes = match context.tiers.table.peek(page).place() {
-            Place::Pool(object) => object.bytes,
-            Place::Store(object) => object.bytes,
-            _ => MARK_BYTES,
-        };
-        bytes += u64::from(store.record_bytes(object_bytes as u32) + ENTRY_BYTES);
+        let object_bytes = owed::object_bytes(context.tiers, page);
+        bytes += u64::from(store.record_bytes(object_bytes) + ENTRY_BYTES);
         if bytes > room {
             return false;
         }
     }
     true
-}
-
-/// There is no segment to write into. True: there may be one now.
-///
-/// # Errors
-/// A sync failed: what was written down is owed again, from the first page on.
-fn find_room(context: &Context<'_>, tools: &mut Tools<'_>) -> Result<bool, FlushError> {
-    let Tools {
-        store,
-        durable,
-        streams,
-        cleaner,
-    } = tools;
-    if streams.land(context, store) {
-        return Ok(true);
-    }
-    // Few records may be all that lives in hundreds of segments: to move them all first would take for ever.
-    if cleaner.emptied() >= EMPTIED_MAX && cleaner.write(context, store, streams) {
-        return Ok(true);
-    }
-    if store.segments_released() >= EMPTIED_MAX {
-        return free_held(context, store, durable, streams);
-    }
-    let is_cleaned = cleaner.piece(context, store, streams, Need::Now)
-        || cleaner.piece(context, store, streams, Need::Last);
-    if is_cleaned {
-        return Ok(true);
-    }
-    if streams.is_filling(Stream::Survivors) {
-        streams.send(context, store, Stream::Survivors);
-        return Ok(true);
-    }
-    free_held(context, store, durable, streams)
 }
 
 /// Syncs until segments that wait for that are free. False: none is.

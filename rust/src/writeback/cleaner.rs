@@ -152,12 +152,6 @@ impl Cleaner {
         missing(store) > 0
     }
 
-    /// Segments that were emptied into the survivors' batch since it was opened: all but one are a gain once that is
-    /// written.
-    pub(super) fn emptied(&self) -> u32 {
-        self.emptied
-    }
-
     /// Is every segment that was named empty, or as good as empty once the batch is written?
     pub(super) fn is_between_segments(&self) -> bool {
         self.records.is_empty()

@@ -161,6 +161,16 @@ impl Dispatch {
         }
     }
 
+    /// Writes the next batch, as a thread that serves would. False: none waits.
+    #[cfg(test)]
+    pub fn write_next(&self, tiers: &Tiers) -> bool {
+        let mut queue = self.queue();
+        let begun = queue.begin();
+        begun
+            .map(|begun| drop(self.write(tiers, queue, begun)))
+            .is_some()
+    }
+
     fn wait<'a>(&'a self, queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
         let waited = self.changed.wait(queue);
         waited.unwrap_or_else(PoisonError::into_inner)

@@ -28,6 +28,8 @@ mod cleaner;
 mod dispatch;
 mod health;
 mod moving;
+mod owed;
+mod relief;
 #[cfg(test)]
 mod scene;
 mod scrub;
@@ -54,6 +56,7 @@ pub use checkpoint::CheckpointStats;
 use checkpoint::{Checkpoint, Tools, free_held};
 use cleaner::{Cleaner, Need};
 use moving::Moving;
+use relief::{Relief, Relieved};
 use scrub::Scrub;
 pub use scrub::ScrubStats;
 use streams::{Stream, Streams};
@@ -162,6 +165,8 @@ struct Outflow {
     budget: Budget,
     /// None without durable exports.
     checkpoint: Option<Checkpoint>,
+    /// The same.
+    relief: Option<Relief>,
 }
 
 impl Writeback {
@@ -181,6 +186,7 @@ impl Writeback {
                 cleaner: Cleaner::new(store),
                 budget: Budget::new(budget),
                 checkpoint: (tiers.durable.as_ref()).map(|_| Checkpoint::new(store)),
+                relief: (tiers.durable.as_ref()).map(|_| Relief::new(store)),
             }),
             scrub: store.map(|store| Scrub::new(store, scrub_bytes_per_s)),
             moving: Moving::default(),
@@ -273,17 +279,22 @@ impl Writeback {
         let Outflow {
             streams,
             cleaner,
-            checkpoint,
+            checkpoint: Some(checkpoint),
+            relief: Some(relief),
             victims,
             ..
-        } = outflow;
+        } = outflow
+        else {
+            return false;
+        };
         let mut tools = Tools {
             store,
             durable,
             streams,
             cleaner,
+            relief,
         };
-        let did = (checkpoint.as_mut()).is_some_and(|one| one.run(context, &mut tools));
+        let did = checkpoint.run(context, &mut tools);
         if did {
             // Those that were chosen may be in the store by now.
             victims.clear();
@@ -422,7 +433,7 @@ impl Outflow {
             }
         }
         self.victims.clear();
-        self.streams.abandon(context, store);
+        self.streams.abandon(context, store, &Stream::OF_WRITE_BACK);
         is_working || self.streams.has_sent()
     }
 
@@ -470,15 +481,22 @@ impl Outflow {
         if cleaner.piece(context, store, streams, Need::Last) {
             return true;
         }
-        let durable = (context.tiers.durable.as_ref()).filter(|_| store.segments_released() > 0);
-        durable.is_some_and(|durable| free_held(context, store, durable, streams) == Ok(true))
+        let (Some(durable), Some(relief)) = (&context.tiers.durable, &mut self.relief) else {
+            return false;
+        };
+        if store.segments_released() > 0 && free_held(context, store, durable, streams) == Ok(true)
+        {
+            return true;
+        }
+        let relieved = relief.run(context, &mut (store, durable, streams), (0, false));
+        matches!(relieved, Ok(Relieved::Freed(_)))
     }
 
     /// The pool is below its low mark.
     fn end_round(&mut self, context: &Context<'_>, store: &Store) {
         self.victims.clear();
         self.streams.land_all(context, store);
-        self.streams.abandon(context, store);
+        self.streams.abandon(context, store, &Stream::OF_WRITE_BACK);
     }
 
     /// After a step: pays for what was written.

@@ -53,6 +53,8 @@ pub(super) enum Stream {
 
 impl Stream {
     pub(super) const ALL: [Stream; 3] = [Stream::Read, Stream::Old, Stream::Survivors];
+    /// Those that write-back fills.
+    pub(super) const OF_WRITE_BACK: [Stream; 2] = [Stream::Read, Stream::Old];
 }
 
 /// Batches besides those that are filled: some are under way while another is published.
@@ -171,10 +173,10 @@ impl Streams {
         &mut self,
         context: &Context<'_>,
         store: &Store,
-        page: PageId,
-        durable: &Durable,
+        (page, durable): (PageId, &Durable),
+        to: Stream,
     ) -> Push {
-        self.push(context, store, page, Stream::Old, |shipment, guard| {
+        self.push(context, store, page, to, |shipment, guard| {
             let mark = mark_of(guard.word()).filter(|_| durable.owed.contains(page))?;
             Some(shipment.push(store, guard, (MARK_CODEC, &mark.encode())))
         })
@@ -223,11 +225,17 @@ impl Streams {
         self.open(store, Stream::Survivors).is_some()
     }
 
-    /// Opens a batch for what has to be written down in a segment that is kept for cleaning. False: there is
-    /// none.
+    /// Makes sure that the survivors' batch is open, in a segment that is kept for relief if there is no other.
+    /// False: there is none at all.
+    pub(super) fn open_for_relief(&mut self, store: &Store) -> bool {
+        let batch = &mut self.at(Stream::Survivors).batch;
+        batch.is_open() || store.begin(batch, Reason::Relief).is_ok()
+    }
+
+    /// Opens a batch for what has to be written down in a segment that is kept for relief. False: there is none.
     pub(super) fn open_from_reserve(&mut self, store: &Store) -> bool {
         let batch = &mut self.at(Stream::Old).batch;
-        !batch.is_open() && store.begin(batch, Reason::Cleaning).is_ok()
+        !batch.is_open() && store.begin(batch, Reason::Relief).is_ok()
     }
 
     /// Opens the batch of a stream; without a segment for it, the other one that write-back fills.
@@ -357,11 +365,10 @@ impl Streams {
         buried > 0
     }
 
-    /// Gives up the batches that write-back fills: their pages stay in the pool, where there is room
-    /// for them now, and no segment is written half full.
-    pub(super) fn abandon(&mut self, context: &Context<'_>, store: &Store) {
-        for stream in [Stream::Read, Stream::Old] {
-            let shipment = &mut self.all[stream as usize];
+    /// Gives up the batches of these streams: their pages stay where they are, and no segment is written half full.
+    pub(super) fn abandon(&mut self, context: &Context<'_>, store: &Store, streams: &[Stream]) {
+        for stream in streams {
+            let shipment = &mut self.all[*stream as usize];
             for page in shipment.pages() {
                 self.pages.remove(&page.0);
             }

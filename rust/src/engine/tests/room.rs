@@ -115,3 +115,88 @@ fn a_store_that_is_nearly_all_alive_still_takes_rewrites() {
     run.verify();
     run.engine.check();
 }
+
+impl Run {
+    /// Writes pages as other clients do meanwhile, as far as they find room at once.
+    fn let_others_write(&mut self) {
+        for _ in 0..self.random.below(4) {
+            let page = self.random.below(u64::from(PAGES)) as u32;
+            let mut data = vec![0; PAGE];
+            data.fill_with(|| self.random.bits() as u8);
+            let written = self.engine.write(&mut self.lane, PageId(page), &data);
+            if let Ok(Write::Done(_)) = written {
+                self.model[page as usize] = data;
+            }
+        }
+    }
+
+    /// Writes a batch that is under way, perhaps, as another thread does.
+    fn let_device_write(&mut self) {
+        if self.random.below(2) == 0 {
+            self.engine.dispatch().write_next(&self.engine.tiers);
+        }
+    }
+
+    /// A flush that others do not wait for.
+    fn flush_among_others(&mut self) -> std::result::Result<(), FlushError> {
+        let flush = self.engine.flush(ExportId(1)).expect("it is durable");
+        for _ in 0..10_000 {
+            if let Some(outcome) = self.engine.flushed(flush) {
+                return outcome;
+            }
+            self.step();
+            self.let_others_write();
+            self.let_device_write();
+        }
+        panic!("a flush that never ends");
+    }
+}
+
+/// Each owed page keeps a segment waiting for a checkpoint, and with many of them all segments wait. What was
+/// cleaned then gave no room, the last segment was spent on it, and no flush and no write succeeded any more, with
+/// half of the store dead.
+#[test]
+fn a_store_that_is_not_full_always_has_a_segment_to_write_into() {
+    for seed in seeds(12) {
+        with_seed(seed, |seed| {
+            let dir = Directory::new(&format!("room-{seed}"));
+            // All pages fill seven eighths of it.
+            let setup = Setup {
+                store_bytes: (82 + seed % 20) * u64::from(SEGMENT),
+                codec: "none",
+                ..SMALL
+            };
+            let durable = |options: &mut EngineOptions| {
+                (options.exports.iter_mut()).for_each(|export| export.is_durable = true);
+            };
+            let mut run = Run::open_with(setup, seed, Some(&dir), durable);
+            run.engine.dispatch().open();
+            for index in 0..PAGES {
+                assert!(run.write_noise(PageId(index)), "page {index}");
+            }
+            for step in 0..3000 {
+                match run.random.below(1000) {
+                    0..2 => assert_eq!(run.flush_among_others(), Ok(()), "step {step}"),
+                    2..6 => {
+                        let mut options = options(&setup, run.device.clone(), Some(&dir));
+                        durable(&mut options);
+                        run.take_over(options);
+                        run.engine.dispatch().open();
+                    }
+                    6..600 => {
+                        run.step();
+                        run.let_others_write();
+                        run.let_device_write();
+                    }
+                    _ => {
+                        let page = PageId(run.random.below(u64::from(PAGES)) as u32);
+                        assert!(run.write_noise(page), "step {step}: {page} was refused");
+                    }
+                }
+            }
+            assert_eq!(run.flush(), Ok(()));
+            run.verify();
+            run.engine.check();
+        });
+    }
+}

@@ -19,9 +19,7 @@
 //!
 //! * In need, the one with the fewest living bytes: it gives a segment back soonest.
 //!
-//! A segment that waits for a checkpoint is not free when it is empty, so it comes after all others, and
-//! never for the last free segment: what that was spent for would not come back, and the checkpoint itself may need it to
-//! clean into.
+//! A segment that waits for a checkpoint is not free when it is empty, so it is not named.
 //!
 //! A walk over all segments finds the best few dozen, which are then named one after the other, so
 //! that the walk is paid once for all of them.
@@ -95,14 +93,10 @@ impl Segments {
             candidates.list.clear();
             candidates.choice = choice;
         }
-        for (is_walked, takes_waiting) in [(false, false), (true, false), (true, true)] {
-            if takes_waiting && !(self.keeps_freed && self.free_count() > 1) {
-                break;
-            }
-            let is_candidate = |segment: &Segment| {
-                is_candidate(segment, live_bytes_max, segment_bytes)
-                    && (takes_waiting || !self.waits(segment))
-            };
+        let is_candidate = |segment: &Segment| {
+            is_candidate(segment, live_bytes_max, segment_bytes) && !self.waits(segment)
+        };
+        for is_walked in [false, true] {
             if is_walked {
                 self.walk(candidates, segment_bytes, &is_candidate);
             }

@@ -31,7 +31,7 @@ pub(super) struct Held {
     /// The sync that has to succeed first.
     sync: u64,
     /// Of the use that is over.
-    sequence: u64,
+    pub sequence: u64,
 }
 
 /// A freed segment whose head still stands.
@@ -165,6 +165,18 @@ impl Segments {
     pub fn end_checkpoint(&self, number: u64) {
         self.epochs.checkpoints_done.store(number, Ordering::SeqCst);
         self.let_go();
+    }
+
+    /// What a recovery would need instead of this use of a segment is on the device: it waits for no checkpoint any
+    /// more. False: it is not freed.
+    pub fn relieve(&self, index: SegmentIndex, sequence: u64) -> bool {
+        let is_it = |held: &Held| (held.number, held.sequence) == (index.0, sequence);
+        if !self.lists().held.iter().any(is_it) {
+            return false;
+        }
+        self.at(index).checkpoint_wanted.store(0, Ordering::SeqCst);
+        self.let_go();
+        true
     }
 
     /// Lets what has waited long enough go on.

@@ -111,7 +111,7 @@ fn what_is_given_up_stays_in_the_pool_and_can_be_taken_again() {
     let victim = scene.write(PAGE, 1);
     assert_eq!(scene.push(&victim, Stream::Read), Push::Done);
     assert!(scene.tiers.table.peek(PAGE).is_moving());
-    scene.with(|streams, context, store| streams.abandon(context, store));
+    scene.with(|streams, context, store| streams.abandon(context, store, &Stream::OF_WRITE_BACK));
     assert!(!scene.tiers.table.peek(PAGE).is_moving());
     assert_eq!(scene.push(&victim, Stream::Old), Push::Done);
     scene.send(Stream::Old);
