@@ -1,21 +1,19 @@
-//! The suite over all pools, shrinking churn, and density.
+//! The suite over all pools, and density.
 
 mod huge_pages;
 mod hugetlbfs;
 mod mounted;
 mod order;
+mod steps;
 
 use std::sync::Arc;
 
-use proptest::prelude::*;
-
 use super::conformance::{
-    Model, Random, Suite, conformance, conformance_of_chains, long_churn, typical_object_bytes,
+    Random, Suite, conformance, conformance_of_chains, long_churn, typical_object_bytes,
 };
 use super::slotted::Layout;
 use super::zblock::{Neighbours, Zblock};
 use super::*;
-use crate::page::PAGE_BYTES_ALLOWED;
 
 fn conforms(zpool: ZpoolKind) {
     conformance(zpool, |arena| Pools::new(arena, zpool));
@@ -199,56 +197,4 @@ fn free_twice(zpool: ZpoolKind) {
     let _neighbour = pool.alloc(100, tag).unwrap();
     pool.free(handle, 100);
     pool.free(handle, 100);
-}
-
-/// One step of a shrinking test.
-#[derive(Clone, Debug)]
-enum Step {
-    /// An object of so many 4096ths of a frame.
-    Alloc(usize),
-    Free,
-    Compact,
-    Settle,
-    Release(u32),
-    Switch(ZpoolKind),
-    Retire,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        8 => (1usize..=4096).prop_map(Step::Alloc),
-        6 => Just(Step::Free),
-        1 => Just(Step::Compact),
-        1 => Just(Step::Settle),
-        1 => (0u32..40).prop_map(Step::Release),
-        1 => prop::sample::select(&ZpoolKind::ALL[..]).prop_map(Step::Switch),
-        1 => Just(Step::Retire),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
-    #[test]
-    fn any_steps_leave_sound_pools(
-        zpool in prop::sample::select(&ZpoolKind::ALL[..]),
-        frame_bytes in prop::sample::select(&PAGE_BYTES_ALLOWED[..]),
-        steps in prop::collection::vec(step(), 1..150),
-    ) {
-        let pool = pools(zpool, frame_bytes, 40);
-        let mut model = Model::new(&pool, Random::new(1));
-        for step in steps {
-            match step {
-                Step::Alloc(share) => _ = model.alloc(share * frame_bytes / 4096),
-                Step::Free => model.free_some(1),
-                Step::Compact => _ = model.compact(),
-                Step::Settle => pool.settle(),
-                Step::Release(frames_kept) => pool.arena().release_free(frames_kept),
-                Step::Switch(zpool) => pool.set_current(zpool),
-                Step::Retire => pool.retire(),
-            }
-            pool.check();
-        }
-        model.verify();
-        model.free_all();
-    }
 }

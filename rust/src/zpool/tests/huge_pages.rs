@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt;
 
 use super::mounted::Mounted;
 use super::*;
-use crate::zpool::conformance::MemoryDir;
+use crate::zpool::conformance::{MemoryDir, Model};
 use crate::zpool::mapping::{Mapping, SYSTEM_PAGE_BYTES};
 
 const HUGE: usize = 2 << 20;

@@ -14,7 +14,7 @@ use super::mounted::Mounted;
 use super::*;
 use crate::error::Error;
 use crate::store::KeySource;
-use crate::zpool::conformance::conformance_in;
+use crate::zpool::conformance::{Model, conformance_in};
 use crate::zpool::mapping::{Mapping, SYSTEM_PAGE_BYTES, unit_bytes_in};
 use crate::zpool::words::SharedWords;
 
