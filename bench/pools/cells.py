@@ -3,10 +3,10 @@
 Not here: who claimed what (claims.py).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from figures import CHAIN_DEFAULT, FRESH, OVERWRITTEN, SHOWN_CODEC, Figures, Of, mebibytes
+from figures import CHAIN_DEFAULT, FRESH, LIFE, OVERWRITTEN, SHOWN_CODEC, Figures, Of, mebibytes
 from plan import G4, G16, Geometry
 
 DENSITY_MARGIN = 0.02
@@ -61,6 +61,33 @@ def originals(geometry: Geometry, bears_out: Callable[[float], bool]) -> CellsOf
                 if pair:
                     found = pair[0].pool_bytes / pair[1].pool_bytes
                     yield Cell(f"{codec}, {mebibytes(size)}", found, bears_out(found))
+
+    return cells
+
+
+def quotients(geometry: Geometry, codecs: Sequence[str], claimed: float) -> CellsOf:
+    """zblock's ratio over zsmalloc's, with these codecs."""
+
+    def cells(figures: Figures) -> Cells:
+        for cell in figures.cells(geometry):
+            codec, size, phase = cell
+            if codec in codecs:
+                found = 1 / figures.bytes_over("zblock", "zsmalloc", geometry, cell)
+                yield Cell(f"{codec}, {mebibytes(size)}, {phase}", found, is_met(found, claimed))
+
+    return cells
+
+
+def quotients_of_originals(geometry: Geometry, codecs: Sequence[str], claimed: float) -> CellsOf:
+    """The same of the originals, filled once."""
+
+    def cells(figures: Figures) -> Cells:
+        for codec in codecs:
+            for size in figures.sizes:
+                pair = figures.originals_of(codec, geometry.page_bytes, size)
+                if pair:
+                    found = pair[1].pool_bytes / pair[0].pool_bytes
+                    yield Cell(f"{codec}, {mebibytes(size)}", found, is_met(found, claimed))
 
     return cells
 
@@ -147,9 +174,27 @@ def larger_than_zsmalloc(zpool: str, claimed: float) -> CellsOf:
         for codec in figures.packed_codecs:
             cell = (codec, figures.sizes[-1], OVERWRITTEN)
             found = figures.bytes_over(zpool, "zsmalloc", G4, cell)
-            yield Cell(codec, found, abs(found / claimed - 1) <= DENSITY_MARGIN)
+            yield Cell(codec, found, is_met(found, claimed))
 
     return cells
+
+
+def is_met(found: float, claimed: float) -> bool:
+    """A figure of bytes that was named is what was found."""
+    return abs(found / claimed - 1) <= DENSITY_MARGIN
+
+
+def zsmalloc_over_zram(figures: Figures) -> Cells:
+    """Our zsmalloc's overhead over the kernel's, in every phase; to the last digit."""
+    for size in figures.sizes:
+        for codec in figures.packed_codecs:
+            run = figures.zram(codec, size)
+            if run is None:
+                continue
+            for phase in LIFE:
+                ours = figures.held("zsmalloc", codec, G4, size, phase).overhead
+                found = ours / run.phases[phase].overhead
+                yield Cell(f"{codec}, {mebibytes(size)}, {phase}", found, found <= 1)
 
 
 def alike(margin: float) -> Callable[[float], bool]:

@@ -3,7 +3,8 @@
 A claim is judged by rule: it has cells (one for each codec, size and phase, or each time), a cell
 bears it out or does not, and all of them, some, or none decide the verdict.
 
-Not here: the cells (cells.py), and why it is so (README.md).
+Not here: the cells (cells.py), ratios that were published (published.py), and why it is so
+(README.md).
 """
 
 from collections.abc import Sequence
@@ -148,6 +149,12 @@ CLAIMS: Sequence[Claim] = (
         cells=cells.longer_chains,
         of=ORIGINALS,
     ),
+    Claim(
+        who="our aim",
+        what="in every phase, zsmalloc takes no more than the kernel's zram",
+        unit="its overhead over zram's, 4K",
+        cells=cells.zsmalloc_over_zram,
+    ),
     *(
         Claim(
             who="our aim",
@@ -172,12 +179,20 @@ def verdict(found: Sequence[Cell]) -> str:
     return "refuted" if good == 0 else f"in part ({good} of {len(found)})"
 
 
+def spread(found: Sequence[Cell], digits: int) -> str:
+    """The least and the most that was found."""
+    if not found:
+        return ""
+    values = [cell.value for cell in found]
+    ends = (f"{value:.{digits}f}" for value in (min(values), max(values)))
+    return " to ".join(dict.fromkeys(ends))
+
+
 def verdicts(figures: Figures) -> str:
     """A row for each claim that these results can judge."""
     rows = []
     for claim in CLAIMS:
         found = list(claim.cells(figures))
-        values = [f"{cell.value:.{claim.digits}f}" for cell in sorted(found, key=lambda c: c.value)]
-        spread = " to ".join(dict.fromkeys([values[0], values[-1]])) if values else ""
-        rows.append([claim.who, claim.what, claim.of, verdict(found), claim.unit, spread])
+        row = [claim.who, claim.what, claim.of, verdict(found), claim.unit]
+        rows.append([*row, spread(found, claim.digits)])
     return table(["who", "said that", "of", "verdict", "figure", "found"], rows, left=5)

@@ -27,6 +27,17 @@ from results import (
 
 FRESH, OVERWRITTEN, COMPACTED = "fresh", "overwritten", "compacted"
 PHASES = (FRESH, OVERWRITTEN)
+LIFE = (
+    FRESH,
+    OVERWRITTEN,
+    "discarded50",
+    "refilled50",
+    "discarded90",
+    "refilled90",
+    "worn",
+    COMPACTED,
+)
+"""All phases, of our pools and of zram, in the order of time."""
 CHAIN_DEFAULT = 8
 """Frames of zsmalloc's longest chain if its configuration says nothing."""
 CHAINS = (4, CHAIN_DEFAULT, 16)

@@ -50,8 +50,6 @@ def _run(codec: str, pages: list[bytes], copies: int, seed: int) -> KernelRun:
     stored_bytes = len(pages) * copies * zram.PAGE_BYTES
     phases = {}
     with zram.device(codec, stored_bytes) as device:
-        for name, change in zram.Run(device, pages, copies, seed).phases.items():
-            change()
-            found = device.figures()
+        for name, found in zram.Run(device, pages, copies, seed).phases():
             phases[name] = KernelHeld(*(found[field] for field in KernelHeld._fields))
     return KernelRun(codec=codec, stored_bytes=stored_bytes, phases=phases)

@@ -3,15 +3,15 @@
 Not here: our zpools alone (tables.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from figures import (
     CHAIN_DEFAULT,
     CHAINS,
     COMPACTED,
     FRESH,
+    LIFE,
     OVERWRITTEN,
-    PHASES,
     SHOWN_CODEC,
     Figures,
     mebibytes,
@@ -19,6 +19,7 @@ from figures import (
 )
 from markdown_table import table
 from plan import G4, G16
+from results import Held, KernelHeld
 
 OWN = "zfit"
 OWN_FRESH_MOST = 1.015
@@ -97,6 +98,27 @@ def zram_cell(figures: Figures, codec: str, size: int) -> str:
     return overheads(phases[FRESH], phases[OVERWRITTEN], phases[COMPACTED])
 
 
+def zram_life(figures: Figures) -> str:
+    """Our zsmalloc beside the kernel's in every phase, and the phases in which it takes more."""
+    rows = []
+    for size in reversed(figures.sizes):
+        for codec in figures.packed_codecs:
+            run = figures.zram(codec, size)
+            if run is None:
+                continue
+            phases = figures.pack("zsmalloc", codec, G4, size).phases
+            cells, more = [], []
+            for phase in LIFE:
+                ours, theirs = phases[phase].overhead, run.phases[phase].overhead
+                cells.append(f"{ours:.4f} / {theirs:.4f}")
+                if ours > theirs:
+                    more.append(f"{phase} (+{ours / theirs - 1:.2%})")
+            rows.append([mebibytes(size), codec, ", ".join(more) or "none", *cells])
+    if not rows:
+        return "(not measured)"
+    return table(["store", "codec", "ours takes more", *LIFE], rows, left=3)
+
+
 def targets(figures: Figures) -> str:
     """What was wanted of the project's own zpool, and the kernel's figures; largest store first."""
     rows = []
@@ -106,9 +128,9 @@ def targets(figures: Figures) -> str:
             rows.append(_own_row(figures, codec, size, has_target=has_target))
         for run in figures.kernel.runs if figures.kernel else ():
             if run.stored_bytes == size:
-                fresh, churned = (f"{run.phases[phase].overhead:.4f}" for phase in PHASES)
                 name = f"the kernel's zram, {run.codec}"
-                rows.append([name, mebibytes(size), fresh, "", churned, ""])
+                fresh = f"{run.phases[FRESH].overhead:.4f}"
+                rows.append([name, mebibytes(size), fresh, "", _worst(run.phases)[1], ""])
     fresh_head, churned_head = (
         f"wanted <= {most:.3f}" for most in (OWN_FRESH_MOST, OWN_CHURNED_MOST)
     )
@@ -119,16 +141,21 @@ def targets(figures: Figures) -> str:
 def _own_row(figures: Figures, codec: str, size: int, *, has_target: bool) -> list[str]:
     phases = figures.pack(OWN, codec, G4, size).phases
     fresh = phases[FRESH].overhead
-    churned = {phase: phases[phase].overhead for phase in CHURNED}
-    worst = max(churned, key=lambda phase: churned[phase])
+    worst, worst_cell = _worst(phases)
     return [
         f"{OWN}, {codec}",
         mebibytes(size),
         f"{fresh:.4f}",
         _reached(fresh, OWN_FRESH_MOST) if has_target else NO_TARGET,
-        f"{churned[worst]:.4f} ({worst})",
-        _reached(churned[worst], OWN_CHURNED_MOST) if has_target else NO_TARGET,
+        worst_cell,
+        _reached(worst, OWN_CHURNED_MOST) if has_target else NO_TARGET,
     ]
+
+
+def _worst(phases: Mapping[str, Held] | Mapping[str, KernelHeld]) -> tuple[float, str]:
+    """The largest overhead of a full pool that nobody compacted, alone and with its phase."""
+    worst = max(CHURNED, key=lambda phase: phases[phase].overhead)
+    return phases[worst].overhead, f"{phases[worst].overhead:.4f} ({worst})"
 
 
 def _reached(found: float, most: float) -> str:
@@ -139,5 +166,6 @@ TABLES: dict[str, Callable[[Figures], str]] = {
     "originals": originals,
     "chains": chains,
     "zram": zram,
+    "zram-life": zram_life,
     "targets": targets,
 }

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import claims
 import kernel_tables
+import published
 import speed_tables
 import tables
 from figures import QUIET_CORES, Figures, load
@@ -54,6 +55,7 @@ def conditions(figures: Figures) -> str:
 SECTIONS: dict[str, Callable[[Figures], str]] = {
     "conditions": conditions,
     "verdicts": claims.verdicts,
+    "published": published.published,
     **tables.TABLES,
     **kernel_tables.TABLES,
     **speed_tables.TABLES,

@@ -9,6 +9,7 @@ import plan
 from figures import (
     COMPACTED,
     FRESH,
+    LIFE,
     OVERWRITTEN,
     PHASES,
     SHOWN_CODEC,
@@ -21,7 +22,7 @@ from markdown_table import table
 from plan import G4, G4_IN_16, G16, Geometry
 from results import Held
 
-DISCARDED = ("discarded50", "refilled50", "discarded90", "refilled90")
+DISCARDED = LIFE[2:6]
 COMPARED = ("zblock", "zsmalloc")
 
 

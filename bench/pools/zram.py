@@ -17,7 +17,7 @@ import random
 import signal
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -28,6 +28,7 @@ CODECS = ("lz4", "lzo", "lzo-rle")
 PAGE_BYTES = 4096
 FILL_BYTES = 1 << 20
 BLKDISCARD = 0x1277
+COMPACTED = "compacted"
 # Fields of mm_stat in the kernel's order, of which the ones wanted have a name in the figures.
 MM_STAT = (
     "orig_data_size",
@@ -114,16 +115,32 @@ class Run:
         self._slots = len(pages) * copies
         self._chance = random.Random(seed)  # noqa: S311 (a load that can be repeated, no secret)
         self._discarded: list[int] = []
-        self.phases = {
+        # Our pools' (rust/src/lab/pack.rs), in their order: nothing is compacted before the end.
+        self._changes: dict[str, Callable[[], None]] = {
             "fresh": self._fill,
             "overwritten": self._overwrite,
-            "compacted": zram.compact,
             "discarded50": lambda: self._discard(50),
             "refilled50": self._refill,
             "discarded90": lambda: self._discard(90),
             "refilled90": self._refill,
-            "compacted90": zram.compact,
+            "worn": self._overwrite,
+            COMPACTED: zram.compact,
         }
+
+    def phases(self) -> Iterator[tuple[str, dict[str, int]]]:
+        """Name of each phase, and what the kernel says at its end.
+
+        Raises ZramError if the kernel compacted unasked, which it does when memory runs short.
+        """
+        for name, change in self._changes.items():
+            change()
+            found = self._zram.figures()
+            if name != COMPACTED and found["pages_compacted"]:
+                raise ZramError(
+                    f"the kernel compacted {found['pages_compacted']} pages by itself up to phase "
+                    f"{name}, wanted none: too little memory is free to measure"
+                )
+            yield name, found
 
     def _fill(self) -> None:
         at_once = FILL_BYTES // PAGE_BYTES
@@ -151,9 +168,9 @@ class Run:
             self._zram.write(slot, self._chance.choice(self._pages))
 
 
-def figures_of(zram: Zram) -> dict[str, float]:
+def with_ratios(figures: dict[str, int]) -> dict[str, float]:
     """mm_stat, and the ratios that it is read for."""
-    found: dict[str, float] = dict(zram.figures())
+    found: dict[str, float] = dict(figures)
     found["overhead"] = round(found["mem_used_total"] / max(found["compr_data_size"], 1), 4)
     found["ratio"] = round(found["orig_data_size"] / max(found["mem_used_total"], 1), 3)
     return found
@@ -194,9 +211,8 @@ def measure(args: argparse.Namespace) -> dict[str, object]:
     stored = len(pages) * args.copies * PAGE_BYTES
     phases = {}
     with device(args.codec, stored) as zram:
-        for name, change in Run(zram, pages, args.copies, args.seed).phases.items():
-            change()
-            found = phases[name] = figures_of(zram)
+        for name, figures in Run(zram, pages, args.copies, args.seed).phases():
+            found = phases[name] = with_ratios(figures)
             print(
                 f"{args.codec} {stored / (1 << 20):g} MiB {name}: overhead {found['overhead']:.4f}"
                 f" ratio {found['ratio']:.3f} huge {found['huge_pages']:.0f}"

@@ -1,20 +1,26 @@
 """The report on the zpools: its tables, its verdicts, and that its measuring runs on the sample."""
 
+import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 import cells
 import claims
 import figures
+import kernel_tables
 import originals
+import plan
+import published
 import report
+import zram
 from markdown_table import table
-from results import Densities, Held, Pack
+from results import Densities, Held, Kernel, KernelHeld, KernelRun, Pack
 from tests.unit.process import ROOT, environment
 
 POOLS = ROOT / "bench" / "pools"
@@ -43,6 +49,11 @@ def packed(*packs: Pack) -> figures.Figures:
     """Results with no more than these."""
     densities = Densities(nbdswap="1", seed=1, files={}, codecs=(), packs=packs)
     return figures.Figures(densities=densities)
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """The cells of a table's rows, without its head."""
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
 
 
 def test_a_table_lines_up() -> None:
@@ -126,6 +137,133 @@ def test_every_figure_has_its_place_and_no_other_is_touched() -> None:
 def test_the_report_has_the_figures_of_its_results() -> None:
     checked = run(POOLS / "report.py", "--check")
     assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_the_readme_has_the_figures_of_the_results() -> None:
+    readme, found = (ROOT / "README.md").read_text(), figures.load(report.RESULTS)
+    assert found.kernel is not None
+    phases = (figures.FRESH, figures.OVERWRITTEN, figures.COMPACTED)
+    size, codec = found.sizes[-1], figures.SHOWN_CODEC
+    rows = re.findall(r"^\| `(\w+)`(?: \(default\))? \| .* \| (1\.\d+) \| (1\.\d+) \| (1\.\d+) \|$",
+                      readme, re.MULTILINE)  # fmt: skip
+    assert sorted(row[0] for row in rows) == sorted(found.packed_zpools)
+    for zpool, *shown in rows:
+        held = [found.held(zpool, codec, plan.G4, size, phase) for phase in phases]
+        assert shown == [f"{one.overhead:.3f}" for one in held], zpool
+    run = found.zram(codec, size)
+    assert run is not None
+    fresh, overwritten, compacted = (f"{run.phases[phase].overhead:.3f}" for phase in phases)
+    words = " ".join(readme.split())
+    assert f"zsmalloc in zram takes {fresh}, {overwritten} and {compacted} for" in words
+    for time in cells.TIMES.values():
+        small, large = (
+            found.against("zfit", "zblock", g, time).middle for g in (plan.G4, plan.G16)
+        )
+        assert f"({small:.2f} of its time, {large:.2f} with pages of 16K)" in words
+
+
+class FakeZram:
+    """What a run does to a device; the kernel compacts it unasked after so many changes."""
+
+    def __init__(self, unasked_after: int | None = None) -> None:
+        self.changes: list[str] = []
+        self.unasked_after = unasked_after
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: self.changes.append(name)
+
+    def figures(self) -> dict[str, int]:
+        """What the kernel says."""
+        compacted = self.unasked_after is not None and len(self.changes) > self.unasked_after
+        return {"pages_compacted": int(compacted or "compact" in self.changes)}
+
+
+def zram_run(device: FakeZram) -> zram.Run:
+    """Two copies of ten pages."""
+    return zram.Run(cast("zram.Zram", device), [bytes([n]) * 4096 for n in range(10)], 2, seed=1)
+
+
+def test_zram_lives_as_our_pools_do() -> None:
+    device, changes = FakeZram(), {}
+    for name, _ in zram_run(device).phases():
+        changes[name] = Counter(device.changes)
+        device.changes.clear()
+    assert changes == {
+        "fresh": {"fill": 1},
+        "overwritten": {"write": 40},
+        "discarded50": {"discard": 10},
+        "refilled50": {"write": 10},
+        "discarded90": {"discard": 18},
+        "refilled90": {"write": 18},
+        "worn": {"write": 40},
+        "compacted": {"compact": 1},
+    }
+    found = figures.load(report.RESULTS)
+    assert found.densities is not None
+    assert tuple(changes) == figures.LIFE == tuple(found.densities.packs[0].phases)
+
+
+def test_a_kernel_that_compacts_unasked_spoils_a_run() -> None:
+    with pytest.raises(zram.ZramError, match="compacted 1 pages by itself up to phase refilled50"):
+        list(zram_run(FakeZram(unasked_after=55)).phases())
+
+
+def lived(ours: Mapping[str, int], kernels: Mapping[str, int]) -> figures.Figures:
+    """Our zsmalloc and zfit, and the kernel's; bytes for a thousand in phases that are named."""
+
+    def bytes_in(phase: str, named: Mapping[str, int]) -> int:
+        return named.get(phase, 1010)
+
+    packs = []
+    for zpool in ("zsmalloc", "zfit"):
+        one = pack(zpool, 1010)
+        held = one.phases["fresh"]
+        phases = {p: held._replace(pool_bytes=bytes_in(p, ours)) for p in figures.LIFE}
+        packs.append(one.model_copy(update={"phases": phases}))
+    run = KernelRun(
+        codec="lz4", stored_bytes=4096,
+        phases={
+            p: KernelHeld(1000, bytes_in(p, kernels), 0, 0) for p in figures.LIFE
+        },
+    )  # fmt: skip
+    found = packed(*packs)
+    found.kernel = Kernel(kernel="Linux", seed=1, runs=(run,))
+    return found
+
+
+def test_phases_in_which_ours_takes_more_than_zram_are_named() -> None:
+    (row,) = rows_of(kernel_tables.zram_life(lived({"refilled50": 1021, "worn": 1009}, {})))
+    assert row[2:5] == ["refilled50 (+1.09%)", "1.0100 / 1.0100", "1.0100 / 1.0100"]
+    (row,) = rows_of(kernel_tables.zram_life(lived({}, {"worn": 1011})))
+    assert row[2] == "none"
+
+
+def test_our_zsmalloc_is_compared_with_zram_to_the_last_digit() -> None:
+    found = list(cells.zsmalloc_over_zram(lived({"worn": 1011}, {"fresh": 1011})))
+    assert len(found) == len(figures.LIFE)
+    assert [cell.name for cell in found if not cell.bears_out] == ["lz4, 0.00390625 MiB, worn"]
+
+
+def test_the_worst_after_churn_is_the_worst_of_all_that_follow_the_first_fill() -> None:
+    found = lived({"refilled90": 1026}, {"worn": 1033, "discarded90": 5000, "compacted": 1050})
+    ours, kernels = rows_of(kernel_tables.targets(found))
+    assert ours[2:] == ["1.0100", "reached", "1.0260 (refilled90)", "missed"]
+    assert kernels[2:] == ["1.0100", "", "1.0330 (worn)", ""]
+
+
+def test_a_published_quotient_is_met_within_the_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = published.Published("somewhere", plan.G4, "lz4", zblock=2.2, zsmalloc=2.0)
+    monkeypatch.setattr(published, "PUBLISHED", [one])
+
+    def row(zblock_bytes: int) -> list[str]:
+        found = packed(pack("zblock", zblock_bytes), pack("zsmalloc", 1100))
+        (only,) = rows_of(published.published(found))
+        return only
+
+    theirs = ["somewhere", "4K", "lz4", "2.20 / 2.00", "1.100"]
+    assert row(1000) == [*theirs, "1.100", "confirmed", "", "not measured"]
+    assert row(1020)[5:7] == ["1.078", "confirmed"]
+    assert row(1100)[5:7] == ["1.000", "refuted"]
 
 
 def test_the_sample_can_be_measured(tmp_path: Path) -> None:

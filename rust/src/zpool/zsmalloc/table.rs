@@ -17,7 +17,7 @@
 //! filled / overwritten twice / compacted:
 //!
 //! ```text
-//! zram, 119 classes                      1.0217 / 1.0364 / 1.0222    1.0207 / 1.0361 / 1.0211
+//! zram, 119 classes                      1.0217 / 1.0364 / 1.0222    1.0207 / 1.0361 / 1.0209
 //! the original's rules, 119 classes      1.0229 / 1.0369 / 1.0230    1.0217 / 1.0351 / 1.0226
 //! costly classes merged, 94 classes      1.0228 / 1.0354 / 1.0228    1.0222 / 1.0347 / 1.0227
 //! and the sizes between, 100 classes     1.0216 / 1.0338 / 1.0221    1.0202 / 1.0330 / 1.0209
