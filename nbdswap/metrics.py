@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 from nbdswap.snapshots import (
     FULLNESS,
     LIVE_SHARES,
+    ClassSnapshot,
     CoreSnapshot,
     DurableSnapshot,
     ExportSnapshot,
@@ -239,13 +240,16 @@ def _pool_classes(pool: PoolSnapshot) -> Iterator[Metric]:
     fullness = GaugeMetricFamily(
         "nbdswap_pool_blocks", "Blocks by per cent of their slots in use.", labels=["fullness"]
     )
+    # While pages move to another zpool both have classes, and may have some of the same size.
+    by_size: dict[int, list[ClassSnapshot]] = {}
     for size_class in pool["classes"]:
-        name = [str(size_class["object_bytes_max"])]
-        blocks.add_metric(name, size_class["blocks"])
-        frames.add_metric(name, size_class["frames"])
-        slots.add_metric(name, size_class["slots"])
-        used.add_metric(name, size_class["slots_used"])
-        freeable.add_metric(name, size_class["freeable_frames"])
+        by_size.setdefault(size_class["object_bytes_max"], []).append(size_class)
+    for size, classes in by_size.items():
+        blocks.add_metric([str(size)], sum(each["blocks"] for each in classes))
+        frames.add_metric([str(size)], sum(each["frames"] for each in classes))
+        slots.add_metric([str(size)], sum(each["slots"] for each in classes))
+        used.add_metric([str(size)], sum(each["slots_used"] for each in classes))
+        freeable.add_metric([str(size)], sum(each["freeable_frames"] for each in classes))
     for group, name_of_group in enumerate(FULLNESS):
         count = sum(size_class["fullness"][group] for size_class in pool["classes"])
         fullness.add_metric([name_of_group], count)

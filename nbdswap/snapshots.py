@@ -51,8 +51,9 @@ LIVE_SHARES = tuple(f"{low}-{low + 10}" for low in range(0, 100, 10))
 
 
 class ClassSnapshot(TypedDict):
-    """One size class of the zpool."""
+    """One size class of a zpool: the current one, or one that still holds objects."""
 
+    zpool: str
     object_bytes_max: int
     block_frames: int
     """Frames of one block; 0 where they are of different lengths (zfit)."""

@@ -25,7 +25,7 @@ def view(status: Status, earlier: Status | None, *, classes: bool = False) -> Gr
     parts += [Text(f"! {hint}", style="bold") for hint in status["hints"]]
     parts += [_exports(status), _pool(status["pool"])]
     if classes:
-        parts.append(_classes(status["pool"]))
+        parts += _classes(status["pool"])
     if status["store"] is not None:
         parts.append(_store(status["store"]))
     if earlier is not None:
@@ -95,13 +95,24 @@ def _pool(pool: Status) -> Table:
     return _right(table, first=2)
 
 
-def _classes(pool: Status) -> Table:
+def _classes(pool: Status) -> list[Table]:
+    """A table for the current zpool, and one for each that pages are leaving."""
+    by_zpool: dict[str, list[Status]] = {pool["zpool"]: []}
+    for size_class in pool["classes"]:
+        by_zpool.setdefault(size_class["zpool"], []).append(size_class)
+    return [
+        _classes_of(zpool if zpool == pool["zpool"] else f"{zpool}, which pages leave", classes)
+        for zpool, classes in by_zpool.items()
+    ]
+
+
+def _classes_of(zpool: str, classes: list[Status]) -> Table:
     # Those with "a block" are of one, the others of all blocks of the class.
     of_one = ("frames a block", "slots a block")
     of_all = ("blocks", "frames", "slots used", "freeable", "blocks by % in use")
     table = Table("up to", *of_one, *of_all)
-    table.title = f"Size classes of {pool['zpool']}"
-    for size_class in pool["classes"]:
+    table.title = f"Size classes of {zpool}"
+    for size_class in classes:
         if not size_class["slots"]:
             continue
         groups = zip(FULLNESS, size_class["fullness"], strict=True)

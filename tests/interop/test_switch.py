@@ -144,6 +144,7 @@ def test_every_pair_of_zpools_and_codecs_under_load(
             await check_all(client, pages)
             pool = await pool_when_moved(running)
             assert pool["pages_moved"] > PAGES // 8, "hardly anything moved"
+            assert {size_class["zpool"] for size_class in pool["classes"]} == {pool["zpool"]}
             await check_all(client, pages)
 
     asyncio.run(scenario())
@@ -156,6 +157,7 @@ def test_clients_are_served_while_pages_move(server: ServerFactory, rng: random.
         size_bytes=PAGES_TO_KILL * PAGE_BYTES, pool_bytes=96 * MIB, arguments=("--codec=none",)
     )
     pages = Pages(rng, PAGES_TO_KILL)
+    zpools_with_classes: set[frozenset[str]] = set()
 
     async def served_while_moving(load: Load, zpool: str) -> tuple[int, int]:
         """Requests answered and pages moved between two moments in the middle of one change."""
@@ -163,6 +165,7 @@ def test_clients_are_served_while_pages_move(server: ServerFactory, rng: random.
         moments: list[tuple[int, int]] = []
         while (pool := await pool_of(running))["former_objects"]:
             moments.append((load.requests, pool["pages_moved"]))
+            zpools_with_classes.add(frozenset(each["zpool"] for each in pool["classes"]))
         if not moments:
             # All was moved before anybody looked.
             return 0, 0
@@ -189,6 +192,7 @@ def test_clients_are_served_while_pages_move(server: ServerFactory, rng: random.
                 requests >= SERVED_WHILE_MOVING and moved >= PAGES_TO_KILL // 8
                 for requests, moved in found
             ), found
+            assert max(map(len, zpools_with_classes)) == 2, "none of a zpool that pages leave"
 
     asyncio.run(scenario())
 

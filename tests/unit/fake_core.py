@@ -226,6 +226,7 @@ class FakeCore:
                 },
                 "classes": [
                     {
+                        "zpool": opened["zpool"],
                         "object_bytes_max": 1360,
                         "block_frames": 1,
                         "block_slots": 3,

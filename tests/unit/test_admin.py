@@ -143,6 +143,19 @@ def test_status_shows_the_classes_that_have_blocks_when_asked() -> None:
     assert "48" not in shown[True].partition("Size classes")[2]
 
 
+def test_status_shows_the_classes_of_each_zpool_by_itself() -> None:
+    status = status_of(Source().take())
+    status["pool"]["classes"] += [
+        status["pool"]["classes"][0] | {"zpool": "zbud", "object_bytes_max": 3333}
+    ]
+    console = Console(width=120, file=io.StringIO())
+    console.print(view(status, None, classes=True))
+    _, _, current = console.file.getvalue().partition("Size classes of zblock")
+    current, _, former = current.partition("Size classes of zbud, which pages leave")
+    assert ("1,360" in current, "3,333" in current) == (True, False)
+    assert ("1,360" in former, "3,333" in former) == (False, True)
+
+
 def test_a_healthy_server_gives_no_hints() -> None:
     assert hints_of(Source().take()) == []
 

@@ -99,6 +99,22 @@ def test_the_alerts_know_no_trouble_that_does_not_exist() -> None:
     assert {"file_system_nearly_full", "store_nearly_full"} <= named
 
 
+def test_classes_of_one_size_in_two_zpools_are_one_sum(
+    core: FakeCore, server: ServerSnapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = core.snapshot()
+    classes = snapshot["pool"]["classes"]
+    monkeypatch.setattr(core, "snapshot", lambda: snapshot)
+    before = scrape(core, server)
+    classes.append({**classes[0], "zpool": "zsmalloc", "frames": 7})
+    samples = scrape(core, server)
+    of_size = 'object_bytes_max="1360"'
+    assert samples[f"nbdswap_pool_class_frames{{{of_size}}}"] == 10 + 7
+    for name in ("blocks", "slots", "slots_used", "freeable_frames"):
+        sample = f"nbdswap_pool_class_{name}{{{of_size}}}"
+        assert samples[sample] == 2 * before[sample] > 0
+
+
 def test_numbers_arrive_unchanged(core: FakeCore, server: ServerSnapshot) -> None:
     core.pages["swap"] = {"pool": 5, "lost": 2}
     samples = scrape(core, server)

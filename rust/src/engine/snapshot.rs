@@ -12,7 +12,7 @@ use crate::stats::{LaneStats, Tier};
 use crate::store::StoreStats;
 use crate::tiers::Pressure;
 use crate::writeback::WritebackStats;
-use crate::zpool::{ClassStats, Zpool, ZpoolStats};
+use crate::zpool::{ClassStats, Zpool, ZpoolKind, ZpoolStats};
 
 /// One export.
 #[derive(Clone, Debug)]
@@ -55,8 +55,8 @@ pub struct PoolSnapshot {
     pub codec_pages: [u64; CodecId::ALL.len()],
     /// Write-back cannot make more room.
     pub is_stuck: bool,
-    /// Every class.
-    pub classes: Vec<ClassStats>,
+    /// Every class of the current zpool, then of those that still hold objects.
+    pub classes: Vec<(ZpoolKind, ClassStats)>,
 }
 
 /// Everything.
@@ -120,8 +120,6 @@ impl Engine {
         });
         let codec_pages = CodecId::ALL.map(|id| sum(&|lane| lane.codec_pages[id as usize].get()));
         let arena = self.tiers.pool.arena();
-        let mut classes = Vec::new();
-        self.tiers.pool.classes(&mut |class| classes.push(class));
         Snapshot {
             exports: exports.collect(),
             pool: PoolSnapshot {
@@ -137,7 +135,7 @@ impl Engine {
                 logical_bytes: codec_pages.iter().sum::<u64>() * self.page_bytes() as u64,
                 codec_pages,
                 is_stuck: self.tiers.pressure() == Pressure::Stuck,
-                classes,
+                classes: self.classes(),
             },
             store: self.tiers.store.as_ref().map(crate::store::Store::stats),
             store_unanswered: self.tiers.unanswered(),
@@ -153,6 +151,16 @@ impl Engine {
             fetch_races: sum(&|lane| lane.fetch_races.get()),
         }
     }
+    fn classes(&self) -> Vec<(ZpoolKind, ClassStats)> {
+        let mut classes = Vec::new();
+        for (number, pool) in self.tiers.pool.active().enumerate() {
+            if number == 0 || pool.stats().objects > 0 {
+                pool.classes(&mut |class| classes.push((pool.kind(), class)));
+            }
+        }
+        classes
+    }
+
     /// The zpools that still hold objects and get no new ones.
     fn former(&self) -> Vec<(&'static str, u64)> {
         let pools = &self.tiers.pool;

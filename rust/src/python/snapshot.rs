@@ -70,6 +70,7 @@ struct PoolView {
 
 #[derive(IntoPyObject)]
 struct ClassView {
+    zpool: &'static str,
     object_bytes_max: u32,
     block_frames: u32,
     block_slots: u32,
@@ -279,7 +280,8 @@ fn pool_view(snapshot: &Snapshot<'_>, pool: &PoolSnapshot) -> PoolView {
         classes: pool
             .classes
             .iter()
-            .map(|class| ClassView {
+            .map(|(zpool, class)| ClassView {
+                zpool: zpool.name(),
                 object_bytes_max: class.object_bytes_max,
                 block_frames: class.block_frames,
                 block_slots: class.block_slots,

@@ -132,9 +132,17 @@ impl Pools {
         }
     }
 
-    fn active(&self) -> impl Iterator<Item = &dyn Zpool> {
-        let kinds = std::iter::once(self.current()).chain(self.former());
-        kinds.map(|kind| self.pool(kind))
+    /// The current pool, and then the others that may hold objects; each once, though another may
+    /// become the current one meanwhile.
+    pub fn active(&self) -> impl Iterator<Item = &dyn Zpool> {
+        let current = self.current();
+        let active = self.active.load(Relaxed);
+        let others = ZpoolKind::ALL
+            .into_iter()
+            .filter(move |&kind| kind != current && active & 1 << kind as u8 != 0);
+        std::iter::once(current)
+            .chain(others)
+            .map(|kind| self.pool(kind))
     }
 
     /// Whose object it is. Panics on a handle that leads to no pool: it did not come from here, or
@@ -234,9 +242,9 @@ impl Zpool for Pools {
         })
     }
 
-    /// The classes of the current pool.
+    /// The classes of the current pool, and then those of the others that may hold objects.
     fn classes(&self, visit: &mut dyn FnMut(ClassStats)) {
-        self.pool(self.current()).classes(visit);
+        self.active().for_each(|pool| pool.classes(visit));
     }
 
     fn check(&self) {

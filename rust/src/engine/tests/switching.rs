@@ -31,6 +31,20 @@ impl Run {
         pool.former.iter().map(|(_, objects)| objects).sum()
     }
 
+    /// Every object is in a class of its zpool.
+    fn classes_are_of_all_who_hold_objects(&self) {
+        let pool = self.engine.snapshot().pool;
+        let objects_of = |zpool| {
+            let classes = pool.classes.iter().filter(|(kind, _)| kind.name() == zpool);
+            classes.map(|(_, class)| class.slots_used).sum::<u64>()
+        };
+        for &(zpool, objects) in &pool.former {
+            assert_eq!(objects_of(zpool), objects, "{zpool}");
+        }
+        let former: u64 = pool.former.iter().map(|(_, objects)| objects).sum();
+        assert_eq!(objects_of(pool.zpool), pool.stats.objects - former);
+    }
+
     fn moved(&self) -> u64 {
         self.engine.snapshot().writeback.pages_moved.get()
     }
@@ -110,6 +124,7 @@ fn every_pair_of_zpools_can_be_switched_while_pages_change() {
                 let before = run.former_objects();
                 run.engine.set_zpool(to);
                 assert!(before == 0 && run.former_objects() > 0, "{before}");
+                run.classes_are_of_all_who_hold_objects();
                 (0..300).for_each(|_| run.act_and_switch(&choices));
                 run.engine.set_zpool(to);
                 // Without a store a full pool keeps what has no place, until there is one.
