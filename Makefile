@@ -37,7 +37,7 @@ serve: $(VENV)/.extension ## Build what is missing and run the server; ARGS='--e
 	@exec $(BIN)/nbdswap serve $(ARGS)
 
 .PHONY: test
-test: test-rust test-python ## Build what is missing and run all tests (6 to 10 minutes)
+test: test-rust test-python ## Build what is missing and run all tests (10 to 20 minutes)
 
 .PHONY: test-rust
 test-rust: $(VENV)/.dependencies ## Run the tests of the Rust core
