@@ -11,7 +11,7 @@
 //!  32  exports      u64      xxh3 of names and sizes
 //!  40  lost         128 bytes, one bit an export: unwritten pages are lost
 //! 168  checksum     u64      xxh3 of bytes 0..168
-//! 4072 notes        3 * u64  not part of it: what the next process may believe (`durable::Belief`)
+//! 4008 notes        11 * u64 not part of it: what the next process may believe (`durable::Belief`)
 //! ```
 //!
 //! Locking: none, plain bytes.

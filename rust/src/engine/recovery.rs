@@ -361,8 +361,10 @@ impl<'a> Recovery<'a> {
         let tiers = self.tiers;
         if self.store.bury(BURIED_MAX) > 0 {
             let was_in_doubt = tiers.belief().doubt();
-            if self.store.sync().is_ok() && !was_in_doubt {
-                tiers.belief().restore();
+            match self.store.sync() {
+                Ok(()) if was_in_doubt => {}
+                Ok(()) => tiers.belief().restore(),
+                Err(_) => tiers.belief().begin_anew(self.store.sequence_next()),
             }
         }
         self.again

@@ -55,6 +55,10 @@ const ENTRY_BYTES: u32 = 8;
 /// Segments that are buried before a sync, at most: 4 KiB each.
 const BURIED_PER_SYNC: u32 = 64;
 
+/// How long flushes fail because the record of an owed page cannot be read, before that is taken to be for ever:
+/// the page is lost then, and the flushes of all others succeed.
+const UNREADABLE_FOR: Duration = Duration::from_secs(30);
+
 /// How long a checkpoint that nobody asked for waits after one that failed, and after one that could not
 /// free all segments that wait.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -100,6 +104,8 @@ pub(super) struct Checkpoint {
     has_position: bool,
     /// Times that segments were made free since the sweep last came on.
     reliefs: u32,
+    /// Since when no checkpoint succeeded because the device does not give the record of an owed page.
+    unreadable_since: Option<Duration>,
     /// The sequence that was next when the last one succeeded.
     last_sequence: u64,
     buffer: ReadBuffer,
@@ -127,6 +133,7 @@ impl Checkpoint {
             failures_seen: 0,
             has_position: false,
             reliefs: 0,
+            unreadable_since: None,
             last_sequence: store.sequence_next(),
             buffer: ReadBuffer::new(),
         }
@@ -283,7 +290,15 @@ impl Checkpoint {
             }
         }
         let tools = (store, durable, &mut *tools.streams);
-        owed::push(context, tools, &mut self.buffer, page, Stream::Old)
+        let pushed = owed::push(context, tools, &mut self.buffer, page, Stream::Old);
+        if pushed.is_err() {
+            let since = *self.unreadable_since.get_or_insert(context.now);
+            if context.now - since >= UNREADABLE_FOR {
+                owed::give_up(context, page);
+                return Ok(Push::Stale);
+            }
+        }
+        pushed
     }
 
     /// Makes segments free, and writes down what keeps them and what is next.
@@ -333,6 +348,7 @@ impl Checkpoint {
         durable.position.store(position, Ordering::Relaxed);
         (context.tiers.belief()).settle(sequence, position, !is_because_of_pages);
         self.last_sequence = sequence;
+        self.unreadable_since = None;
         store.end_checkpoint(self.number);
         if let Some(flush) = self.flush.take() {
             durable.flushes.end(flush, Ok(()));
@@ -404,7 +420,9 @@ pub(super) fn sync(
         Ok(()) => {
             // What was promised may have been superseded by what is there now, and be reused.
             store.set_promised(covered);
-            if !was_in_doubt {
+            if was_in_doubt {
+                belief.note_anew(covered);
+            } else {
                 belief.promise(covered);
                 belief.restore();
             }
@@ -413,6 +431,7 @@ pub(super) fn sync(
         }
         Err(_) => {
             context.stats.checkpoints.syncs_failed.add(1);
+            belief.begin_anew(store.sequence_next());
             let tiers = context.tiers;
             (durable.unsynced).drain(|page| tiers.owe_again(&tiers.table.lock(page)));
             Err(FlushError::Failed)

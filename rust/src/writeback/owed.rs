@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::incident::{Fault, Finder};
 use crate::page::PageId;
 use crate::store::{Location, ReadBuffer, RecordRef, Store};
-use crate::table::{ObjectAt, Place};
+use crate::table::{ObjectAt, Place, Word};
 use crate::tiers::Tiers;
 
 /// Bytes of the object that a page is written down with.
@@ -57,6 +57,22 @@ pub(super) fn push(
             Push::Stale
         }
     })
+}
+
+/// The device has not given the record of an owed page for long: it is lost, which can be written down.
+pub(super) fn give_up(context: &Context<'_>, page: PageId) {
+    let tiers = context.tiers;
+    let guard = tiers.table.lock(page);
+    if let Place::Store(object) = guard.word().place() {
+        tiers.change(&guard, Word::of(Place::Lost), context.lane);
+        let incidents = context.incidents;
+        incidents.add(
+            page,
+            object.at.offset(),
+            Fault::Unreadable,
+            Finder::Cleaning,
+        );
+    }
 }
 
 /// Writes a page again whose record is not to be relied on.

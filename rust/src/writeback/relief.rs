@@ -10,8 +10,8 @@
 //! It needs one free segment, which nobody else may take (`Reason::Relief`), and gives back one at least: what
 //! clients change meanwhile changes nothing of what is on the device by then.
 //!
-//! After a sync that failed, what was promised before it stays where it is: should this process die too, the next
-//! one knows of nothing that is newer for certain (`durable::Belief`). Only what was written since is moved.
+//! After a sync that failed the next process has to know what was written since, should this one die before its
+//! checkpoint (`durable::Belief`). Where that cannot be noted, what was promised before stays where it is.
 //!
 //! Locking: one page at a time, never across a call to the store that does I/O.
 
@@ -135,8 +135,8 @@ impl Relief {
     /// keeps any more.
     fn empty_all(&mut self, context: &Context<'_>, tools: &mut Tools<'_>) {
         let belief = context.tiers.belief();
-        let from = match belief.is_in_doubt() {
-            true => belief.promised(),
+        let from = match belief.is_in_doubt() && !belief.can_note_anew() {
+            true => belief.kept_up_to(),
             false => 0,
         };
         let mut found = std::mem::take(&mut self.found);

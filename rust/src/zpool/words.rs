@@ -15,7 +15,7 @@ use crate::error::Result;
 /// Bytes before the words, for the owner's magic, version and identity, and its notes.
 pub const HEADER_BYTES: usize = 4096;
 /// Words at the end of the header that change while the words are in use; zero in every header.
-pub const NOTES: usize = 3;
+pub const NOTES: usize = 11;
 const NOTES_AT: usize = HEADER_BYTES - 8 * NOTES;
 
 /// A header and words in a shared-memory file, or in nameless memory.

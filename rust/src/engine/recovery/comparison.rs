@@ -130,7 +130,7 @@ impl Recovery<'_> {
     /// again, and until then what was promised is kept. Before the store is adopted.
     pub(in crate::engine) fn sync(&mut self, was_in_doubt: bool) -> Result<()> {
         let belief = self.tiers.belief();
-        self.store.set_promised(belief.promised());
+        self.store.set_promised(belief.kept_up_to());
         if self.store.sync().is_ok() && !was_in_doubt {
             belief.restore();
             return Ok(());
@@ -140,6 +140,7 @@ impl Recovery<'_> {
         self.owe_where(|store, at| store.sequence(at) >= position);
         self.store.doubt_from(position, true);
         self.store.distrust_tombstones(&mut self.buffer);
+        belief.begin_anew(self.store.sequence_next());
         Ok(())
     }
 
@@ -151,7 +152,8 @@ impl Recovery<'_> {
         let (store, tiers, durable) = (self.store, self.tiers, self.durable);
         let found = PageSet::new(tiers.table.pages(), false)?;
         for (sequence, segment) in self.find_readable()? {
-            if sequence >= belief.promised() {
+            let is_anew = belief.is_anew(sequence);
+            if sequence >= belief.promised() && !is_anew {
                 continue;
             }
             self.list_what_can_be(segment);
@@ -165,7 +167,7 @@ impl Recovery<'_> {
                     Place::Store(object) => object.at == at,
                     _ => durable.mark(page) == Some(at),
                 };
-                if lives || sequence < belief.position() {
+                if lives || is_anew || sequence < belief.position() {
                     found.insert(page);
                     if !lives {
                         store.outlived(at);

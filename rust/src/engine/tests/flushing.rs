@@ -1,6 +1,8 @@
 //! What a client's flush is answered, on a device that is full or fails, and what it asks of it.
 
 use super::*;
+use crate::table::Place;
+use crate::testing::sim_device::{Fault, Op};
 
 /// An engine whose second export is durable, its pages as long in the store as they are.
 pub(super) fn durable_run(seed: u64) -> Run {
@@ -101,6 +103,39 @@ fn a_flush_after_every_page_finds_room_as_long_as_there_is_any() {
         run.model[page as usize][..8].copy_from_slice(&data);
         assert_eq!(run.flush(), Ok(()), "flush {index}");
         run.step();
+    }
+    run.verify();
+    run.engine.check();
+}
+
+/// After a sync that failed everything is read and written again. One page that the device does not give made every
+/// flush fail from then on.
+#[test]
+fn one_page_that_cannot_be_read_again_does_not_fail_the_flushes_of_all_others_for_ever() {
+    let mut run = durable_run(3);
+    for index in 300..340 {
+        assert!(run.write_noise(PageId(index)));
+    }
+    run.sim().inject(Op::Sync, 0, Fault::Fail);
+    assert_eq!(run.flush(), Err(FlushError::Failed));
+    let word = run.engine.tiers.table.peek(PageId(310));
+    let Place::Store(object) = word.place() else {
+        panic!("it is {word:?}");
+    };
+    let at = object.at.offset();
+    run.sim().break_range(at..at + 1);
+    run.now += Duration::from_secs(2);
+    assert_eq!(run.flush(), Err(FlushError::Failed));
+    run.now += Duration::from_secs(31);
+    assert_eq!(run.flush(), Ok(()));
+    run.sim().heal();
+    // Its neighbour may have bytes in the same block.
+    let lost: Vec<_> = (300..340)
+        .filter(|page| matches!(run.read(PageId(*page)), Err(Error::Lost)))
+        .collect();
+    assert!(lost.contains(&310) && lost.len() <= 2, "{lost:?}");
+    for page in lost {
+        assert!(run.write_noise(PageId(page)));
     }
     run.verify();
     run.engine.check();

@@ -180,6 +180,10 @@ fn a_store_that_is_not_full_always_has_a_segment_to_write_into() {
                     2..6 => {
                         let mut options = options(&setup, run.device.clone(), Some(&dir));
                         durable(&mut options);
+                        if run.random.below(2) == 0 {
+                            // It is killed in the middle of a sync.
+                            run.engine.tiers.belief().doubt();
+                        }
                         run.take_over(options);
                         run.engine.dispatch().open();
                     }
