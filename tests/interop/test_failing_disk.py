@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -90,6 +91,69 @@ def test_a_disk_that_refuses_writes_costs_no_page_and_is_used_again(
         assert {client.write(page) for page in LATE[:2048]} == {"ok"}
         client.check()
         assert len(begun()) == 1
+
+
+Ends = Callable[[Server, NoiseClient], None]
+
+
+def upgraded(running: Server, client: NoiseClient) -> None:
+    """The connection of the client goes on."""
+    done = running.upgrade()
+    assert done.returncode == 0, done.stderr
+    client.check()
+
+
+def killed_and_started(running: Server, client: NoiseClient) -> None:
+    running.kill()
+    running.start()
+    client.reconnect(running)
+
+
+@pytest.mark.parametrize(
+    ("end", "durability"), [(upgraded, "disk"), (killed_and_started, "process")]
+)
+def test_the_next_server_serves_all_pages_of_a_disk_that_refuses_writes_and_writes_when_it_can(
+    server: ServerFactory, disk: FragileDisk, end: Ends, durability: str
+) -> None:
+    running = server(
+        exports=({"name": EXPORT, "size_bytes": EXPORT_BYTES, "durability": durability},),
+        pool_bytes=POOL_BYTES,
+        store_path=disk.path,
+        store_config={"capacity_bytes": STORE_BYTES},
+        request_timeout_s=REQUEST_TIMEOUT_S,
+    )
+    with closing(NoiseClient(RawClient.connect(running.unix_path, EXPORT))) as client:
+        assert {client.write(page) for page in EARLY} == {"ok"}
+        assert client.flush() == "ok"
+        disk.refuse_writes()
+        assert {client.write(page) for page in LATE} == {"ok", "ENOSPC"}
+        # Twice: what the first one could not write the second one cannot either.
+        for told in (1, 2):
+            end(running, client)
+            client.check()
+            store = running.status()["store"]
+            assert (store["degraded"], store["out_of_space"]) == (True, False)
+            assert store["written_bytes"] == 0
+            begun = events(running, "warning", "write superblock", "Input/output error")
+            assert len(begun) == told
+            assert any("cannot be written" in hint for hint in running.status()["hints"])
+            assert {client.write(page) for page in LATE} <= {"ok", "ENOSPC"}
+            assert client.flush() == ("ok" if durability == "process" else "EIO")
+            client.check()
+        disk.take_writes()
+        wait_until(lambda: not running.status()["store"]["degraded"], "it is not noticed")
+        assert {client.write(page) for page in LATE[:2048]} == {"ok"}
+        assert client.flush() == "ok"
+        client.check()
+        end(running, client)
+        client.check()
+        assert not running.status()["store"]["degraded"]
+        if durability == "disk":
+            running.kill()
+            running.delete_memory_files()
+            running.start()
+            client.reconnect(running)
+            client.check()
 
 
 def test_a_disk_that_answers_nothing_holds_up_nothing_that_does_not_need_it(

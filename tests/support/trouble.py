@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.support.pages import PAGE_BYTES
 from tests.support.rawnbd import Command, RawClient
-from tests.support.servers import Server
+from tests.support.servers import EXPORT, Server
 
 NOTICED_WITHIN_S = 30.0
 
@@ -21,6 +21,18 @@ class NoiseClient:
         self._raw = raw
         self._random = random.Random(7)
         self.held: dict[int, bytes] = {}
+
+    def reconnect(self, server: Server) -> None:
+        """Goes on with a new connection."""
+        self.close()
+        self._raw = RawClient.connect(server.unix_path, EXPORT)
+
+    def close(self) -> None:
+        self._raw.socket.close()
+
+    def flush(self) -> str:
+        """The reply's error, or ok."""
+        return self._raw.call(Command.FLUSH, 0, 0).error_name
 
     def write(self, page: int) -> str:
         """The reply's error, or ok."""

@@ -150,11 +150,12 @@ impl Engine {
         let adoption = Adoption {
             adopt: adopt_store,
             may_be_blank: report.adopted && !holds_stored,
+            may_refuse_writes: report.adopted,
             keeps_freed: is_durable,
         };
         // Opening syncs, and a sync that fails then says so once, as any other does.
         let belief = Belief::new(table.memory().notes());
-        let was_in_doubt = adopt_store && is_durable && belief.doubt();
+        let mut was_in_doubt = adopt_store && is_durable && belief.doubt();
         // The store first: a backing file that is refused must not cost the predecessor's pool.
         let opened = open_store(&mut options, adoption).and_then(|store| {
             let pool = open_pool(&options, &mut report)?;
@@ -169,6 +170,11 @@ impl Engine {
                 table.memory().remove();
             }
         })?;
+        if let Some(store) = &store {
+            report.warnings.extend(store.refusals().warnings());
+            // A failure is told once: the next sync may well succeed.
+            was_in_doubt |= store.has_superblock_failed_to_sync();
+        }
         let frames_bytes = u64::from(pool.zpool.arena().frames()) * options.frame_bytes as u64;
         let percent = |share: u8| frames_bytes / 100 * u64::from(share);
         let durable = is_durable.then(|| {
@@ -229,17 +235,18 @@ impl Engine {
             (tiers.table.memory()).set_header(&encode_header(&options, &exports));
         }
         let dispatch = Arc::new(Dispatch::default());
+        let writeback_stats = WritebackStats::default();
+        let mut writeback =
+            Writeback::new(&tiers, budget, Arc::clone(&dispatch), scrub_bytes_per_s);
+        if let Some(store) = (tiers.store.as_ref()).filter(|store| store.is_superblock_owed()) {
+            writeback.begin_degraded(&writeback_stats, store);
+        }
         let engine = Engine {
             accept_bytes_max: AtomicUsize::new(tiers.pool.accept_bytes_max(options.page_bytes)),
             zpool_switch: Mutex::new(()),
-            writeback: Mutex::new(Writeback::new(
-                &tiers,
-                budget,
-                Arc::clone(&dispatch),
-                scrub_bytes_per_s,
-            )),
+            writeback: Mutex::new(writeback),
             dispatch,
-            writeback_stats: WritebackStats::default(),
+            writeback_stats,
             writeback_lane: Arc::clone(&lane),
             incidents: Incidents::default(),
             lanes: Mutex::new(vec![lane]),
@@ -468,6 +475,7 @@ fn holds_stored_pages(table: &Table) -> bool {
 struct Adoption {
     adopt: bool,
     may_be_blank: bool,
+    may_refuse_writes: bool,
     keeps_freed: bool,
 }
 
@@ -481,6 +489,7 @@ fn open_store(options: &mut EngineOptions, adoption: Adoption) -> Result<Option<
         segment_bytes: source.segment_bytes,
         adopt: adoption.adopt,
         may_be_blank: adoption.may_be_blank,
+        may_refuse_writes: adoption.may_refuse_writes,
         keeps_freed: adoption.keeps_freed,
         punch: source.punch,
         encryption: source.encryption,

@@ -21,8 +21,10 @@ use super::form::Form;
 use super::geometry::{Geometry, Location};
 use super::layout::{Entry, RECORDS_MAX};
 use super::precedence::{Precedence, pieces_of};
+use super::refusals::Refusals;
 use super::segment::{Reason, Segments};
 use super::stats::{Counters, StoreStats};
+use super::superblock::SuperblockWriter;
 use super::traffic::Lines;
 
 /// A record as its reader knows it: what must be found, and where.
@@ -81,6 +83,8 @@ pub struct Store {
     pub(super) geometry: Geometry,
     pub(super) form: Form,
     pub(super) segments: Segments,
+    pub(super) superblock: SuperblockWriter,
+    pub(super) refusals: Refusals,
     pub(super) counters: Counters,
     pub(super) ahead: Ahead,
     pub(super) precedence: Precedence,
@@ -149,6 +153,26 @@ impl Store {
         self.form.cipher.is_some()
     }
 
+    /// What the device refused to do when it was opened.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
+
+    /// Is the superblock still to be written? Then nothing else is.
+    pub fn is_superblock_owed(&self) -> bool {
+        !self.superblock.is_written()
+    }
+
+    /// Did a sync fail when the superblock was written?
+    pub fn has_superblock_failed_to_sync(&self) -> bool {
+        self.superblock.has_failed_to_sync()
+    }
+
+    /// Writes the superblock if it is still to be written. Everything that writes begins with it.
+    pub fn write_superblock(&self) -> Result<()> {
+        self.superblock.write(&*self.device, &self.counters)
+    }
+
     /// What is under way to the device.
     pub fn lines(&self) -> &Lines {
         &self.lines
@@ -214,8 +238,15 @@ impl Store {
     /// and retained.
     ///
     /// On an error nothing of it counts as written, the records stay in the batch for the caller,
-    /// and the segment is not trusted any more (see `segment`), unless only space was missing.
+    /// and the segment is not trusted any more (see `segment`), unless only space was missing or nothing
+    /// can be written at all.
     pub fn commit(&self, batch: &mut Batch) -> Result<()> {
+        // Before it has a sequence: until the superblock is written, those belong to nobody.
+        if let Err(error) = self.write_superblock() {
+            self.segments.give_back(batch.segment);
+            batch.state = State::Idle;
+            return Err(error);
+        }
         let at = self.geometry.start(batch.segment).offset();
         let bytes = batch.finish(self.segments.next_sequence());
         let written_bytes = bytes.len() as u64;

@@ -33,6 +33,7 @@ mod offline;
 mod open;
 mod precedence;
 mod read;
+mod refusals;
 mod ring;
 mod ring_device;
 mod segment;
@@ -60,6 +61,7 @@ pub use offline::{
 };
 pub use open::StoreOptions;
 pub use read::{GROUP_READS_MAX, READ_BYTES_MAX, ReadBuffer};
+pub use refusals::Refusals;
 pub use segment::{Candidates, Choice, Reason, Use};
 pub use stats::StoreStats;
 #[cfg(test)]

@@ -19,12 +19,12 @@ use super::file_device::FileDevice;
 use super::form::Form;
 use super::geometry::{Geometry, SEGMENT_BYTES_MAX, SegmentIndex};
 use super::log::{Reading, RecordRef, Store};
-use super::open::copy_at;
 use super::precedence::Precedence;
 use super::read::ReadBuffer;
+use super::refusals::Refusals;
 use super::segment::Segments;
 use super::stats::Counters;
-use super::superblock::Superblock;
+use super::superblock::{Superblock, SuperblockWriter, copy_at};
 
 /// Damaged records that a report names; the names of the others are counted.
 pub const DAMAGE_MAX: usize = 1000;
@@ -270,6 +270,9 @@ fn open_offline(
             cipher,
         },
         segments: Segments::new(geometry.segments, 1, superblock.opens, false),
+        // Never written: this one only reads.
+        superblock: SuperblockWriter::new(*superblock, false),
+        refusals: Refusals::default(),
         counters: Counters::default(),
         ahead: Ahead::default(),
         precedence: Precedence::default(),

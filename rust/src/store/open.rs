@@ -21,10 +21,11 @@ use super::geometry::{Geometry, SEGMENT_BYTES_DEFAULT};
 use super::layout::Key;
 use super::log::{Reading, Store};
 use super::precedence::Precedence;
+use super::refusals::Refusals;
 use super::ring_device::{RingDevice, Rings};
 use super::segment::{OPENS_MAX, RELIEF_SEGMENTS, Segments};
 use super::stats::Counters;
-use super::superblock::{Seal, Superblock};
+use super::superblock::{Seal, Superblock, SuperblockWriter};
 use super::traffic::{CountedDevice, Lines};
 
 /// How much of both ends of a device must be zero before it counts as empty. Known file systems,
@@ -47,6 +48,9 @@ pub struct StoreOptions {
     pub adopt: bool,
     /// With `adopt`: a device that is blank begins anew, since nothing is known to be on it.
     pub may_be_blank: bool,
+    /// The pages of this generation are in memory: a device with its store that refuses to be written, or to become
+    /// as large as it should be, is opened all the same ([`Store::refusals`]).
+    pub may_refuse_writes: bool,
     /// Freed segments are kept until a sync, or a checkpoint, as a recovery from the log needs.
     pub keeps_freed: bool,
     /// Discard freed segments in [`Store::tidy`].
@@ -67,11 +71,23 @@ impl Default for StoreOptions {
             segment_bytes: SEGMENT_BYTES_DEFAULT,
             adopt: false,
             may_be_blank: false,
+            may_refuse_writes: false,
             keeps_freed: false,
             punch: true,
             reserve_segments: 2,
             encryption: None,
         }
+    }
+}
+
+impl StoreOptions {
+    /// May a device with this content be served although it takes no writes?
+    fn may_do_without_writes(&self, content: &Content) -> bool {
+        let is_ours = |found: &Superblock| {
+            let Key { id, generation } = found.key;
+            (id, generation) == (self.id, self.generation)
+        };
+        self.may_refuse_writes && matches!(content, Content::Ours(found) if is_ours(found))
     }
 }
 
@@ -110,11 +126,16 @@ impl Store {
         }
         let mut device = FileDevice::open_held(path, file, held)?;
         // A new file has nothing to be looked at, and nothing to be taken over either.
-        if device.len() > 0 || options.adopt && !options.may_be_blank {
-            inspect(&device, &options)?;
-        }
+        let is_looked_at = device.len() > 0 || options.adopt && !options.may_be_blank;
+        let content = is_looked_at.then(|| inspect(&device, &options));
+        let content = content.transpose()?;
+        let mut refused = None;
         if !options.adopt || file.bytes > device.len() {
-            device.resize(file)?;
+            let is_served = content.is_some_and(|content| options.may_do_without_writes(&content));
+            match device.resize(file) {
+                Err(error) if is_served => refused = Some(error),
+                resized => resized?,
+            }
         }
         device.go_direct(file);
         let descriptor = device.descriptor()?;
@@ -130,6 +151,7 @@ impl Store {
         };
         let mut store = Store::open(device, options)?;
         store.descriptor = Some(descriptor);
+        store.refusals.size = refused;
         store.reading = reading;
         Ok(store)
     }
@@ -190,18 +212,22 @@ impl Store {
                 (Some(Seal { salt, check }), Some(Arc::new(cipher)))
             }
         };
-        let capacity_bytes = device.len();
-        write_superblock(
-            &*device,
-            &Superblock {
-                key,
-                segment_bytes,
-                capacity_bytes,
-                opens,
-                seal,
-            },
-            matches!(content, Content::Blank),
-        )?;
+        let superblock = Superblock {
+            key,
+            segment_bytes,
+            capacity_bytes: device.len(),
+            opens,
+            seal,
+        };
+        let superblock = SuperblockWriter::new(superblock, matches!(content, Content::Blank));
+        let counters = Counters::default();
+        let mut refusals = Refusals::default();
+        match superblock.write(&*device, &counters) {
+            Err(error) if options.may_do_without_writes(&content) => {
+                refusals.superblock = Some(error);
+            }
+            written => written?,
+        }
         let lines = Arc::<Lines>::default();
         let segments = Segments::new(
             geometry.segments,
@@ -220,7 +246,9 @@ impl Store {
             geometry,
             form: Form { key, cipher },
             segments,
-            counters: Counters::default(),
+            superblock,
+            refusals,
+            counters,
             ahead: Ahead::default(),
             precedence: Precedence::default(),
             tombstones: (options.keeps_freed).then(|| Mutex::new(AlignedBuffer::new(BLOCK_BYTES))),
@@ -312,28 +340,4 @@ fn inspect(device: &dyn Device, options: &StoreOptions) -> Result<Content> {
         ));
     }
     Ok(Content::Ours(superblock))
-}
-
-/// Byte of the file where the copy of the superblock is.
-pub(super) fn copy_at(segment_bytes: u32) -> u64 {
-    u64::from(segment_bytes) - BLOCK_BYTES as u64
-}
-
-/// Lasting before anything is written behind it, so that no sequence is ever used twice.
-fn write_superblock(device: &dyn Device, superblock: &Superblock, is_blank: bool) -> Result<()> {
-    let mut block = AlignedBuffer::new(BLOCK_BYTES);
-    superblock.encode(&mut block);
-    // The copy first: whatever dies in between, it is at least as new as the superblock. But on an empty
-    // device, where a copy alone would look like somebody else's data.
-    let mut places = [copy_at(superblock.segment_bytes), 0];
-    if is_blank {
-        places.reverse();
-    }
-    for at in places {
-        device
-            .write_at(&block, at)
-            .and_then(|()| device.sync())
-            .map_err(|source| Error::io("write superblock", at, source))?;
-    }
-    Ok(())
 }

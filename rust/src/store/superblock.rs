@@ -1,6 +1,10 @@
 //! The first block of the backing file: whose store it is, and of which generation.
 //!
-//! Not here: what is done about a block that is not ours (`open`). Locking: none, plain values.
+//! Not here: what is done about a block that is not ours (`open`). Locking: none, plain values; see `writer`.
+
+mod writer;
+
+pub use writer::SuperblockWriter;
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -31,6 +35,11 @@ const CHECKSUM_AT: usize = 88;
 const CIPHER_AES_256_GCM: u64 = 1;
 const _: () =
     assert!(SUPERBLOCK_BYTES == 8 + 4 + 4 + 5 * 8 + 16 + 16 + 8 && SUPERBLOCK_BYTES <= 512);
+
+/// Byte of the file where the copy of the superblock is.
+pub fn copy_at(segment_bytes: u32) -> u64 {
+    u64::from(segment_bytes) - BLOCK_BYTES as u64
+}
 
 /// What the superblock of a store that is encrypted says of its keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +78,11 @@ impl Superblock {
         }
         let checksum = xxh3_64(&block[..CHECKSUM_AT]);
         block[CHECKSUM_AT..SUPERBLOCK_BYTES].copy_from_slice(&checksum.to_le_bytes());
+    }
+
+    /// Byte of the file where the copy is.
+    pub fn copy_at(&self) -> u64 {
+        copy_at(self.segment_bytes)
     }
 
     /// Reads the first block; the error says in words what it is instead of ours.

@@ -53,12 +53,16 @@ pub(super) fn tombstone_at(bytes: &[u8], form: &Form, start: Location) -> Option
 
 impl Store {
     /// Buries up to `most` segments that wait for it, each with a write of [`BLOCK_BYTES`], and says how many. They
-    /// are free after the next sync. An error of the device ends it. To be called by the thread that also begins
+    /// are free after the next sync. An error of the device ends it, and one of
+    /// the superblock that is still to be written keeps it from beginning. To be called by the thread that also begins
     /// batches.
     pub fn bury(&self, most: u32) -> u32 {
         let Some(block) = &self.tombstones else {
             return 0;
         };
+        if self.segments.spent_count() == 0 || self.write_superblock().is_err() {
+            return 0;
+        }
         let mut block = block.lock().unwrap_or_else(PoisonError::into_inner);
         for count in 0..most {
             let Some(spent) = self.segments.take_spent() else {

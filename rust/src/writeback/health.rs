@@ -4,7 +4,8 @@
 //!   are where they were, and the next write goes elsewhere.
 //! * After [`FAILURES_MAX`] failures in a row, each at another place, or one for want of space, the
 //!   device is degraded: nothing is written any more, and writes of clients that find no room in the
-//!   pool are refused. Stored pages are read as before.
+//!   pool are refused. Stored pages are read as before. A device that refuses the superblock, when a server
+//!   takes over, is degraded from the start.
 //! * Then one write at a time tries whether the device works again: after a second, and after each
 //!   further failure twice as long, up to a minute; for want of space always after a second, since
 //!   asking costs a full device nothing. The first that succeeds ends it.
@@ -57,6 +58,12 @@ impl Health {
             pause,
             probe_at: now + pause,
         });
+    }
+
+    /// What has to be written before anything else was refused: no other place could do.
+    pub(super) fn failed_everywhere(&mut self, now: Duration, is_out_of_space: bool) {
+        self.failures = self.failures.max(FAILURES_MAX - 1);
+        self.failed(now, is_out_of_space);
     }
 
     /// Did the last write fail?
@@ -114,6 +121,16 @@ mod tests {
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
         health.wrote();
         assert!(!health.is_degraded() && health.allows(now));
+    }
+
+    #[test]
+    fn what_no_other_place_could_take_counts_for_all() {
+        let (mut health, now) = (Health::default(), Duration::from_secs(100));
+        health.failed_everywhere(now, false);
+        assert!(health.is_degraded() && !health.is_out_of_space());
+        assert_eq!(pause_s(&health, now), 1);
+        health.failed(now, false);
+        assert_eq!(pause_s(&health, now), 2);
     }
 
     #[test]

@@ -196,6 +196,13 @@ impl Writeback {
         }
     }
 
+    /// The store's superblock is still to be written: nothing else is before.
+    pub fn begin_degraded(&mut self, stats: &WritebackStats, store: &Store) {
+        if let Some(outflow) = &mut self.outflow {
+            outflow.streams.begin_degraded(stats, store);
+        }
+    }
+
     /// Does one piece of work. `is_asked`: a write found no place, whatever the marks say.
     pub fn step(&mut self, context: &Context<'_>, is_asked: bool) -> Work {
         if let Some(outflow) = &mut self.outflow {
@@ -418,9 +425,13 @@ impl Outflow {
     }
 
     /// Sends a batch of the oldest objects although the pool is below its marks, to see whether a
-    /// device that failed can be written again; what it takes to make a segment for it is done before.
+    /// device that failed can be written again; what it takes to make a segment for it is done before. If the
+    /// superblock is still to be written, that is what is tried.
     /// False: there is nothing to write, or no place for it.
     fn probe(&mut self, context: &Context<'_>, store: &Store) -> bool {
+        if store.is_superblock_owed() {
+            return self.streams.write_superblock(context, store);
+        }
         let mut is_working = true;
         for _ in 0..PROBE_PIECES_MAX {
             is_working = match self.transfer(context, store, 0, None) {

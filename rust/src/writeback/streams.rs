@@ -24,17 +24,18 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustc_hash::FxBuildHasher;
 
-use super::Context;
 use super::dispatch::{DEPTH, Dispatch};
 use super::health::Health;
 use super::shipment::{Shipment, mark_of};
 use super::victims::Victim;
+use super::{Context, WritebackStats};
 use crate::codec::CodecId;
 use crate::durable::{Durable, MARK_CODEC, position_object};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::page::PageId;
 use crate::store::{BLOCK_BYTES, Reason, RecordRef, Store};
 use crate::table::{ObjectAt, PageGuard, Place, Word};
@@ -323,17 +324,10 @@ impl Streams {
         for page in shipment.pages() {
             self.pages.remove(&page.0);
         }
-        match &result {
-            Ok(true) => self.health.wrote(),
-            // Nothing was asked of the device.
-            Ok(false) => {}
-            Err(error) => self.health.failed(context.now, error.is_out_of_space()),
+        // If nothing was written, nothing was asked of the device.
+        if !matches!(result, Ok(false)) {
+            self.learn(context, store, result.as_ref().err());
         }
-        let (is_degraded, is_out_of_space) =
-            (self.health.is_degraded(), self.health.is_out_of_space());
-        store.set_device_in_doubt(is_degraded);
-        context.stats.is_degraded.set(is_degraded.into());
-        context.stats.is_out_of_space.set(is_out_of_space.into());
         if result.is_ok() {
             shipment.publish(context, store);
         } else {
@@ -341,6 +335,37 @@ impl Streams {
             shipment.fail(context, store);
         }
         self.spares.push(shipment);
+    }
+
+    /// The device has taken a write, or `failure` came of it.
+    fn learn(&mut self, context: &Context<'_>, store: &Store, failure: Option<&Error>) {
+        match failure {
+            None => self.health.wrote(),
+            Some(error) => self.health.failed(context.now, error.is_out_of_space()),
+        }
+        self.tell(context.stats, store);
+    }
+
+    fn tell(&self, stats: &WritebackStats, store: &Store) {
+        let health = &self.health;
+        store.set_device_in_doubt(health.is_degraded());
+        stats.is_degraded.set(health.is_degraded().into());
+        stats.is_out_of_space.set(health.is_out_of_space().into());
+    }
+
+    /// The device refused the superblock when the store was opened.
+    pub(super) fn begin_degraded(&mut self, stats: &WritebackStats, store: &Store) {
+        let refused = store.refusals().superblock.as_ref();
+        let is_out_of_space = refused.is_some_and(Error::is_out_of_space);
+        (self.health).failed_everywhere(Duration::ZERO, is_out_of_space);
+        self.tell(stats, store);
+    }
+
+    /// Tries to write the superblock. False: the device refuses it.
+    pub(super) fn write_superblock(&mut self, context: &Context<'_>, store: &Store) -> bool {
+        let written = store.write_superblock();
+        self.learn(context, store, written.as_ref().err());
+        written.is_ok()
     }
 
     /// What is known of the device.

@@ -6,6 +6,7 @@ mod crash;
 mod degraded;
 mod faults;
 mod flushing;
+mod late_superblock;
 mod matrix;
 mod opening;
 mod power;

@@ -2,6 +2,7 @@
 
 use super::super::*;
 use super::Deed::*;
+use super::Trouble::*;
 use super::cell::{Cell, DURABLE, FLUSHED_PAGES, PLAIN, as_all_are};
 
 /// What is discarded so that segments become free.
@@ -100,7 +101,7 @@ impl Cell {
                 }
             }
             Adoption => match self.adopt() {
-                Ok(()) => "adopted",
+                Ok(()) => self.serve_adopted(),
                 Err(_) => "refused",
             },
             Recovery => match self.recover() {
@@ -264,6 +265,31 @@ impl Cell {
         let report = self.open_next(|options| options.adopt = true)?;
         assert!(report.adopted, "{}", report.reason);
         Ok(())
+    }
+
+    /// Whatever the device refuses, what was there is served, and no flush is answered for nothing.
+    fn serve_adopted(&mut self) -> &'static str {
+        let is_refused = matches!(self.trouble, WriteError | NoSpace | Short);
+        let store_of = |cell: &Cell| cell.run.engine.snapshot().store.unwrap();
+        assert_eq!(self.run.is_degraded(), is_refused, "{}", self.place());
+        assert_eq!(store_of(self).write_errors > 0, is_refused);
+        if is_refused || self.trouble == SyncError {
+            assert_eq!(self.damaged(), [], "{}", self.place());
+            let written_bytes = store_of(self).written_bytes;
+            let flushed = self.run.flush();
+            self.lasting(word_of(flushed));
+            assert!(self.run.write_noise(PageId(DURABLE.start)));
+            let flushed = word_of(self.run.flush());
+            let wanted = match self.trouble {
+                NoSpace => "ENOSPC",
+                SyncError => "done",
+                _ => "EIO",
+            };
+            assert_eq!(flushed, wanted, "{}", self.place());
+            self.lasting(flushed);
+            assert_eq!(store_of(self).written_bytes > written_bytes, !is_refused);
+        }
+        "adopted"
     }
 
     /// The host is gone with all memory and another server starts. How many pages are what was flushed

@@ -10,9 +10,10 @@
 //! Some pages are in a durable export. After a flush, and at the end of each cell, it is looked at what
 //! loss of the host would leave. A discard is followed by the flush that makes it lasting, the pool is
 //! compacted in the course of write-back, and reading ahead begins after three pages in order. Cleaning
-//! moves what a segment lists and does not look for more, as the scrub does. A server that cannot write or sync
-//! the superblock does not start, and none recovers from a device that cannot be read. A snapshot is
-//! here because who looks at a device that fails must not wait for it: it asks nothing of it.
+//! moves what a segment lists and does not look for more, as the scrub does. A server that
+//! cannot write or sync the superblock takes over all the same, and none recovers so, nor from a device that
+//! cannot be read. A snapshot is here because who looks at a device that fails must not wait for it: it asks
+//! nothing of it.
 
 mod cell;
 mod deeds;
@@ -89,7 +90,7 @@ Cleaning     done        kept        kept        done        kept        kept   
 Punch        done        done        unpunched   done        done        done        done        done        done        done        waits
 Scrub        done        unreadable  done        done        done        done        found       found       found       done        waits
 Compaction   done        done        kept        done        kept        kept        done        done        done        done        waits
-Adoption     adopted     refused     refused     refused     refused     refused     adopted     adopted     adopted     adopted     waits
+Adoption     adopted     refused     adopted     adopted     adopted     adopted     adopted     adopted     adopted     adopted     waits
 Recovery     recovered   refused     refused     refused     refused     refused     older       older       recovered   recovered   waits
 Snapshot     done        done        done        done        done        done        done        done        done        done        done
 ";
