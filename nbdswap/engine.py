@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from nbdswap.config import Config
-from nbdswap.errors import ConfigError, NotPermittedError, RefusedError
+from nbdswap.errors import ConfigError, NotPermittedError, file_error
 from nbdswap.exports import export_specs
 from nbdswap.snapshots import CoreSnapshot
 from nbdswap.store_key import key_source, makes_key
@@ -104,7 +104,8 @@ def open_engine(
     populate: bool,
     store_fd: int | None = None,
 ) -> "tuple[Engine, OpenReport]":
-    """Opens the engine as configured; raises ConfigError or RefusedError.
+    """Opens the engine as configured; raises ConfigError, NotPermittedError, RefusedError
+    or FailingFileError.
 
     `store_fd`: the backing file as a predecessor had it open; it is the engine's from now on.
     """
@@ -137,7 +138,8 @@ def open_engine(
     except PermissionError as error:
         raise NotPermittedError(f"{error}; set store.io to auto to do without") from None
     except OSError as error:
-        raise RefusedError(f"the engine cannot be opened: {_words(error)}{_cure(error)}") from None
+        problem = f"the engine cannot be opened: {_words(error)}{_cure(error)}"
+        raise file_error(problem, error) from None
 
 
 def _store_spec(config: Config, instance: int, held_fd: int | None) -> "StoreSpec | None":

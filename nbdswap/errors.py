@@ -6,6 +6,7 @@ that reaches the top is our own mistake, keeps its traceback and exits with `Exi
 Not here: what ends one connection (the server logs it and goes on) and refused NBD requests.
 """
 
+import errno
 from enum import IntEnum
 
 
@@ -20,6 +21,7 @@ class ExitCode(IntEnum):
     NOT_PERMITTED = 5
     UNREACHABLE = 6
     NOT_UPGRADED = 7
+    FILE_FAILS = 8
 
 
 EXIT_CODE_MEANINGS = {
@@ -33,6 +35,9 @@ EXIT_CODE_MEANINGS = {
     ),
     ExitCode.UNREACHABLE: "status, set, upgrade: no server answers on the admin address",
     ExitCode.NOT_UPGRADED: "upgrade: not done; the running server goes on as it was",
+    ExitCode.FILE_FAILS: (
+        "a file fails for a reason that may pass: input/output error, read-only, full; try again"
+    ),
 }
 
 
@@ -65,6 +70,12 @@ class RefusedError(NbdswapError):
     exit_code = ExitCode.REFUSED
 
 
+class FailingFileError(NbdswapError):
+    """A file that cannot be read or written now, for a reason that may pass by itself."""
+
+    exit_code = ExitCode.FILE_FAILS
+
+
 class ListenError(NbdswapError):
     """An address on which we cannot listen."""
 
@@ -93,3 +104,26 @@ class UpgradeError(NbdswapError):
     """A running server cannot be replaced, or was not; it goes on as it was."""
 
     exit_code = ExitCode.NOT_UPGRADED
+
+
+# Of the disk or the system, not of a name, a right or a setting.
+_MAY_PASS = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.ENODEV,
+        errno.ENOMEM,
+        errno.ENOSPC,
+        errno.ENOTCONN,
+        errno.ENXIO,
+        errno.EROFS,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+    }
+)
+
+
+def file_error(text: str, error: OSError) -> NbdswapError:
+    """FailingFileError where starting again may help, RefusedError where it cannot."""
+    return (FailingFileError if error.errno in _MAY_PASS else RefusedError)(text)

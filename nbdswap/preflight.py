@@ -152,7 +152,8 @@ def _check_store(config: Config, path: Path) -> list[str]:
     if path.is_block_device():
         return []
     # The default path is in state_dir, which exists by now.
-    free_bytes = _free_bytes(path.parent, "directory of store.path") + _taken_bytes(path)
+    what = "directory of store.path"
+    free_bytes = _free_bytes(path.parent, what, has_file=path.exists()) + _taken_bytes(path)
     if config.store.capacity_bytes <= free_bytes:
         return []
     found = f"{human_size(free_bytes)} are free for {path}"
@@ -160,10 +161,11 @@ def _check_store(config: Config, path: Path) -> list[str]:
     return [f"{wanted}, but only {found}: writes may fail before the store is full"]
 
 
-def _free_bytes(directory: Path, what: str) -> int:
+def _free_bytes(directory: Path, what: str, *, has_file: bool = False) -> int:
+    """`has_file`: nothing is to be made there, so that it may be read-only."""
     if not directory.is_dir():
         raise RefusedError(f"{what} {directory} is not a directory")
-    if not os.access(directory, os.W_OK | os.X_OK):
+    if not has_file and not os.access(directory, os.W_OK | os.X_OK):
         raise RefusedError(f"{what} {directory} is not writable")
     status = os.statvfs(directory)
     if status.f_blocks == 0:

@@ -11,11 +11,12 @@ import errno
 import fcntl
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from nbdswap.errors import RefusedError
+from nbdswap.errors import RefusedError, file_error
 
 FORMAT = 1
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -109,7 +110,8 @@ class StateDir:
             holder = _holder(path / "lock")
             raise RefusedError(f"{path} is in use by another server{holder}") from None
         except OSError as error:
-            raise RefusedError(f"{path} cannot be used as state_dir: {error.strerror}") from None
+            problem = f"{path} cannot be used as state_dir: {error.strerror}"
+            raise file_error(problem, error) from None
         return cls(path, lock_fd, made=bool(missing))
 
     @classmethod
@@ -143,7 +145,8 @@ class StateDir:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise RefusedError(f"{state_path} cannot be read: {error.strerror}") from None
+            problem = f"{state_path} cannot be read: {error.strerror}"
+            raise file_error(problem, error) from None
         except ValueError as error:
             # Taking it for no state at all would turn data into zeros.
             raise RefusedError(
@@ -152,7 +155,11 @@ class StateDir:
             ) from None
 
     def write(self, state: State) -> None:
-        """Replaces the state so that a crash leaves the old one or the new one, both whole."""
+        """Replaces the state so that a crash leaves the old one or the new one, both whole.
+
+        Where nothing can be written, on a full or read-only file system, a state that says the
+        same already will do.
+        """
         new = self.path / "state.json.new"
         try:
             fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -163,7 +170,16 @@ class StateDir:
             new.replace(self.state_path)
             _sync_directory(self.path)
         except OSError as error:
-            raise RefusedError(f"{self.state_path} cannot be written: {error.strerror}") from None
+            if self._says(state):
+                return
+            problem = f"{self.state_path} cannot be written: {error.strerror}"
+            raise file_error(problem, error) from None
+
+    def _says(self, state: State) -> bool:
+        try:
+            return self.state_path.read_text(encoding="utf-8") == state.encode()
+        except (OSError, ValueError):
+            return False
 
     def remove_state(self) -> None:
         """Takes back the first `write` of a start that failed."""
@@ -197,18 +213,28 @@ def _state_path(directory: Path) -> Path:
 def _lock_file(path: Path) -> int:
     """The descriptor that holds the lock; raises BlockingIOError if somebody else does."""
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = _open_lock_file(path)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_same_file(fd, path):
-                os.ftruncate(fd, 0)
-                os.write(fd, f"{os.getpid()}\n".encode("ascii"))
+                # Who has it is for people to read. A full or read-only file system does without.
+                with suppress(OSError):
+                    os.ftruncate(fd, os.write(fd, f"{os.getpid()}\n".encode("ascii")))
                 return fd
         except BaseException:
             os.close(fd)
             raise
         # The holder removed the file between our opening and our locking it.
         os.close(fd)
+
+
+def _open_lock_file(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS or not path.exists():
+            raise
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _is_same_file(fd: int, path: Path) -> bool:

@@ -19,7 +19,7 @@ import typer
 
 from nbdswap.config import Config
 from nbdswap.config_file import Override, load
-from nbdswap.errors import ExitCode, RefusedError, UsageError
+from nbdswap.errors import ExitCode, RefusedError, UsageError, file_error
 from nbdswap.machine import Machine
 from nbdswap.state import State, StateDir
 from nbdswap.store_key import key_source
@@ -175,7 +175,7 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RefusedError(str(error)) from None
+        raise file_error(error.strerror or str(error), error) from None
     except ValueError as error:
         raise RefusedError(f"the store cannot be read: {error}") from None
 

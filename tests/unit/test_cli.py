@@ -114,6 +114,18 @@ def test_the_help_tells_every_exit_code() -> None:
     assert set(EXIT_CODE_MEANINGS) == set(ExitCode)
 
 
+def test_systemd_starts_again_unless_that_cannot_help() -> None:
+    unit = (ROOT / "deploy" / "nbdswap.service").read_text()
+    (line,) = re.findall(r"^RestartPreventExitStatus=(.*)$", unit, re.MULTILINE)
+    assert set(map(int, line.split())) == {
+        ExitCode.USAGE,
+        ExitCode.REFUSED,
+        ExitCode.CANNOT_LISTEN,
+        ExitCode.NOT_PERMITTED,
+    }
+    assert "\nStartLimitIntervalSec=0\n" in unit.partition("[Service]")[0]
+
+
 def test_the_readme_names_every_exit_code_and_flag() -> None:
     readme = (ROOT / "README.md").read_text()
     for code, meaning in EXIT_CODE_MEANINGS.items():

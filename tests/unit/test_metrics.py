@@ -96,7 +96,7 @@ def test_the_alerts_know_no_trouble_that_does_not_exist() -> None:
     text = (DEPLOY / "prometheus.yaml").read_text()
     named = set(re.findall(r'nbdswap_trouble\{what="(\w+)"\}', text))
     assert named <= set(TROUBLES)
-    assert {"file_system_nearly_full", "store_nearly_full"} <= named
+    assert {"file_system_nearly_full", "pool_stuck", "store_nearly_full"} <= named
 
 
 def test_classes_of_one_size_in_two_zpools_are_one_sum(

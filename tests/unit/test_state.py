@@ -1,5 +1,6 @@
 """The state directory has one owner, and its state is whole or refused."""
 
+import errno
 import json
 import os
 from dataclasses import replace
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nbdswap.errors import RefusedError
+from nbdswap.errors import FailingFileError, RefusedError
 from nbdswap.state import ExportState, State, StateDir
 
 STATE = State(
@@ -124,5 +125,29 @@ def test_a_failed_write_leaves_the_old_state(tmp_path: Path) -> None:
     (tmp_path / "state.json.new").mkdir()
     with pytest.raises(RefusedError, match="cannot be written"):
         state_dir.write(replace(STATE, generation=9))
+    assert state_dir.read() == STATE
+    state_dir.close()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_where_nothing_can_be_written_a_state_that_says_the_same_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    state_dir = StateDir.lock(tmp_path / "state")
+    state_dir.write(STATE)
+    state_dir.close()
+
+    def fail(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    # The lock is taken without the process's number in it.
+    monkeypatch.setattr(os, "write", fail)
+    monkeypatch.setattr(os, "fsync", fail)
+    state_dir = StateDir.lock(tmp_path / "state")
+    with pytest.raises(RefusedError, match="in use by another server"):
+        StateDir.lock(tmp_path / "state")
+    state_dir.write(STATE)
+    with pytest.raises(FailingFileError, match=os.strerror(code)):
+        state_dir.write(replace(STATE, generation=4))
     assert state_dir.read() == STATE
     state_dir.close()

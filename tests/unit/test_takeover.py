@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from nbdswap.config import Config
-from nbdswap.errors import ConfigError, RefusedError
+from nbdswap.errors import ConfigError, FailingFileError, RefusedError
 from nbdswap.snapshots import CoreSnapshot
 from nbdswap.state import State, StateDir
 from nbdswap.succession import after_stop, memory_files
@@ -304,7 +304,8 @@ def test_the_generation_never_falls(life: Life) -> None:
     ("raised", "refusal"),
     [
         (ValueError("codec level is 23, wanted -7 to 19"), ConfigError),
-        (OSError(5, "Input/output error", "/store"), RefusedError),
+        (OSError(5, "Input/output error", "/store"), FailingFileError),
+        (OSError(2, "No such file or directory", "/store"), RefusedError),
         (OSError("/store: is not a store of nbdswap"), RefusedError),
     ],
 )
@@ -357,7 +358,7 @@ def test_a_failed_start_leaves_memory_that_can_be_adopted(life: Life) -> None:
         previous=life.state(),
         populate=False,
     )
-    with pytest.raises(RefusedError):
+    with pytest.raises(FailingFileError):
         takeover.run(fresh=False)
     assert life.start().adopted
 

@@ -17,6 +17,7 @@ mod options;
 mod snapshot;
 
 use std::borrow::Cow;
+use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -362,6 +363,13 @@ fn to_python(error: Error) -> PyErr {
         Error::Foreign { .. } | Error::Misfit { .. } => {
             ForeignFileError::new_err(error.to_string())
         }
+        Error::Io { ref source, .. } => match source.raw_os_error() {
+            // Python would make other classes of some of them, which mean something else here.
+            Some(errno) if source.kind() != ErrorKind::PermissionDenied => {
+                PyOSError::new_err((errno, error.to_string()))
+            }
+            _ => PyOSError::new_err(error.to_string()),
+        },
         _ => PyOSError::new_err(error.to_string()),
     }
 }

@@ -5,13 +5,17 @@
 //! that write-back at the edge of memory needs no page cache. Nothing is written by opening; sizes
 //! change only in [`FileDevice::resize`], after the caller has seen whose file it is.
 //!
+//! A file system that became read-only, as some do after an error, lets files be opened to read them: what is
+//! there is served, and each write tries to open the file again for writing.
+//!
 //! Not here: the superblock (`open`). Locking: none, positional I/O on one descriptor.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{
     FallocateFlags, FileType, FlockOperation, Mode, OFlags, SeekFrom, fallocate, fcntl_getfl,
@@ -72,6 +76,10 @@ pub struct FileDevice {
     bytes: u64,
     block_device: bool,
     direct: bool,
+    /// `file` was opened to read only.
+    is_read_only: bool,
+    /// The same file, opened for writing since. The lock stays with the first one.
+    writable: OnceLock<File>,
 }
 
 impl FileDevice {
@@ -129,11 +137,13 @@ impl FileDevice {
             }
         }
         Ok(FileDevice {
-            file,
             path: path.to_path_buf(),
             bytes,
             block_device,
             direct: false,
+            is_read_only: is_read_only(&file)?,
+            file,
+            writable: OnceLock::new(),
         })
     }
 
@@ -169,7 +179,28 @@ impl FileDevice {
             bytes,
             block_device,
             direct: false,
+            // As it was asked for.
+            is_read_only: false,
+            writable: OnceLock::new(),
         })
+    }
+
+    /// The file as it can be written.
+    fn writable(&self) -> io::Result<&File> {
+        if !self.is_read_only {
+            return Ok(&self.file);
+        }
+        if let Some(file) = self.writable.get() {
+            return Ok(file);
+        }
+        // Whatever the path leads to by now, this is the file that is locked.
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let file = open(path, flags, Mode::empty())?;
+        if self.direct {
+            fcntl_setfl(&file, fcntl_getfl(&file)? | OFlags::DIRECT)?;
+        }
+        Ok(self.writable.get_or_init(|| File::from(file)))
     }
 
     /// Gives a plain file the size and the blocks that are wanted. Not for a file that is not ours.
@@ -178,14 +209,18 @@ impl FileDevice {
             return Ok(());
         }
         if options.bytes != self.bytes {
-            ftruncate(&self.file, options.bytes)
-                .map_err(|error| Error::io("resize the backing file", 0, error.into()))?;
+            self.writable()
+                .and_then(|file| Ok(ftruncate(file, options.bytes)?))
+                .map_err(|error| Error::io("resize the backing file", 0, error))?;
             self.bytes = options.bytes;
         }
         if options.preallocate {
-            retry(|| fallocate(&self.file, FallocateFlags::empty(), 0, options.bytes)).map_err(
-                |error| Error::io("reserve room for the backing file", options.bytes, error),
-            )?;
+            let reserve = |file| fallocate(file, FallocateFlags::empty(), 0, options.bytes);
+            self.writable()
+                .and_then(|file| retry(|| reserve(file)))
+                .map_err(|error| {
+                    Error::io("reserve room for the backing file", options.bytes, error)
+                })?;
         }
         Ok(())
     }
@@ -237,7 +272,14 @@ fn open_locked(path: &Path, block_device: bool) -> Result<File> {
         true => flags | OFlags::EXCL,
         false => flags | OFlags::CREATE | OFlags::NOFOLLOW,
     };
-    let file = match open(path, flags, Mode::RUSR | Mode::WUSR) {
+    let opened = match open(path, flags, Mode::RUSR | Mode::WUSR) {
+        Err(Errno::ROFS) => {
+            let flags = flags - OFlags::RDWR - OFlags::CREATE;
+            open(path, flags | OFlags::RDONLY, Mode::empty()).map_err(|_| Errno::ROFS)
+        }
+        opened => opened,
+    };
+    let file = match opened {
         Ok(descriptor) => File::from(descriptor),
         Err(Errno::LOOP) => return foreign(path, "is a symbolic link, wanted a file".into()),
         Err(Errno::ISDIR) => return foreign(path, "is a directory, wanted a file".into()),
@@ -257,8 +299,8 @@ fn sync_directory(path: &Path) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let synced = open(parent.unwrap_or(Path::new(".")), flags, Mode::empty()).and_then(fsync);
     match synced {
-        // Some network file systems cannot sync a directory, and need not.
-        Ok(()) | Err(Errno::INVAL) => Ok(()),
+        // Some network file systems cannot sync a directory, and need not. On a read-only one no name is new.
+        Ok(()) | Err(Errno::INVAL | Errno::ROFS) => Ok(()),
         Err(error) => Err(Error::io(
             "sync the directory of the backing file",
             0,
@@ -290,6 +332,12 @@ fn as_opened(file: OwnedFd) -> Result<File> {
         .and_then(|flags| fcntl_setfl(&file, flags - OFlags::DIRECT - OFlags::NONBLOCK))
         .map_err(|errno| Error::io("set a flag of the backing file", 0, errno.into()))?;
     Ok(File::from(file))
+}
+
+fn is_read_only(file: &File) -> Result<bool> {
+    let flags = fcntl_getfl(file)
+        .map_err(|errno| Error::io("look at a flag of the backing file", 0, errno.into()))?;
+    Ok(flags & OFlags::RWMODE == OFlags::RDONLY)
 }
 
 fn foreign<T>(path: &Path, why: String) -> Result<T> {
@@ -332,13 +380,14 @@ impl Device for FileDevice {
         {
             return Err(io::Error::from(io::ErrorKind::InvalidInput));
         }
-        self.file.write_all_at(bytes, offset)
+        self.writable()?.write_all_at(bytes, offset)
     }
 
     fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {
         // The kernel turns it into a discard or write-zeroes on block devices.
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        retry(|| fallocate(&self.file, flags, offset, bytes))
+        let file = self.writable()?;
+        retry(|| fallocate(file, flags, offset, bytes))
     }
 
     fn sync(&self) -> io::Result<()> {

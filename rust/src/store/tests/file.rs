@@ -259,62 +259,39 @@ fn what_is_no_private_file_is_refused_by_its_name() {
 }
 
 #[test]
-fn a_file_that_can_only_be_read_is_read_where_its_pages_are_known_and_refused_otherwise() {
-    for adopt in [true, false] {
-        let directory = TestDirectory::new();
-        let path = directory.join("store");
-        let store = Store::open_file(&path, &file_options(), store_options()).unwrap();
-        let records = put(&store, &mut store.batch(), &[(1, 2000), (2, 3000)]);
-        drop(store);
-        let before = fs::read(&path).unwrap();
-        let file = FileOptions {
-            bytes: 2 * FILE_BYTES,
-            preallocate: true,
-            ..file_options()
-        };
-        let open = |may_refuse_writes, generation| {
-            let options = StoreOptions {
-                adopt,
-                may_refuse_writes,
-                generation,
-                ..store_options()
-            };
-            let held = fs::File::open(&path).unwrap();
-            Store::open_held_file(&path, &file, Some(held.into()), options)
-        };
-        let generation = store_options().generation;
-        open(false, generation).map(|_| ()).unwrap_err();
-        // Nobody has pages of that one in memory.
-        open(true, generation + 1).map(|_| ()).unwrap_err();
-        let store = open(true, generation).unwrap();
-        let told: Vec<_> = store.refusals().warnings().collect();
-        assert!(told[0].starts_with("resize the backing file"), "{told:?}");
-        assert!(told[1].starts_with("write superblock"), "{told:?}");
-        assert_eq!(store.stats().segments, 8, "as it was");
-        if adopt {
-            let mut buffer = ReadBuffer::new();
-            for record in &records {
-                let claimed = store.adopt_record(&mut buffer, record.location, record.bytes);
-                assert_eq!(claimed.unwrap(), record.sequence);
-                get(&store, &mut buffer, record).unwrap();
-            }
-            store.adopted();
-        }
-        let mut batch = store.batch();
-        store.begin(&mut batch, Reason::WriteBack).unwrap();
-        let free = store.segments_free();
-        batch.push(1, 3, &object(1, 0, 2000)).unwrap();
-        let error = store.commit(&mut batch).unwrap_err();
-        assert!(error.to_string().starts_with("write superblock"), "{error}");
-        assert_eq!(
-            store.segments_free(),
-            free + 1,
-            "nothing is against its segment"
-        );
-        assert!(store.is_superblock_owed());
-        store.check();
-        assert_eq!(fs::read(&path).unwrap(), before);
+fn a_file_that_was_opened_to_read_only_is_written_as_soon_as_it_can_be_and_stays_locked() {
+    let directory = TestDirectory::new();
+    let path = directory.join("store");
+    let store = Store::open_file(&path, &file_options(), store_options()).unwrap();
+    let records = put(&store, &mut store.batch(), &[(1, 2000), (2, 3000)]);
+    drop(store);
+    let file = FileOptions {
+        bytes: 2 * FILE_BYTES,
+        ..file_options()
+    };
+    let options = StoreOptions {
+        adopt: true,
+        ..store_options()
+    };
+    let held = fs::File::open(&path).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let store = Store::open_held_file(&path, &file, Some(held.into()), options).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), 2 * FILE_BYTES);
+    let mut buffer = ReadBuffer::new();
+    for record in &records {
+        let claimed = store.adopt_record(&mut buffer, record.location, record.bytes);
+        assert_eq!(claimed.unwrap(), record.sequence);
+        get(&store, &mut buffer, record).unwrap();
     }
+    store.adopted();
+    let new = put(&store, &mut store.batch(), &[(3, 2500)]);
+    store.sync().unwrap();
+    assert_eq!(
+        get(&store, &mut buffer, &new[0]).unwrap(),
+        object(3, 0, 2500)
+    );
+    let second = why(Store::open_file(&path, &file, store_options()));
+    assert!(second.contains("in use by another server"), "{second}");
 }
 
 #[test]
