@@ -71,7 +71,7 @@ impl<'a> Belief<'a> {
 
     /// Segments of smaller sequences were synced, and may hold what supersedes what flushes were answered with.
     pub fn promise(self, sequence: u64) {
-        self.promised.store(sequence, SeqCst);
+        store(self.promised, sequence);
     }
 
     /// What flushes were answered with, and what superseded that and is on the device, is in segments of smaller
@@ -102,11 +102,11 @@ impl<'a> Belief<'a> {
         match self.anew.get(2 * kept..2 * kept + 2) {
             Some(range) => {
                 // In this order: a range that ends before it begins is none.
-                range[0].store(sequence, SeqCst);
-                range[1].store(sequence, SeqCst);
-                self.doubt.store(DOUBT, SeqCst);
+                store(&range[0], sequence);
+                store(&range[1], sequence);
+                store(self.doubt, DOUBT);
             }
-            None => self.doubt.store(DOUBT_WITHOUT_ROOM, SeqCst),
+            None => store(self.doubt, DOUBT_WITHOUT_ROOM),
         }
     }
 
@@ -116,7 +116,7 @@ impl<'a> Belief<'a> {
         let used = self.ranges().take_while(|(from, _)| *from > 0).count();
         let is_open = used > 0 && self.doubt.load(SeqCst) == DOUBT;
         if is_open {
-            self.anew[2 * used - 1].store(sequence, SeqCst);
+            store(&self.anew[2 * used - 1], sequence);
         }
         is_open
     }
@@ -140,21 +140,28 @@ impl<'a> Belief<'a> {
 
     /// That sync has succeeded, and nothing was in doubt before it.
     pub fn restore(self) {
-        self.doubt.store(0, SeqCst);
+        store(self.doubt, 0);
     }
 
     /// Everything that is promised is on the device, in segments of sequences below `promised`; those below
     /// `position` are whole. `is_sure`: what is between the two is no page's newest record unless it is whole.
     pub fn settle(self, promised: u64, position: u64, is_sure: bool) {
-        self.promised.store(promised, SeqCst);
-        self.position.store(position, SeqCst);
-        self.anew.iter().for_each(|word| word.store(0, SeqCst));
+        store(self.promised, promised);
+        store(self.position, position);
+        self.anew.iter().for_each(|word| store(word, 0));
         if is_sure {
-            self.doubt.store(0, SeqCst);
+            store(self.doubt, 0);
         } else {
             self.begin_anew(promised);
         }
     }
+}
+
+fn store(word: &AtomicU64, value: u64) {
+    // The words were asked for once, and a process may die before each store.
+    #[cfg(test)]
+    crate::zpool::mapping::watch::access();
+    word.store(value, SeqCst);
 }
 
 #[cfg(test)]

@@ -12,32 +12,43 @@
 //! * a write of one block with a certain beginning that is acknowledged and never lands:
 //!   [`PowerDevice::lose_blocks`].
 //!
-//! Not here: wrong bytes, errors of reads and writes (`sim_device`). Locking: one mutex around everything.
+//! A process that dies leaves all that it wrote, synced or not: [`PowerDevice::fork`] is what the next one finds.
+//!
+//! Not here: wrong bytes, errors of reads and writes (`sim_device`). Locking: one mutex around everything,
+//! which a write does not hold between two of its blocks.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::random::Random;
+use super::sim_device::Counts;
 use crate::store::{BLOCK_BYTES, Device};
 
 /// What is written wholly or not at all.
 const SECTOR_BYTES: usize = 512;
 
+#[derive(Clone)]
 struct State {
     /// What reads find.
     current: Vec<u8>,
     /// What is on the medium for certain.
     medium: Vec<u8>,
     /// The versions of sectors since they were last synced, the present one last.
-    pending: BTreeMap<usize, Vec<Vec<u8>>>,
+    pending: BTreeMap<usize, Vec<Arc<[u8]>>>,
     random: Random,
+    counts: Counts,
     syncs: u64,
     failing_syncs: u64,
     operations_left: Option<u64>,
     lies: bool,
     lost_beginning: Option<[u8; 8]>,
-    repeated: Vec<[u8; 8]>,
+    /// How each write began, and whether the medium had something that begins so.
+    begun: Vec<([u8; 8], bool)>,
+    /// Times that something was stored or synced.
+    changes: u64,
+    before_block: fn(),
 }
 
 /// The simulated device. Share it as `Arc<PowerDevice>`, which is a [`Device`] too.
@@ -59,13 +70,32 @@ impl PowerDevice {
                 medium: bytes,
                 pending: BTreeMap::new(),
                 random: Random::new(seed),
+                counts: Counts::default(),
                 syncs: 0,
                 failing_syncs: 0,
                 operations_left: None,
                 lies: false,
                 lost_beginning: None,
-                repeated: Vec::new(),
+                begun: Vec::new(),
+                changes: 0,
+                before_block: || {},
             }),
+        }
+    }
+
+    /// The device as it is now, with what is not synced, for the next process. It fails no more, and has a chance of its
+    /// own.
+    pub fn fork(&self, seed: u64) -> PowerDevice {
+        let state = State {
+            random: Random::new(seed),
+            counts: Counts::default(),
+            failing_syncs: 0,
+            operations_left: None,
+            before_block: || {},
+            ..self.state().clone()
+        };
+        PowerDevice {
+            state: Mutex::new(state),
         }
     }
 
@@ -117,11 +147,30 @@ impl PowerDevice {
     /// Writes that began like this where the medium had something that begins so.
     pub fn repeated(&self, beginning: [u8; 8]) -> usize {
         let state = self.state();
-        state
-            .repeated
-            .iter()
-            .filter(|one| **one == beginning)
-            .count()
+        let begun = state.begun.iter();
+        begun.filter(|one| **one == (beginning, true)).count()
+    }
+
+    /// Writes that began like this.
+    pub fn begun(&self, beginning: [u8; 8]) -> usize {
+        let state = self.state();
+        let begun = state.begun.iter();
+        begun.filter(|one| one.0 == beginning).count()
+    }
+
+    /// Operations so far, failed ones included.
+    pub fn counts(&self) -> Counts {
+        self.state().counts
+    }
+
+    /// Calls `watcher` before each block of a write is stored, on the writing thread.
+    pub fn watch_blocks(&self, watcher: fn()) {
+        self.state().before_block = watcher;
+    }
+
+    /// Times that something was stored or synced: as long as it stays the same, so does the device.
+    pub fn changes(&self) -> u64 {
+        self.state().changes
     }
 
     /// Syncs that succeeded.
@@ -142,27 +191,40 @@ impl State {
         }
     }
 
-    fn put(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let at = offset as usize;
-        assert!(
-            at.is_multiple_of(BLOCK_BYTES) && bytes.len().is_multiple_of(BLOCK_BYTES),
-            "{} bytes at {offset} are not of blocks",
-            bytes.len()
-        );
-        let range = self.current.get_mut(at..at + bytes.len());
-        range
-            .ok_or(io::ErrorKind::UnexpectedEof)?
-            .copy_from_slice(bytes);
-        if let Some(beginning) = bytes.first_chunk()
-            && self.medium[at..].starts_with(beginning)
-        {
-            self.repeated.push(*beginning);
-        }
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        self.current[at..at + bytes.len()].copy_from_slice(bytes);
         for (number, sector) in bytes.chunks_exact(SECTOR_BYTES).enumerate() {
             let versions = self.pending.entry(at / SECTOR_BYTES + number).or_default();
-            versions.push(sector.to_vec());
+            versions.push(sector.into());
         }
-        Ok(())
+        self.changes += 1;
+    }
+
+    /// The bytes of whole blocks.
+    fn range(&self, offset: u64, bytes: usize) -> io::Result<Range<usize>> {
+        let at = offset as usize;
+        assert!(
+            at.is_multiple_of(BLOCK_BYTES) && bytes.is_multiple_of(BLOCK_BYTES),
+            "{bytes} bytes at {offset} are not of blocks"
+        );
+        let is_inside = at + bytes <= self.current.len();
+        let range = is_inside.then_some(at..at + bytes);
+        range.ok_or(io::ErrorKind::UnexpectedEof.into())
+    }
+
+    /// Where a write lands; None: nowhere.
+    fn begin_write(&mut self, bytes: &[u8], offset: u64) -> io::Result<Option<usize>> {
+        self.counts.writes += 1;
+        self.begin()?;
+        let at = self.range(offset, bytes.len())?.start;
+        if let Some(beginning) = bytes.first_chunk() {
+            if bytes.len() == BLOCK_BYTES && self.lost_beginning == Some(*beginning) {
+                return Ok(None);
+            }
+            let is_repeated = self.medium[at..].starts_with(beginning);
+            self.begun.push((*beginning, is_repeated));
+        }
+        Ok(Some(at))
     }
 }
 
@@ -177,35 +239,50 @@ impl Device for PowerDevice {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let mut state = self.state();
+        state.counts.reads += 1;
         state.begin()?;
-        let at = offset as usize;
-        let range = state.current.get(at..at + buffer.len());
-        buffer.copy_from_slice(range.ok_or(io::ErrorKind::UnexpectedEof)?);
+        let range = state.range(offset, buffer.len())?;
+        buffer.copy_from_slice(&state.current[range]);
         Ok(())
     }
 
+    /// Stores blocks one after the other, every second time from the last to the first: the process may
+    /// die in between.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.state();
-        state.begin()?;
-        let lost = state.lost_beginning;
-        if bytes.len() == BLOCK_BYTES && lost.is_some_and(|lost| bytes.starts_with(&lost)) {
+        let Some(at) = state.begin_write(bytes, offset)? else {
             return Ok(());
+        };
+        let (before_block, is_backwards) =
+            (state.before_block, state.counts.writes.is_multiple_of(2));
+        drop(state);
+        let last = bytes.len() / BLOCK_BYTES - 1;
+        for number in 0..=last {
+            let from = if is_backwards { last - number } else { number } * BLOCK_BYTES;
+            before_block();
+            self.state()
+                .put(at + from, &bytes[from..from + BLOCK_BYTES]);
         }
-        state.put(offset, bytes)
+        Ok(())
     }
 
     fn discard(&self, offset: u64, bytes: u64) -> io::Result<()> {
         let mut state = self.state();
+        state.counts.discards += 1;
         state.begin()?;
-        state.put(offset, &vec![0; bytes as usize])
+        let at = state.range(offset, bytes as usize)?.start;
+        state.put(at, &vec![0; bytes as usize]);
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.state();
+        state.counts.syncs += 1;
         state.begin()?;
         if state.lies {
             return Ok(());
         }
+        state.changes += 1;
         let is_failing = state.failing_syncs > 0;
         let pending = std::mem::take(&mut state.pending);
         for (sector, versions) in pending {

@@ -16,8 +16,7 @@
 //!   [`SimDevice::close_write_gate`].
 //!
 //! Not here: loss of power; a write that was acknowledged stays.
-//! Locking: one mutex around everything; a read that waits at the gate does not hold it, nor does a
-//! write between two of its blocks.
+//! Locking: one mutex around everything; who waits at a gate does not hold it.
 
 use std::io;
 use std::ops::Range;
@@ -79,9 +78,6 @@ struct State {
     error_rate_permille: u64,
     random: u64,
     writes: Vec<(u64, usize)>,
-    /// Blocks that were stored.
-    changes: u64,
-    before_block: fn(),
     mixes_reads: bool,
     gate_closed: bool,
     write_gate_closed: bool,
@@ -112,8 +108,6 @@ impl SimDevice {
             error_rate_permille: 0,
             random: seed,
             writes: Vec::new(),
-            changes: 0,
-            before_block: || {},
             mixes_reads: false,
             gate_closed: false,
             write_gate_closed: false,
@@ -162,9 +156,7 @@ impl SimDevice {
 
     /// Changes the bits of `mask` in one byte.
     pub fn flip(&self, at: usize, mask: u8) {
-        let mut state = self.state();
-        state.changes += 1;
-        state.bytes[at] ^= mask;
+        self.state().bytes[at] ^= mask;
     }
 
     /// Lets reads that touch this range fail, until [`heal`](Self::heal).
@@ -230,31 +222,6 @@ impl SimDevice {
     /// Operations so far.
     pub fn counts(&self) -> Counts {
         self.state().counts
-    }
-
-    /// Calls `watcher` before each block of a write is stored, on the writing thread.
-    pub fn watch_blocks(&self, watcher: fn()) {
-        self.state().before_block = watcher;
-    }
-
-    /// Blocks stored so far: as long as it stays the same, so does what lies on the device.
-    pub fn changes(&self) -> u64 {
-        self.state().changes
-    }
-
-    /// Stores blocks one after the other, every second time from the last to the first: the process may
-    /// die in between.
-    fn land(&self, bytes: &[u8], at: usize) {
-        let is_backwards = self.state().counts.writes.is_multiple_of(2);
-        let last = bytes.len() / BLOCK_BYTES - 1;
-        for number in 0..=last {
-            let from = if is_backwards { last - number } else { number } * BLOCK_BYTES;
-            let before_block = self.state().before_block;
-            before_block();
-            let mut state = self.state();
-            state.changes += 1;
-            state.bytes[at + from..][..BLOCK_BYTES].copy_from_slice(&bytes[from..][..BLOCK_BYTES]);
-        }
     }
 
     /// Offset and length of every write so far, in order.
@@ -327,14 +294,12 @@ impl State {
             Some(Fault::Short(part)) => {
                 let part = part.min(bytes.len());
                 self.bytes[range.start..range.start + part].copy_from_slice(&bytes[..part]);
-                self.changes += 1;
                 return Err(eio());
             }
             Some(Fault::Hole(from, to)) => {
                 let (from, to) = (from.min(bytes.len()), to.min(bytes.len()));
                 self.bytes[range.start..range.start + from].copy_from_slice(&bytes[..from]);
                 self.bytes[range.start + to..range.end].copy_from_slice(&bytes[to..]);
-                self.changes += 1;
                 return Err(eio());
             }
             Some(Fault::Unsupported) => return Err(io::ErrorKind::Unsupported.into()),
@@ -415,10 +380,8 @@ impl Device for SimDevice {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         assert_aligned(bytes.as_ptr());
         let mut state = self.pass(self.state(), |state| state.write_gate_closed);
-        let landing = state.write(bytes, offset)?;
-        drop(state);
-        if let Some(at) = landing {
-            self.land(bytes, at);
+        if let Some(at) = state.write(bytes, offset)? {
+            state.bytes[at..at + bytes.len()].copy_from_slice(bytes);
         }
         Ok(())
     }
@@ -432,7 +395,6 @@ impl Device for SimDevice {
             Some(_) => return Err(eio()),
             None => {}
         }
-        state.changes += 1;
         state.bytes[range].fill(0);
         Ok(())
     }

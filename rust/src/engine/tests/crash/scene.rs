@@ -4,25 +4,32 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::heir::{Expected, Homes, SecondDeath};
+use super::model::{Content, Model};
 use super::remains::{Remains, Sight};
-use super::script::Op;
 use super::*;
+use crate::store::TOMBSTONE_MAGIC;
 use crate::zpool::mapping::watch;
 
-/// What the next process sees.
+/// What is wrong with the engine.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Order {
-    /// What was stored, in the order in which it was.
-    True,
-    /// A planted bug: nothing of the operation under way in the pool, as if pages were published
+pub(super) enum Bug {
+    /// Nothing: what was stored is seen in the order in which it was.
+    None,
+    /// Nothing of the operation under way in the pool, as if pages were published
     /// before their bytes are whole.
     PoolLast,
-    /// A planted bug: nothing of it in the table, as if the old places of pages were freed, and used
+    /// Nothing of it in the table, as if the old places of pages were freed, and used
     /// for others, before their new ones are published.
     TableLast,
-    /// A planted bug: nothing of it on the device, as if pages were published there before they are
+    /// Nothing of it on the device, as if pages were published there before they are
     /// written.
     DeviceLast,
+    /// A flush is answered before anything is synced.
+    NoSync,
+    /// A sync that failed, or was under way, is the business of the process that died.
+    ForgetsDoubt,
+    /// Who takes over in doubt keeps nothing of what is in no page's place.
+    ForgetsPromise,
 }
 
 /// At which of the moments the process dies, and its heir.
@@ -46,27 +53,35 @@ pub(super) struct Did {
     pages_compacted: u64,
     pages_moved: u64,
     bytes_scrubbed: u64,
+    /// The others are of durable exports only.
+    checkpoints: u64,
+    pages_flushed: u64,
+    syncs_failed: u64,
+    segments_buried: u64,
 }
 
 impl Did {
-    fn of(run: &Run) -> Did {
+    fn of(run: &Run, device: &PowerDevice) -> Did {
         let snapshot = run.engine.snapshot();
         let (store, work) = (snapshot.store.expect("it has one"), snapshot.writeback);
-        let device = run.device.as_ref().expect("it has one").counts();
         Did {
-            segments_written: device.writes,
-            segments_discarded: device.discards,
+            segments_written: device.counts().writes,
+            segments_discarded: device.counts().discards,
             segments_cleaned: store.segments_cleaned,
             pages_written_back: work.pages_written_back.get(),
             pages_cleaned: work.pages_cleaned.get(),
             pages_compacted: work.pages_compacted.get(),
             pages_moved: work.pages_moved.get(),
             bytes_scrubbed: work.scrub.bytes.get(),
+            checkpoints: work.checkpoints.done.get(),
+            pages_flushed: work.checkpoints.pages.get(),
+            syncs_failed: work.checkpoints.syncs_failed.get(),
+            segments_buried: device.begun(TOMBSTONE_MAGIC) as u64,
         }
     }
 
-    pub fn all(&self) -> [u64; 8] {
-        [
+    pub fn all(&self, is_durable: bool) -> Vec<u64> {
+        let mut all = vec![
             self.segments_written,
             self.segments_discarded,
             self.segments_cleaned,
@@ -75,7 +90,16 @@ impl Did {
             self.pages_compacted,
             self.pages_moved,
             self.bytes_scrubbed,
-        ]
+        ];
+        if is_durable {
+            all.extend([
+                self.checkpoints,
+                self.pages_flushed,
+                self.syncs_failed,
+                self.segments_buried,
+            ]);
+        }
+        all
     }
 }
 
@@ -87,6 +111,10 @@ pub(super) struct Tally {
     pub deaths: u64,
     /// Of heirs.
     pub second_deaths: u64,
+    /// Of the host.
+    pub losses: u64,
+    /// Flushes of heirs for which the store had no room.
+    pub refused: u64,
     pub did: Did,
     pub found: Option<String>,
 }
@@ -96,7 +124,7 @@ struct Scene {
     sight: Sight,
     expected: Rc<Expected>,
     homes: Rc<Homes>,
-    order: Order,
+    bug: Bug,
     /// When the operation began.
     before: Remains,
     /// None: the first pass, which counts.
@@ -119,12 +147,18 @@ impl Scene {
         if self.tally.found.is_some() || self.random.below(deaths.every) > 0 {
             return;
         }
-        let mut remains = self.sight.last.clone();
-        match self.order {
-            Order::True => {}
-            Order::PoolLast => remains.pool.clone_from(&self.before.pool),
-            Order::TableLast => remains.table.clone_from(&self.before.table),
-            Order::DeviceLast => remains.device.clone_from(&self.before.device),
+        let mut remains = self.sight.remains();
+        match self.bug {
+            Bug::None | Bug::NoSync => {}
+            Bug::ForgetsDoubt => remains.tell(|belief| belief.restore()),
+            Bug::ForgetsPromise => remains.tell(|belief| {
+                if belief.is_in_doubt() {
+                    belief.settle(0, 0, false);
+                }
+            }),
+            Bug::PoolLast => remains.pool.clone_from(&self.before.pool),
+            Bug::TableLast => remains.table.clone_from(&self.before.table),
+            Bug::DeviceLast => remains.device = Arc::clone(&self.before.device),
         }
         let second = match self.random.below(deaths.everywhere) {
             0 => SecondDeath::Everywhere,
@@ -143,70 +177,61 @@ pub(super) fn pass(
     world: World,
     name: &str,
     (first, script): (&[Op], &[Op]),
-    order: Order,
+    bug: Bug,
     deaths: Option<Deaths>,
 ) -> Tally {
     let dir = Directory::new(name);
-    let device = Arc::new(SimDevice::new(world.setup.store_bytes as usize, 1));
+    let device = Arc::new(PowerDevice::new(world.setup.store_bytes as usize, 1));
     device.watch_blocks(watch::access);
-    let (engine, _) = Engine::open(world.options(Some(device.clone()), Some(&dir))).unwrap();
-    let mut run = Run {
-        lane: engine.lane(),
-        reader: engine.reader_lane(),
-        engine,
-        device: Some(Arc::clone(&device)),
-        setup: world.setup,
-        model: vec![vec![0; PAGE]; PAGES as usize],
-        random: Random::new(0),
-        refused: 0,
-        now: Duration::ZERO,
-    };
+    let (mut run, _) = world.open(world.options(&device, Some(&dir))).unwrap();
+    let mut model = Model::new();
     for op in first {
-        if let (Some((pages, new)), true) = (
-            op.changes(|p| run.model[p as usize].clone()),
-            op.run(&mut run),
-        ) {
-            pages.for_each(|page| run.model[page as usize].clone_from(&new));
+        let changes = op.changes(&model);
+        if op.run(&mut run, &device) {
+            done(op, &mut model, changes);
         }
+    }
+    if bug == Bug::NoSync {
+        device.lie();
     }
     let sight = Sight::new(&dir, Arc::clone(&device));
     let scene = Rc::new(RefCell::new(Scene {
-        before: sight.last.clone(),
+        before: sight.remains(),
         sight,
         expected: Rc::new(Expected {
             world,
-            model: run.model.clone(),
+            model: model.clone(),
             under_way: None,
         }),
         homes: Rc::new(Homes::new(name)),
-        order,
+        bug,
         deaths,
         random: Random::new(deaths.map_or(0, |deaths| deaths.seed)),
         tally: Tally::default(),
     }));
+    let expect = |model: &Model, under_way| {
+        let mut scene = scene.borrow_mut();
+        scene.before = scene.sight.remains();
+        scene.expected = Rc::new(Expected {
+            world,
+            model: model.clone(),
+            under_way,
+        });
+    };
     for (number, op) in script.iter().enumerate() {
-        let changes = op.changes(|page| run.model[page as usize].clone());
-        let expect = |run: &Run, under_way| {
-            let mut scene = scene.borrow_mut();
-            scene.before = scene.sight.last.clone();
-            scene.expected = Rc::new(Expected {
-                world,
-                model: run.model.clone(),
-                under_way,
-            });
-        };
-        expect(&run, changes.clone());
+        let changes = op.changes(&model);
+        expect(&model, changes.clone());
         let watcher = {
             let scene = Rc::clone(&scene);
             move || scene.borrow_mut().moment()
         };
-        let is_done = watch::during(watcher, || op.run(&mut run));
+        let is_done = watch::during(watcher, || op.run(&mut run, &device));
         scene.borrow_mut().moment();
-        if let (true, Some((pages, new))) = (is_done, changes) {
-            pages.for_each(|page| run.model[page as usize].clone_from(&new));
+        if is_done {
+            done(op, &mut model, changes);
         }
         // It is acknowledged now.
-        expect(&run, None);
+        expect(&model, None);
         let mut scene = scene.borrow_mut();
         scene.die();
         if let Some(why) = &mut scene.tally.found {
@@ -214,7 +239,20 @@ pub(super) fn pass(
             break;
         }
     }
-    let mut tally = std::mem::take(&mut scene.borrow_mut().tally);
-    tally.did = Did::of(&run);
+    let mut scene = scene.borrow_mut();
+    let mut tally = std::mem::take(&mut scene.tally);
+    tally.did = Did::of(&run, &device);
+    tally.losses = scene.homes.losses.get();
+    tally.refused = scene.homes.refused.get();
     tally
+}
+
+/// The operation is acknowledged.
+fn done(op: &Op, model: &mut Model, changes: Option<(Range<u32>, Content)>) {
+    if let Some((pages, new)) = changes {
+        model.change(pages, &new);
+    }
+    if matches!(op, Op::Flush) {
+        model.flushed();
+    }
 }
