@@ -22,9 +22,10 @@ _HEAD = (
 def row(number: int, kill: Kill) -> str:
     in_pool, in_store = kill.pages["pool"] + kill.pages["raw"], kill.pages["store"]
     moment = f"{kill.moment}{f' ({kill.note})' if kill.note else ''}"
+    newer = f", {kill.pages_newer} newer than flushed" if kill.pages_newer else ""
     return (
         f"{number:>4}  {kill.machine!s:<32} {moment:<19} {kill.requests:>8} {kill.in_doubt:>8} "
-        f"{in_pool:>5} {in_store:>5} {kill.pages_adopted:>7} {kill.adoption_ms:>4}  right"
+        f"{in_pool:>5} {in_store:>5} {kill.pages_adopted:>7} {kill.adoption_ms:>4}  right{newer}"
     )
 
 

@@ -1,8 +1,10 @@
 """One server after the other on the same files: each is killed, and the next one is checked.
 
 A life begins with the adoption of what the one before it left, and with a check of every page
-against what was acknowledged: pages of a request that was under way are old or new. Then there is
-load, until it ends at the moment that was planned.
+against what was acknowledged: pages of a request that was under way are old or new. After a loss of
+the host they are what was flushed, or something newer. Then there is load, until it ends at the
+moment that was planned. Of the host nothing but the memory is lost here: what the backing file was
+given is in it, synced or not.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from nbdswap.addresses import UnixAddress
 from nbdswap.nbd.negotiator import connect
 from tests.kills.plan import PAGES, Machine, Moment
 from tests.support.load import Load, check_all
-from tests.support.model import Pages
+from tests.support.model import DurablePages, Pages
 from tests.support.servers import EXPORT, Server, new_server
 
 RUN_TIMEOUT_S = 90.0
@@ -32,7 +34,9 @@ MOMENT_TIMEOUT_S = 20.0
 REQUESTS = (100, 800)
 # An upgrade takes about so long, from the wish to the new program.
 UPGRADE_S = 2.5
-_ADOPTED = re.compile(r"adopted the memory .* pages=(\d+) ms=(\d+)")
+_ADOPTED = re.compile(
+    r"(?:adopted the memory|recovered what was flushed from the store) .*pages=(\d+) ms=(\d+)"
+)
 
 
 class MissedError(Exception):
@@ -55,6 +59,8 @@ class Kill:
     """By the next server."""
     pages: dict[str, int] = field(default_factory=dict)
     """Where the next server found them."""
+    pages_newer: int = 0
+    """After a loss of the host: pages that are something newer than what was flushed."""
     pages_used: int = 0
     """Of those that were compared, the ones with other contents than zeroes."""
 
@@ -69,7 +75,7 @@ class Lives:
         self._machine = machine
         self._meddle = meddle
         self._rng = rng
-        self._pages = Pages(rng, PAGES)
+        self._pages = (DurablePages if machine.is_durable else Pages)(rng, PAGES)
         self._server = new_server("nbdswap", machine.settings)
         self._admin = UnixAddress(self._server.admin_path)
 
@@ -86,6 +92,9 @@ class Lives:
                     unchecked = []
                     asyncio.run(self._live_and_die(kill))
                     self._server.kill()
+                if moment is Moment.LOSS:
+                    self._server.delete_memory_files()
+                    self._pages.lose_host()
                 if self._meddle is not None:
                     self._meddle(self._server)
                 kill.in_doubt = self._pages.in_doubt
@@ -99,6 +108,8 @@ class Lives:
         adoptions = len(self._adoptions())
         self._server.start()
         used = asyncio.run(self._check())
+        is_lost = any(kill.moment is Moment.LOSS for kill in kills)
+        newer = self._pages.settle() if is_lost else 0
         if not kills:
             return []
         done = self._adoptions()[adoptions:]
@@ -107,7 +118,7 @@ class Lives:
         assert pages["lost"] == 0, pages
         for kill in kills:
             kill.pages_adopted, kill.adoption_ms = done[0]
-            kill.pages, kill.pages_used = pages, used
+            kill.pages, kill.pages_used, kill.pages_newer = pages, used, newer
         return kills
 
     def _adoptions(self) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tests.support.pages import MIB, PAGE_BYTES
-from tests.support.servers import ServerSettings
+from tests.support.servers import EXPORT, ServerSettings
 
 PAGES = 8192
 KILLS_PER_SERVER = 5
@@ -35,16 +35,26 @@ class Moment(StrEnum):
     UPGRADE = "upgrade"
     ADOPTION = "adoption"
     """It takes over what the one killed before it left."""
+    LOSS = "loss of host"
+    """Load, and its memory is gone as well: the next one has the backing file alone."""
 
 
 class Store(StrEnum):
     NONE = "none"
     PLAIN = "plain"
     ENCRYPTED = "encrypted"
+    DISK = "disk"
+    """The export's durability is `disk`."""
 
 
 _WITHOUT_STORE = (Moment.LOAD, Moment.ADOPTION, Moment.SWITCH, Moment.UPGRADE)
 _WITH_STORE = (*_WITHOUT_STORE, Moment.WRITE_BACK, Moment.CLEANING)
+_MOMENTS = {
+    Store.NONE: _WITHOUT_STORE,
+    Store.PLAIN: _WITH_STORE,
+    Store.ENCRYPTED: _WITH_STORE,
+    Store.DISK: (Moment.LOSS, *_WITH_STORE),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,15 +71,26 @@ class Machine:
         return f"{self.zpool} {self.codec} {self.store} {self.connections}"
 
     @property
+    def is_durable(self) -> bool:
+        return self.store is Store.DISK
+
+    @property
     def settings(self) -> ServerSettings:
         has_store = self.store is not Store.NONE
+        size_bytes = PAGES * PAGE_BYTES
+        export: dict[str, str | int] = {
+            "name": EXPORT,
+            "size_bytes": size_bytes,
+            "durability": "disk",
+        }
         return ServerSettings(
-            size_bytes=PAGES * PAGE_BYTES,
+            size_bytes=size_bytes,
             pool_bytes=_SMALL_POOL_BYTES if has_store else _LARGE_POOL_BYTES,
             store=has_store,
             arguments=(f"--zpool={self.zpool}", f"--codec={self.codec}"),
             key="memory" if self.store is Store.ENCRYPTED else None,
             store_config=_STORE if has_store else {},
+            exports=(export,) if self.is_durable else (),
         )
 
 
@@ -79,10 +100,11 @@ def plan(seed: int, kills: int) -> list[Machine]:
     zpools, codecs = rng.sample(_ZPOOLS, len(_ZPOOLS)), rng.sample(_CODECS, len(_CODECS))
     stores = itertools.cycle(rng.sample(list(Store), len(Store)))
     machines = []
-    rounds = {True: itertools.cycle(_WITH_STORE), False: itertools.cycle(_WITHOUT_STORE)}
+    # Machines whose servers do the same take turns at it.
+    cycles = {moments: itertools.cycle(moments) for moments in _MOMENTS.values()}
     for number, first in enumerate(range(0, kills, KILLS_PER_SERVER)):
         store = next(stores)
-        moments = rounds[store is not Store.NONE]
+        moments = cycles[_MOMENTS[store]]
         chosen = [next(moments) for _ in range(min(KILLS_PER_SERVER, kills - first))]
         rng.shuffle(chosen)
         if chosen[0] is Moment.ADOPTION:

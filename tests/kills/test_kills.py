@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,9 @@ pytestmark = pytest.mark.only_nbdswap
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(4))
 def test_kills_at_random_moments_lose_nothing_that_was_acknowledged(seed: int, number: int) -> None:
-    machine = plan(seed, 15)[number]
+    machine = plan(seed, 20)[number]
     kills = list(Lives(machine, random.Random(seed + number)).kills())
     assert [kill.moment for kill in kills] == machine.moments
     last = kills[-1]
@@ -31,6 +32,8 @@ def test_kills_at_random_moments_lose_nothing_that_was_acknowledged(seed: int, n
     in_pool = last.pages["pool"] + last.pages["raw"]
     if machine.store is Store.NONE:
         assert last.pages["store"] == 0
+    elif machine.is_durable:
+        assert last.pages["store"] > 0
     else:
         assert last.pages["store"] > in_pool > 0, f"both were meant to be used: {last.pages}"
 
@@ -48,13 +51,14 @@ def test_a_plan_has_everything_in_it() -> None:
 
 
 class Amnesia:
-    """Puts the first dead server's memory back in place of the second one's: a planted bug."""
+    """Puts the first dead server's files back in place of the second one's: a planted bug."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: Callable[[Server], list[Path]]) -> None:
+        self._files = files
         self._first: dict[Path, bytes] = {}
 
     def __call__(self, server: Server) -> None:
-        for path in server.memory_files():
+        for path in self._files(server):
             if path in self._first:
                 path.write_bytes(self._first[path])
             self._first[path] = path.read_bytes()
@@ -65,7 +69,15 @@ def test_a_server_that_forgets_acknowledged_writes_is_found_out() -> None:
         zpool="zfit", codec="lz4", store=Store.NONE, connections=1, moments=[Moment.LOAD] * 2
     )
     with pytest.raises(AssertionError, match=r"page \d+ begins .*, allowed: "):
-        list(Lives(machine, random.Random(4), Amnesia()).kills())
+        list(Lives(machine, random.Random(4), Amnesia(Server.memory_files)).kills())
+
+
+def test_a_disk_that_forgets_what_was_flushed_is_found_out_after_a_loss_of_the_host() -> None:
+    moments = [Moment.LOAD, Moment.LOSS]
+    machine = Machine(zpool="zfit", codec="lz4", store=Store.DISK, connections=1, moments=moments)
+    amnesia = Amnesia(lambda server: [server.store_path])
+    with pytest.raises(AssertionError, match=r"page \d+ begins .*, allowed: "):
+        list(Lives(machine, random.Random(4), amnesia).kills())
 
 
 STARTS = 6
