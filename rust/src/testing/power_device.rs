@@ -134,6 +134,11 @@ impl PowerDevice {
         self.state().operations_left = Some(operations);
     }
 
+    /// Has it come to that?
+    pub fn is_dead(&self) -> bool {
+        self.state().operations_left == Some(0)
+    }
+
     /// Lets syncs succeed and do nothing.
     pub fn lie(&self) {
         self.state().lies = true;

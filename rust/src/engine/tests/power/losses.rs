@@ -46,6 +46,58 @@ fn survives(plan: Plan, seed: u64) {
     assert!(scene.flushes > 20, "{} flushes", scene.flushes);
 }
 
+/// Loses power after so many operations of the device in a load with flushes, checkpoints, marks and cleaning, and looks
+/// at several of the images that may be left. None: the load was over before.
+fn lose_power_after(operations: u64, bug: Bug) -> Option<std::result::Result<(), String>> {
+    let tight = Plan {
+        bug,
+        store_bytes: 704 << 10,
+        ..TIGHT
+    };
+    let mut scene = Scene::new(tight, 7);
+    for _ in 0..900 {
+        scene.act();
+    }
+    assert!(scene.flush());
+    scene.device.die_after(operations);
+    for _ in 0..200 {
+        if scene.device.is_dead() {
+            break;
+        }
+        scene.act();
+    }
+    if !scene.device.is_dead() {
+        let snapshot = scene.engine.snapshot();
+        let cleaned = snapshot.store.unwrap().segments_cleaned;
+        let checkpoints = snapshot.writeback.checkpoints.done.get();
+        let did = [scene.flushes, cleaned, checkpoints];
+        assert!(did.iter().all(|count| *count > 2), "{did:?}");
+        return None;
+    }
+    let (device, versions) = (Arc::clone(&scene.device), scene.versions.clone());
+    for image in 0..4 {
+        scene.device = Arc::new(device.fork(image));
+        scene.versions.clone_from(&versions);
+        if let Err(why) = scene.lose_power() {
+            return Some(Err(format!("after {operations} operations: {why}")));
+        }
+    }
+    Some(Ok(()))
+}
+
+#[test]
+fn after_whatever_operation_of_the_device_power_is_lost_everything_flushed_is_there() {
+    let losses = (0..).map_while(|operations| lose_power_after(operations, Bug::None));
+    let losses: Vec<_> = losses.collect();
+    println!("lost power after each of {} operations", losses.len());
+    assert!(losses.len() > 50, "{} operations", losses.len());
+    for loss in losses {
+        assert_eq!(loss, Ok(()));
+    }
+    let is_found = |operations| matches!(lose_power_after(operations, Bug::NoMarks), Some(Err(_)));
+    assert!((0..200).step_by(5).any(is_found), "the test is blind");
+}
+
 /// Heads that were written where the head of a former use was on the medium, in some lives of a server.
 fn heads_written_over_heads(plan: Plan, seed: u64) -> usize {
     let mut scene = Scene::new(plan, seed);
