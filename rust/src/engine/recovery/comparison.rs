@@ -58,7 +58,9 @@ impl Recovery<'_> {
         self.durable.position.store(position, Ordering::Relaxed);
         for (sequence, segment) in self.find_readable()? {
             let is_whole = sequence < position;
+            let lists_damaged = self.store.summary_errors();
             self.list_what_can_be(segment);
+            let is_torn = !is_whole && self.store.summary_errors() > lists_damaged;
             let mut unsure = Vec::new();
             for record in std::mem::take(&mut self.records) {
                 let page = PageId(record.page);
@@ -90,7 +92,7 @@ impl Recovery<'_> {
                     unsure.push(record);
                 }
             }
-            self.keep(&unsure, is_whole);
+            self.keep(&unsure, is_whole, is_torn);
         }
         self.claim_marks();
         // The predecessor died before it had published them, maybe before they were wholly written.
@@ -104,8 +106,9 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Takes those marks that say what their pages are, and keeps what else is whole, since it was outlived.
-    fn keep(&mut self, records: &[RecordRef], is_whole: bool) {
+    /// Takes those marks that say what their pages are, and keeps what else is whole, since it was outlived. Not from
+    /// a segment whose write was cut short (`is_torn`): with a mark that lives there it would pass for one that is whole.
+    fn keep(&mut self, records: &[RecordRef], is_whole: bool, is_torn: bool) {
         let (store, tiers, durable, seen) = (self.store, self.tiers, self.durable, &self.seen);
         store.read(&mut self.buffer, records, &mut |index, object| {
             let record = &records[index];
@@ -117,7 +120,7 @@ impl Recovery<'_> {
             seen.insert(page);
             let mark = object.ok().filter(|_| record.codec == MARK_CODEC);
             let says = mark.and_then(Mark::decode).map(word_of);
-            if says == Some(tiers.table.peek(page).unmarked()) {
+            if !is_torn && says == Some(tiers.table.peek(page).unmarked()) {
                 durable.set_mark(page, Some(record.location));
             } else {
                 store.outlived(record.location);

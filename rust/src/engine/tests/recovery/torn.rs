@@ -82,3 +82,54 @@ fn a_write_that_is_torn_over_another_use_of_its_segment_costs_no_page() {
         found(&mut next);
     }
 }
+
+/// A server is killed in the middle of a write, and the next one finds a mark in what landed of it.
+#[test]
+fn a_mark_from_a_write_that_a_kill_cut_short_does_not_make_that_whole() {
+    // The mark lived there, so that the segment was not in doubt and the log was soon called whole beyond it. A recovery
+    // then took for damaged records what an earlier use of the segment had left behind the end of the write.
+    let dir = Directory::new("torn-mark");
+    let setup = Setup {
+        codec: "none",
+        ..SMALL
+    };
+    let durable = |options: &mut EngineOptions| options.exports[1].is_durable = true;
+    let mut run = Run::open_with(setup, 5, Some(&dir), durable);
+    for page in FIRST..FIRST + 5 {
+        assert!(run.write_noise(PageId(page)));
+    }
+    assert_eq!(run.flush(), Ok(()));
+    let (kept, _) = run.record(FIRST + 4);
+    run.engine.discard(&mut run.lane, FIRST..FIRST + 1);
+    run.model[FIRST as usize].fill(0);
+    for page in FIRST + 1..FIRST + 4 {
+        assert!(run.write_noise(PageId(page)));
+    }
+    run.engine.dispatch().open();
+    run.engine.flush(ExportId(1)).expect("it is durable");
+    while !run.engine.dispatch().write_next(&run.engine.tiers) {
+        run.step();
+    }
+    // The position, the mark and one page landed.
+    let (start, bytes) = *run.sim().writes().last().unwrap();
+    let end = start as usize + 48 + 24 + 24 + 16 + PAGE;
+    let mut image = run.sim().image();
+    image[end..start as usize + bytes].fill(0);
+    image.copy_within(kept..kept + 16, end);
+
+    let device = Arc::new(SimDevice::from_image(image, 1));
+    run.device = Some(Arc::clone(&device));
+    let mut options = options(&setup, Some(device), Some(&dir));
+    durable(&mut options);
+    run.take_over(options);
+    assert_eq!(run.flush(), Ok(()));
+    // How far the log is whole stands in what is written next.
+    assert!(run.write_noise(PageId(FIRST + 3)));
+    assert_eq!(run.flush(), Ok(()));
+    run.verify();
+    let (mut next, report) = recover(setup, run.sim().image());
+    assert_eq!(report.pages_lost, 0);
+    for page in FIRST..FIRST + 5 {
+        assert_eq!(next.read(PageId(page)).unwrap(), run.model[page as usize]);
+    }
+}
