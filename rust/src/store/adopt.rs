@@ -166,6 +166,9 @@ impl Store {
             }
         }
         found.sort_unstable_by_key(|(sequence, _)| std::cmp::Reverse(*sequence));
+        if let Some((newest, _)) = found.first() {
+            self.segments.pass(*newest);
+        }
         Ok(found)
     }
 

@@ -195,6 +195,13 @@ impl Segments {
         lists.sequence_next - 1
     }
 
+    /// Sequences up to this one were used: a device that lost the superblock of the last time it was opened would
+    /// have them used again, and older records win.
+    pub fn pass(&self, sequence: u64) {
+        let mut lists = self.lists();
+        lists.sequence_next = lists.sequence_next.max(sequence + 1);
+    }
+
     /// Segments that are not for write-back.
     pub fn reserve(&self) -> u32 {
         self.reserve

@@ -350,3 +350,28 @@ fn sizes_that_cannot_work_are_errors_of_the_configuration() {
     );
     assert_eq!(device.counts().writes, 0);
 }
+
+#[test]
+fn a_device_that_went_back_to_an_older_superblock_gets_no_sequence_twice() {
+    let device = Arc::new(SimDevice::new(5 * SEGMENT_BYTES as usize, 1));
+    let older = |device: &SimDevice| device.image()[..SEGMENT_BYTES as usize].to_vec();
+    drop(open(&device, options()).unwrap());
+    let superblocks = older(&device);
+    let adopting = || StoreOptions {
+        adopt: true,
+        ..options()
+    };
+    let store = open(&device, adopting()).unwrap();
+    store.adopted();
+    let records = put(&store, &mut store.batch(), &[(1, 100)]);
+    drop(store);
+    let mut image = device.image();
+    image[..SEGMENT_BYTES as usize].copy_from_slice(&superblocks);
+    let device = Arc::new(SimDevice::from_image(image, 1));
+    let store = open(&device, adopting()).unwrap();
+    let found = store
+        .find_segments(&mut ReadBuffer::new(), &mut |_, error| Err(error))
+        .unwrap();
+    assert_eq!(found.len(), 1);
+    assert!(store.sequence_next() > records[0].sequence);
+}
