@@ -171,6 +171,8 @@ def _cure(error: OSError) -> str:
         return "; it is left as it is: set it right, or start once with --fresh and lose all pages"
     if "belongs to instance" in str(error):
         return "; if no other server uses that file, remove it, or name another store.path"
+    if "is a device of" in str(error):
+        return "; set store.capacity_bytes to what it has, or less"
     if "another key" in str(error):
         return "; name the key that it was written with, or start with --fresh and lose its pages"
     if "no key was given" in str(error) or "is in clear, wanted" in str(error):

@@ -71,3 +71,11 @@ def test_a_block_device_keeps_pages_over_kills_and_gets_its_room_back(
         assert client.flush() == "ok"
         wait_until(lambda: room_bytes(image) < 6 * MIB, "nothing is discarded")
     running.stop()
+
+
+def test_one_that_is_smaller_than_the_configuration_says_is_refused_with_the_cure(
+    server: ServerFactory, device: tuple[Path, Path]
+) -> None:
+    path, _ = device
+    with pytest.raises(AssertionError, match=r"set store\.capacity_bytes to what it has, or less"):
+        server(store_path=path, store_config={"capacity_bytes": 2 * DEVICE_BYTES})
