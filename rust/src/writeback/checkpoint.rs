@@ -8,8 +8,8 @@
 //! later checkpoint (`Store::outlived`).
 //!
 //! It is made for a flush; when so much is owed that there may soon be no room for it; when segments that
-//! wait for one are wanted, or were relieved for want of others; and when a recovery would have much to verify. The budget does not stop it:
-//! what it writes is counted there.
+//! wait for one are wanted, or were relieved for want of others; and when a recovery would have much to
+//! verify. The budget does not stop it: what it writes is counted there.
 //!
 //! When segments run out, some are emptied first, those too that wait for the very checkpoint (`relief`). When that
 //! does not help, or the device fails, the flushes fail; everything is owed as before, and the next checkpoint tries
@@ -43,8 +43,8 @@ const OWED_PERCENT_MAX: u64 = 50;
 const UNSURE_SHARE: u64 = 16;
 const UNSURE_MIN: u64 = 64;
 
-/// Times that segments are made free, at most, without that the sweep comes on: a page that is changed at each moment
-/// that it is looked at, and no other reason.
+/// Times that segments are made free, at most, before the sweep comes on: only a page that changes at each moment
+/// that it is looked at keeps it from that.
 const RELIEFS_MAX: u32 = 64;
 
 /// More than what a segment has besides its records and their entries.

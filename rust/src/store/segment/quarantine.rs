@@ -135,7 +135,7 @@ impl Segments {
 
     /// A sync failed: what superseded records since the last checkpoint may never be on the device, whatever the
     /// next sync says, and is to be written again. Until then segments with anything that was promised wait,
-    /// those that are freed later too. The others do not: they are what there is to write into, and in doubt.
+    /// those that are freed later too, unless they are [`relieve`](Self::relieve)d. The others do not: they are what there is to write into, and in doubt.
     pub fn doubt_sync(&self) {
         let next = self.epochs.checkpoints_begun.load(Ordering::SeqCst) + 1;
         let promised = self.epochs.promised.load(Ordering::SeqCst);
