@@ -32,24 +32,14 @@ def measure(
     for codec in zram.CODECS:
         for mib in stored_mib:
             say(f"zram, {codec}, {mib} MiB")
-            runs.append(_run(codec, *laid_out(pages, mib * plan.MIB // zram.PAGE_BYTES), seed))
+            runs.append(_run(codec, pages, mib * plan.MIB // zram.PAGE_BYTES, seed))
     return Kernel(kernel=environment().kernel, seed=seed, runs=tuple(runs))
 
 
-def laid_out(pages: Sequence[bytes], wanted: int) -> tuple[list[bytes], int]:
-    """A set of pages and how often to write it: as in our pools, if `wanted` is sets or a part.
-
-    A part is spread evenly over the set, since a piece of it would be one program's pages.
-    """
-    if wanted >= len(pages):
-        return list(pages), wanted // len(pages)
-    return [pages[index * len(pages) // wanted] for index in range(wanted)], 1
-
-
-def _run(codec: str, pages: list[bytes], copies: int, seed: int) -> KernelRun:
-    stored_bytes = len(pages) * copies * zram.PAGE_BYTES
+def _run(codec: str, pages: Sequence[bytes], slots: int, seed: int) -> KernelRun:
+    stored_bytes = slots * zram.PAGE_BYTES
     phases = {}
     with zram.device(codec, stored_bytes) as device:
-        for name, found in zram.Run(device, pages, copies, seed).phases():
+        for name, found in zram.Run(device, pages, slots, seed).phases():
             phases[name] = KernelHeld(*(found[field] for field in KernelHeld._fields))
     return KernelRun(codec=codec, stored_bytes=stored_bytes, phases=phases)

@@ -13,20 +13,20 @@ import fcntl
 import json
 import mmap
 import os
-import random
 import signal
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from life import Life
+
 CONTROL = Path("/sys/class/zram-control")
 CODECS = ("lz4", "lzo", "lzo-rle")
 PAGE_BYTES = 4096
-FILL_BYTES = 1 << 20
 BLKDISCARD = 0x1277
 COMPACTED = "compacted"
 # Fields of mm_stat in the kernel's order, of which the ones wanted have a name in the figures.
@@ -75,22 +75,13 @@ class Zram:
         self._file = file
         # O_DIRECT wants aligned memory.
         self._page = mmap.mmap(-1, PAGE_BYTES)
-        self._many = mmap.mmap(-1, FILL_BYTES)
-
-    def fill(self, first: int, pages: bytes) -> None:
-        """Writes whole pages, at most FILL_BYTES, from slot `first` on."""
-        self._many[: len(pages)] = pages
-        self._write(memoryview(self._many)[: len(pages)], first)
 
     def write(self, slot: int, page: bytes) -> None:
         """Writes one page."""
         self._page[:] = page
-        self._write(memoryview(self._page), slot)
-
-    def _write(self, buffer: memoryview, slot: int) -> None:
-        written = os.pwrite(self._file, buffer, slot * PAGE_BYTES)
-        if written != len(buffer):
-            raise ZramError(f"zram took {written} bytes of {len(buffer)} at slot {slot}")
+        written = os.pwrite(self._file, self._page, slot * PAGE_BYTES)
+        if written != PAGE_BYTES:
+            raise ZramError(f"zram took {written} bytes of {PAGE_BYTES} at slot {slot}")
 
     def discard(self, slot: int) -> None:
         """Frees one slot."""
@@ -107,65 +98,36 @@ class Zram:
 
 
 class Run:
-    """Phases over one device; `pages` are its contents, `slots` times some page of them."""
+    """Phases over one device: the same writes as those of our pools, in the same order (life.py).
 
-    def __init__(self, zram: Zram, pages: list[bytes], copies: int, seed: int) -> None:
+    `pages` are a set; the device is filled with `slots` of them.
+    """
+
+    def __init__(self, zram: Zram, pages: Sequence[bytes], slots: int, seed: int) -> None:
         self._zram = zram
         self._pages = pages
-        self._slots = len(pages) * copies
-        self._chance = random.Random(seed)  # noqa: S311 (a load that can be repeated, no secret)
-        self._discarded: list[int] = []
-        # Our pools' (rust/src/lab/pack.rs), in their order: nothing is compacted before the end.
-        self._changes: dict[str, Callable[[], None]] = {
-            "fresh": self._fill,
-            "overwritten": self._overwrite,
-            "discarded50": lambda: self._discard(50),
-            "refilled50": self._refill,
-            "discarded90": lambda: self._discard(90),
-            "refilled90": self._refill,
-            "worn": self._overwrite,
-            COMPACTED: zram.compact,
-        }
+        self._life = Life(len(pages), slots, seed)
 
     def phases(self) -> Iterator[tuple[str, dict[str, int]]]:
         """Name of each phase, and what the kernel says at its end.
 
         Raises ZramError if the kernel compacted unasked, which it does when memory runs short.
         """
-        for name, change in self._changes.items():
-            change()
+        for name, changes in self._life.phases():
+            for slot, page in changes:
+                if page is None:
+                    self._zram.discard(slot)
+                else:
+                    self._zram.write(slot, self._pages[page])
             found = self._zram.figures()
-            if name != COMPACTED and found["pages_compacted"]:
+            if found["pages_compacted"]:
                 raise ZramError(
                     f"the kernel compacted {found['pages_compacted']} pages by itself up to phase "
                     f"{name}, wanted none: too little memory is free to measure"
                 )
             yield name, found
-
-    def _fill(self) -> None:
-        at_once = FILL_BYTES // PAGE_BYTES
-        for first in range(0, self._slots, at_once):
-            count = min(at_once, self._slots - first)
-            several = (self._pages[i % len(self._pages)] for i in range(first, first + count))
-            self._zram.fill(first, b"".join(several))
-
-    def _overwrite(self) -> None:
-        """Every slot twice, in an order shuffled anew, each time with a random page."""
-        for _ in range(2):
-            self._rewrite(self._chance.sample(range(self._slots), self._slots))
-
-    def _discard(self, percent: int) -> None:
-        count = self._slots * percent // 100
-        self._discarded = self._chance.sample(range(self._slots), count)
-        for slot in self._discarded:
-            self._zram.discard(slot)
-
-    def _refill(self) -> None:
-        self._rewrite(self._discarded)
-
-    def _rewrite(self, slots: list[int]) -> None:
-        for slot in slots:
-            self._zram.write(slot, self._chance.choice(self._pages))
+        self._zram.compact()
+        yield COMPACTED, self._zram.figures()
 
 
 def with_ratios(figures: dict[str, int]) -> dict[str, float]:
@@ -176,14 +138,14 @@ def with_ratios(figures: dict[str, int]) -> dict[str, float]:
     return found
 
 
-def read_pages(files: list[Path], one_in: int) -> list[bytes]:
-    """Every `one_in`th page of each file."""
+def read_pages(files: list[Path]) -> list[bytes]:
+    """All pages of all files."""
     pages = []
     for path in files:
         content = path.read_bytes()
         if not content or len(content) % PAGE_BYTES:
             raise ZramError(f"{path} has {len(content)} bytes, wanted whole pages of {PAGE_BYTES}")
-        starts = range(0, len(content), PAGE_BYTES * one_in)
+        starts = range(0, len(content), PAGE_BYTES)
         pages += [content[at : at + PAGE_BYTES] for at in starts]
     return pages
 
@@ -198,8 +160,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("files", nargs="+", type=Path, help="raw pages of 4 KiB, back to back")
     parser.add_argument("--codec", choices=CODECS, default="lz4")
-    parser.add_argument("--copies", type=int, default=1, help="write all pages so many times")
-    parser.add_argument("--one-in", type=int, default=1, help="take every nth page of each file")
+    parser.add_argument("--slots", type=int, help="pages that the device holds (all of the files)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write everything measured to this file")
     return parser.parse_args()
@@ -207,11 +168,12 @@ def arguments() -> argparse.Namespace:
 
 def measure(args: argparse.Namespace) -> dict[str, object]:
     """Runs all phases and prints a line after each."""
-    pages = read_pages(args.files, args.one_in)
-    stored = len(pages) * args.copies * PAGE_BYTES
+    pages = read_pages(args.files)
+    slots = args.slots or len(pages)
+    stored = slots * PAGE_BYTES
     phases = {}
     with device(args.codec, stored) as zram:
-        for name, figures in Run(zram, pages, args.copies, args.seed).phases():
+        for name, figures in Run(zram, pages, slots, args.seed).phases():
             found = phases[name] = with_ratios(figures)
             print(
                 f"{args.codec} {stored / (1 << 20):g} MiB {name}: overhead {found['overhead']:.4f}"

@@ -33,6 +33,13 @@ use crate::zpool::{Handle, Zpool};
 /// batch is long beside a reading of the clock, so few that the pool grows by nothing.
 pub(super) const BATCH: usize = 64;
 
+/// Fewer pages are written together in a small pool: one of so many. Their old objects are freed after all
+/// of them have new ones, and a pool that never shrank since holds both.
+const PAGES_A_WRITE: usize = 1024;
+
+/// The order of loads follows from it.
+const LOADS_SEED: u64 = 1;
+
 /// What a pool holds at the end of a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Density {
@@ -138,7 +145,8 @@ impl<'a> Run<'a> {
         }
         self.end("fresh")?;
         let mut held: Vec<(Handle, u32)> = self.ledger.held().collect();
-        self.random.shuffle(&mut held);
+        // With chance of its own: how many objects there are does not change what is written.
+        Random::new(LOADS_SEED).shuffle(&mut held);
         let loads = Loads::of(self.pool, &mut held, watch, &mut self.interrupt)?;
         let mut times = WriteTimes {
             alloc: Timing::new(watch),
@@ -206,9 +214,10 @@ impl<'a> Run<'a> {
     fn overwrite_each(&mut self, times: &mut WriteTimes) -> Result<()> {
         let mut order = std::mem::take(&mut self.order);
         self.random.shuffle(&mut order);
-        let mut writes = Vec::with_capacity(BATCH);
-        let mut freed = Vec::with_capacity(BATCH);
-        for pages in order.chunks(BATCH) {
+        let together = (order.len() / PAGES_A_WRITE).clamp(1, BATCH);
+        let mut writes = Vec::with_capacity(together);
+        let mut freed = Vec::with_capacity(together);
+        for pages in order.chunks(together) {
             self.interrupt.poll()?;
             writes.clear();
             for &page in pages {

@@ -1,5 +1,6 @@
 //! The suite over all pools, and density.
 
+mod borrowing;
 mod huge_pages;
 mod hugetlbfs;
 mod mounted;

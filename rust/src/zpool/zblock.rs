@@ -43,6 +43,8 @@ impl Layout for Neighbours {
 
     const GROUPS_BY_FULLNESS: bool = false;
 
+    const CLASSES_TO_BORROW_OF: usize = 0;
+
     type Links<'a> = &'a Arena;
 
     fn shapes(options: &ArenaOptions) -> Vec<Shape> {

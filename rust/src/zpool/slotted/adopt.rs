@@ -34,9 +34,7 @@ impl<L: Layout> Slotted<L> {
             let spot = self.adopt_block(&shape, block, handle)?;
             self.adopt_slot(&shape, &spot, tag)?;
         }
-        let mut state = self.lock(class);
-        state.slots_used += 1;
-        state.object_bytes += bytes as u64;
+        self.count(&mut self.lock(class), class, bytes);
         Ok(())
     }
 

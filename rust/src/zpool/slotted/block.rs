@@ -85,6 +85,9 @@ pub trait Layout: Send + Sync + 'static {
     /// Part-used blocks are in lists by fullness, of which the fullest is filled first; else in one.
     const GROUPS_BY_FULLNESS: bool;
 
+    /// A class without a free slot looks for one in so many larger classes before it makes a block.
+    const CLASSES_TO_BORROW_OF: usize;
+
     /// How the lists of part-used blocks are linked.
     type Links<'a>: Links;
 

@@ -47,6 +47,10 @@ impl<L: Layout> Slotted<L> {
                 state.object_bytes >= state.slots_used,
                 "objects of no bytes in class {class}"
             );
+            let larger = &states[class + 1..];
+            let may_owe = larger.iter().any(|state| state.slots_used > 0);
+            let owed = self.debts.of(class);
+            assert!(may_owe || owed == 0, "class {class} owes {owed} to nobody");
             let listed = self.check_lists(class, state);
             let partial = state.blocks() - state.fullness[FULL];
             assert_eq!(listed, partial, "listed blocks of class {class}");

@@ -2,8 +2,9 @@
 //!
 //! A class is a size of slot. Its blocks with a free slot are in lists by fullness, or in one; full blocks
 //! are in none. Allocation takes the first slot of the fullest block, or the first, and never searches. A class
-//! that gets no frames for a new block passes the object to the next larger one, so the class of a
-//! block is not a function of an object's length: it stands in the side word of its first frame.
+//! without a free slot may borrow one of a larger class (`debts`), and one that gets no frames for a
+//! new block passes the object to the next larger one, so the class of a block is not a function of an
+//! object's length: it stands in the side word of its first frame.
 //!
 //! Owner `u32::MAX` marks a free slot and cannot own anything.
 //!
@@ -15,6 +16,7 @@
 mod adopt;
 mod block;
 mod check;
+mod debts;
 mod upkeep;
 mod zpool;
 
@@ -24,6 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use block::NO_OWNER;
 pub use block::{Head, Layout, NO_SLOT, SLOTS_MAX, Shape, Spot};
+use debts::Debts;
 
 use super::groups::{FULL, GROUPS, Groups};
 use super::side::{NONE, Side};
@@ -39,6 +42,7 @@ pub struct Slotted<L> {
     /// Class by size of the object in steps, rounded up.
     class_of: Vec<u8>,
     classes: Vec<Class>,
+    debts: Debts,
     layout: PhantomData<L>,
 }
 
@@ -54,6 +58,8 @@ struct ClassState {
     isolated: u32,
     slots_used: u64,
     object_bytes: u64,
+    /// An object was freed since the last block was made.
+    has_freed: bool,
 }
 
 impl ClassState {
@@ -64,6 +70,7 @@ impl ClassState {
             isolated: NONE,
             slots_used: 0,
             object_bytes: 0,
+            has_freed: false,
         }
     }
 
@@ -111,6 +118,7 @@ impl<L: Layout> Slotted<L> {
         let class = || Class(Mutex::new(ClassState::new()));
         let classes = shapes.iter().map(|_| class()).collect();
         Self {
+            debts: Debts::new(&shapes, arena.frame_bytes()),
             arena,
             shapes,
             class_of,
@@ -191,34 +199,67 @@ impl<L: Layout> Slotted<L> {
         (class, L::spot(&self.arena, shape, block, handle))
     }
 
-    fn alloc_in(&self, class: usize, bytes: usize, tag: Tag) -> Option<Handle> {
-        let shape = &self.shapes[class];
+    /// A slot of a class. None: it has none and got no frames for a block; or it may borrow first.
+    fn alloc_in(&self, class: usize, may_borrow: bool, bytes: usize, tag: Tag) -> Option<Handle> {
         let mut state = self.lock(class);
-        let handle = if shape.is_whole() {
+        if self.shapes[class].is_whole() {
             let frame = self.arena.alloc_run(1)?;
             self.set_side(frame, Side::Whole(tag));
             state.fullness[FULL] += 1;
-            Handle::of(frame, 0)
-        } else {
-            let link = match state.groups.fullest() {
-                Some(link) => link,
-                None => self.build(&mut state, class)?,
-            };
-            let spot = self.take_slot(&mut state, shape, link);
-            let (owner, stamp) = self.tag_words(shape, &spot);
-            owner.store(tag.owner, Relaxed);
-            stamp.store(tag.stamp, Relaxed);
-            L::handle(&self.arena, &spot)
+            self.count(&mut state, class, bytes);
+            return Some(Handle::of(frame, 0));
+        }
+        let link = match state.groups.fullest() {
+            Some(link) => link,
+            None if may_borrow && state.has_freed => return None,
+            None => self.build(&mut state, class)?,
         };
+        Some(self.alloc_at(&mut state, class, link, bytes, tag))
+    }
+
+    /// A free slot of the next larger classes, if its class may owe that.
+    #[cold]
+    fn borrow(&self, own: usize, bytes: usize, tag: Tag) -> Option<Handle> {
+        let larger = own + 1..self.whole_class().min(own + 1 + L::CLASSES_TO_BORROW_OF);
+        larger
+            .take_while(|&class| self.debts.allow(own, class))
+            .find_map(|class| {
+                let mut state = self.lock(class);
+                let link = state.groups.fullest()?;
+                Some(self.alloc_at(&mut state, class, link, bytes, tag))
+            })
+    }
+
+    /// Takes a slot of a listed block for an object.
+    fn alloc_at(
+        &self,
+        state: &mut ClassState,
+        class: usize,
+        link: u64,
+        bytes: usize,
+        tag: Tag,
+    ) -> Handle {
+        let shape = &self.shapes[class];
+        let spot = self.take_slot(state, shape, link);
+        let (owner, stamp) = self.tag_words(shape, &spot);
+        owner.store(tag.owner, Relaxed);
+        stamp.store(tag.stamp, Relaxed);
+        self.count(state, class, bytes);
+        L::handle(&self.arena, &spot)
+    }
+
+    /// Counts an object in a slot of a class.
+    fn count(&self, state: &mut ClassState, class: usize, bytes: usize) {
         state.slots_used += 1;
         state.object_bytes += bytes as u64;
-        Some(handle)
+        self.debts.add(self.class_for(bytes), class);
     }
 
     /// Makes a block with all slots free, and lists it.
     fn build(&self, state: &mut ClassState, class: usize) -> Option<u64> {
         let shape = &self.shapes[class];
         let block = L::build(&self.arena, shape, class as u8)?;
+        state.has_freed = false;
         for slot in 0..shape.slots {
             let (owner, stamp) = self.tag_words(shape, &self.find(shape, block, slot));
             let is_last = slot + 1 == shape.slots;

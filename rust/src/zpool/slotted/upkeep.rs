@@ -22,6 +22,8 @@ struct Candidate {
     link: u64,
     used: u16,
     slots: u32,
+    /// Free slots of the next larger class.
+    free_above: u64,
 }
 
 impl Candidate {
@@ -102,8 +104,12 @@ impl<L: Layout> Slotted<L> {
 
     pub(super) fn isolate_block(&self, visit: &mut dyn FnMut(Resident)) -> bool {
         let mut best: Option<Candidate> = None;
-        for class in 0..self.whole_class() {
-            let candidate = self.candidate(class, &self.lock(class));
+        let mut free_above = 0;
+        for class in (0..self.whole_class()).rev() {
+            let state = self.lock(class);
+            let candidate = self.candidate(class, &state, free_above);
+            free_above = self.free_slots(class, &state);
+            drop(state);
             if let Some(candidate) = candidate
                 && best
                     .as_ref()
@@ -113,13 +119,16 @@ impl<L: Layout> Slotted<L> {
             }
         }
         // The class was unlocked meanwhile, so its emptiest block is looked for anew.
-        let Some(Candidate { class, .. }) = best else {
+        let Some(Candidate {
+            class, free_above, ..
+        }) = best
+        else {
             return false;
         };
         let mut state = self.lock(class);
         let Some(Candidate {
             link, used, slots, ..
-        }) = self.candidate(class, &state)
+        }) = self.candidate(class, &state, free_above)
         else {
             return false;
         };
@@ -127,30 +136,45 @@ impl<L: Layout> Slotted<L> {
         self.unlist(&mut state, group, link);
         let block = L::block_of(&self.arena, link);
         state.isolated = block;
+        // Its objects may borrow, and need no block for that.
+        state.has_freed = true;
         drop(state);
         self.report(class, block, visit);
         true
     }
 
-    /// The emptiest block of a class, near enough, if the others have room for its objects.
-    fn candidate(&self, class: usize, state: &ClassState) -> Option<Candidate> {
-        let shape = &self.shapes[class];
-        let slots = shape.slots;
-        let free = state.blocks() * u64::from(slots) - state.slots_used;
-        // Room for the used slots of a block outside of it: as many free ones as a block has slots.
-        if state.isolated != NONE || free < u64::from(slots) {
+    /// The emptiest block of a class, near enough, if its objects have room in the others, and in `free_above` free
+    /// slots of the next larger class as far as they may borrow them.
+    ///
+    /// What empties a block makes others in smaller classes at most, for what those had borrowed, so that
+    /// emptying blocks comes to an end.
+    fn candidate(&self, class: usize, state: &ClassState, free_above: u64) -> Option<Candidate> {
+        if state.isolated != NONE {
             return None;
         }
+        let shape = &self.shapes[class];
         let links = L::links(&self.arena);
         let candidates = state.groups.emptiest(&links).take(CANDIDATES);
-        candidates
+        let emptiest = candidates
             .map(|link| Candidate {
                 class,
                 link,
                 used: self.used(shape, L::block_of(&self.arena, link)),
-                slots,
+                slots: shape.slots,
+                free_above,
             })
-            .min_by_key(|candidate| candidate.used)
+            .min_by_key(|candidate| candidate.used)?;
+        let used = u64::from(emptiest.used);
+        let free_outside = self.free_slots(class, state) + used - u64::from(shape.slots);
+        let to_borrow = match L::CLASSES_TO_BORROW_OF {
+            0 => 0,
+            _ => free_above.min(self.debts.objects_left(class, class + 1)),
+        };
+        (free_outside + to_borrow >= used).then_some(emptiest)
+    }
+
+    fn free_slots(&self, class: usize, state: &ClassState) -> u64 {
+        state.blocks() * u64::from(self.shapes[class].slots) - state.slots_used
     }
 
     pub(super) fn settle_blocks(&self) {

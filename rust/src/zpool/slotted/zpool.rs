@@ -35,8 +35,14 @@ impl<L: Layout> Zpool for Slotted<L> {
         if bytes > self.object_bytes_max() {
             return Err(AllocError::TooLarge);
         }
-        (self.class_for(bytes)..self.shapes.len())
-            .find_map(|class| self.alloc_in(class, bytes, tag))
+        let own = self.class_for(bytes);
+        let may_borrow = L::CLASSES_TO_BORROW_OF > 0;
+        self.alloc_in(own, may_borrow, bytes, tag)
+            .or_else(|| may_borrow.then(|| self.borrow(own, bytes, tag))?)
+            .or_else(|| {
+                let mut classes = own..self.shapes.len();
+                classes.find_map(|class| self.alloc_in(class, false, bytes, tag))
+            })
             .ok_or(AllocError::Full)
     }
 
@@ -58,6 +64,8 @@ impl<L: Layout> Zpool for Slotted<L> {
         }
         state.slots_used -= 1;
         state.object_bytes -= bytes as u64;
+        state.has_freed = true;
+        self.debts.settle(self.class_for(bytes), class);
     }
 
     fn store(&self, handle: Handle, object: &[u8]) {
