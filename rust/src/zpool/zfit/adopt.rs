@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::Zfit;
 use super::region::Region;
@@ -128,6 +129,7 @@ impl Zfit {
     fn rebuild(&self, region: &Region, slots: &[Claim]) {
         let (arena, grain) = (&*self.arena, self.grain);
         let mut shard = self.lock(region.shard.into());
+        (self.in_use).fetch_max(usize::from(region.shard) + 1, Relaxed);
         let (mut at, mut live) = (0, 0);
         for slot in slots {
             let is_after_hole = at < slot.at;

@@ -18,11 +18,13 @@
 //! objects that move because a table says whose they are.
 //!
 //! Measured on 360 MiB of lz4 objects of 4 KiB pages of real programs (`bench/pools`): the pool takes
-//! 1.008 bytes a byte when it is filled, 1.02 after random overwrites.
+//! 1.008 bytes a byte when it is filled, 1.023 after random overwrites.
 //!
-//! Locking: one lock a shard (two from 256 MiB on, one more for each GiB), over its holes, regions
-//! and the words in front of its slots. Order: shard -> arena; never two shards, but in `check`. Who finds
-//! a lock taken goes on in another shard, or leaves what is freed in an inbox (`shared`).
+//! Locking: one lock a shard, over its holes, regions and the words in front of its slots. Order: shard ->
+//! arena. Of several shards at once all are locked in their order (`check`, sums), or one and then another that
+//! nobody has (`share`). Threads use one shard until they meet too often, then one more (two from 256 MiB on, one
+//! more for each GiB). Who finds a lock taken goes on in another shard that is in use, or leaves what is freed in an inbox
+//! (`shared`).
 
 mod adopt;
 mod bins;
@@ -32,6 +34,7 @@ mod nodes;
 mod quick;
 mod region;
 mod shard;
+mod share;
 mod shared;
 #[cfg(test)]
 mod tests;
@@ -42,7 +45,7 @@ mod walk;
 mod word;
 mod zpool;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::mapping::SYSTEM_PAGE_BYTES;
@@ -53,11 +56,11 @@ use region::{Grain, Region};
 use shard::Shard;
 use shared::SharedShard;
 
-/// A pool of this size has two shards, and so two locks. In more shards fewer holes fit well: two for
+/// A pool of this size may have two shards, and so two locks. In more shards fewer holes fit well: two for
 /// 360 MiB of objects cost 0.002 bytes a byte, three cost 0.004, twelve 0.009.
 const TWO_SHARDS_BYTES: u64 = 256 << 20;
 
-/// Each whole one of these is worth another shard.
+/// For each whole one of these it may have another one.
 const SHARD_BYTES: u64 = 1 << 30;
 
 /// Shards at most: the bits that a side word has for them.
@@ -77,10 +80,14 @@ pub struct Zfit {
     arena: Arc<Arena>,
     grain: Grain,
     shards: Box<[SharedShard]>,
+    /// So many of them threads take turns with; the others have no regions.
+    in_use: AtomicUsize,
     /// Raw pages: each has a frame of its own, so no shard is needed.
     whole: Whole,
     /// The frame from which the next region to be emptied is looked for.
     looked_to: AtomicU32,
+    /// The frame from which the next region for another shard is looked for.
+    shared_to: AtomicU32,
     /// What a predecessor's table has claimed; None after adoption.
     claims: Mutex<Option<Claims>>,
 }
@@ -105,24 +112,29 @@ impl Zfit {
     pub fn new(arena: Arc<Arena>) -> Self {
         let bytes = u64::from(arena.frames()) * arena.frame_bytes() as u64;
         let shards = 1 + u64::from(bytes >= TWO_SHARDS_BYTES) + bytes / SHARD_BYTES;
-        Self::with_shards(arena, shards.min(SHARDS_MAX as u64))
+        let pool = Self::with_shards(arena, shards.min(SHARDS_MAX as u64));
+        pool.in_use.store(1, Relaxed);
+        pool
     }
 
-    /// A pool with so many shards: what a predecessor has in others cannot be taken over.
+    /// A pool with so many shards, all in use: what a predecessor has in others cannot be taken over.
     pub(super) fn with_shards(arena: Arc<Arena>, shards: u64) -> Self {
         assert!((1..=SHARDS_MAX as u64).contains(&shards), "{shards} shards");
         let grain = Grain::of(arena.frame_bytes());
         let bytes = u64::from(arena.frames()) * arena.frame_bytes() as u64;
-        let nodes = bytes.div_ceil(BYTES_PER_NODE * shards) as usize;
+        // Of the first so many shards each has its part at most.
+        let nodes = |shard: u64| bytes.div_ceil(BYTES_PER_NODE * (shard + 1)) as usize;
         turn::begin();
         Self {
             shards: (0..shards)
-                .map(|index| SharedShard::new(Shard::new(grain, index as u8, nodes)))
+                .map(|index| SharedShard::new(Shard::new(grain, index as u8, nodes(index))))
                 .collect(),
+            in_use: AtomicUsize::new(shards as usize),
             arena,
             grain,
             whole: Whole::default(),
             looked_to: AtomicU32::new(0),
+            shared_to: AtomicU32::new(0),
             claims: Mutex::default(),
         }
     }
@@ -139,6 +151,7 @@ impl Zfit {
         let found = shard.cut(&self.arena, granules, bytes, tag);
         drop(shard);
         found
+            .or_else(|| self.alloc_in_shared(index, granules, bytes, tag))
             .or_else(|| self.alloc_in_any(index, granules, bytes, tag))
             .or_else(|| self.alloc_in_new(index, granules, bytes, tag))
     }
@@ -158,15 +171,27 @@ impl Zfit {
     /// else its own.
     #[inline]
     fn lock_next(&self) -> (usize, MutexGuard<'_, Shard>) {
-        let count = self.shards.len();
+        let count = self.in_use.load(Relaxed);
         let own = turn::current(count);
         let found = (own..count).chain(0..own).find_map(|index| {
             let shard = self.shards[index].try_lock(&self.arena)?;
             Some((index, shard))
         });
-        let found = found.unwrap_or_else(|| (own, self.lock(own)));
-        turn::take(found.0, count);
+        let found = found.unwrap_or_else(|| self.lock_met(own, count));
+        turn::take(found.0, self.in_use.load(Relaxed));
         found
+    }
+
+    /// The same when all shards in use are busy: waits for its own, or has one more in use from now on.
+    #[cold]
+    fn lock_met(&self, own: usize, count: usize) -> (usize, MutexGuard<'_, Shard>) {
+        let is_more = turn::meet()
+            && count < self.shards.len()
+            && (self.in_use)
+                .compare_exchange(count, count + 1, Relaxed, Relaxed)
+                .is_ok();
+        let index = if is_more { count } else { own };
+        (index, self.lock(index))
     }
 
     /// The same from another shard, or else from any when all that was freed there is made holes of.
@@ -193,6 +218,17 @@ impl Zfit {
             self.lock(index).note_new_region();
         }
         Some(handle)
+    }
+
+    /// The shard of the region that a slot is in. Panics if it is in none.
+    #[inline]
+    fn shard_of(&self, handle: Handle) -> usize {
+        if self.in_use.load(Relaxed) == 1 {
+            return 0;
+        }
+        let region = Region::around(&self.arena, handle.frame());
+        let region = region.unwrap_or_else(|| panic!("{handle:?} is in no region"));
+        region.shard.into()
     }
 
     #[inline]

@@ -114,6 +114,17 @@ impl Region {
         }
     }
 
+    /// The same region in another shard.
+    pub fn move_to(&self, arena: &Arena, shard: u8) -> Region {
+        let head = Side::Head {
+            class: self.frames as u8 | shard << FRAMES_BITS,
+            free: 0,
+            next: self.live(arena),
+        };
+        set_side(arena, self.head, head);
+        Region { shard, ..*self }
+    }
+
     /// Clears the side words.
     pub fn unmark(&self, arena: &Arena) {
         (0..self.frames).for_each(|place| set_side(arena, self.head + place, Side::Free));

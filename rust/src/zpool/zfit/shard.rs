@@ -56,7 +56,8 @@ pub struct Shard {
     pub regions: u64,
     /// Frames of all regions.
     pub frames: u64,
-    /// Bytes that were asked for, of all objects.
+    /// Bytes that were asked for, of all objects that were put in less those taken out. Objects come from other shards, too,
+    /// so that only the sum over all shards is a number of bytes; the others wrap.
     pub object_bytes: u64,
     /// Objects.
     pub objects: u64,
@@ -193,7 +194,7 @@ impl Shard {
     pub fn count(&mut self, granules: u32, bytes: usize) {
         self.objects += 1;
         self.live += u64::from(granules);
-        self.object_bytes += bytes as u64;
+        self.object_bytes = self.object_bytes.wrapping_add(bytes as u64);
     }
 
     /// Makes a hole of granules that are nobody's; what follows must be marked by the caller.

@@ -6,6 +6,9 @@
 //! To take turns with the shard's lists from one object to the next was half as bad, for these must then
 //! come from the other core's cache each time.
 //!
+//! A region may go to another shard (`share`) after who frees a slot has read whose it is. So whoever has the lock, of the
+//! shard or of the inbox, looks again; and who moves a region says first that it is another's, then empties the inbox.
+//!
 //! Not here: what a shard does (`shard`), which one a thread is at work with (`turn`).
 //! Locking: the shard's lock, and inside it for some moves the inbox's; who holds an inbox takes
 //! no other.
@@ -79,29 +82,42 @@ impl SharedShard {
         }
     }
 
-    /// Frees a slot, now or when somebody has the lock.
+    /// Frees a slot, now or when somebody has the lock. False: it is another shard's by now.
     #[inline]
-    pub fn free(&self, arena: &Arena, spot: Spot, bytes: usize) {
-        if let Some(mut shard) = self.try_lock(arena) {
-            shard.free_soon(arena, spot, bytes);
-        } else if !self.hand_in(spot, bytes, INBOX_SLOTS) {
-            self.lock(arena).free_soon(arena, spot, bytes);
+    pub fn free(&self, arena: &Arena, freed: (Spot, usize), is_here: impl Fn() -> bool) -> bool {
+        let mut shard = match self.try_lock(arena) {
+            Some(shard) => shard,
+            None if self.hand_in(freed, INBOX_SLOTS, &is_here) => return true,
+            None => self.lock(arena),
+        };
+        let is_here = is_here();
+        if is_here {
+            shard.free_soon(arena, freed.0, freed.1);
         }
+        is_here
     }
 
-    /// Frees a slot later, if that can be: another thread is at work here.
+    /// Frees a slot later, if that can be: another thread is at work here. False as in `free`.
     #[inline]
-    pub fn free_later(&self, arena: &Arena, spot: Spot, bytes: usize) {
-        if !self.hand_in(spot, bytes, INBOX_SLOTS_CROWDED) {
-            self.free(arena, spot, bytes);
-        }
+    pub fn free_later(
+        &self,
+        arena: &Arena,
+        freed: (Spot, usize),
+        is_here: impl Fn() -> bool,
+    ) -> bool {
+        self.hand_in(freed, INBOX_SLOTS_CROWDED, &is_here) || self.free(arena, freed, is_here)
     }
 
-    /// Leaves a slot to who has the lock later. False: so many are there.
-    fn hand_in(&self, spot: Spot, bytes: usize, slots_max: usize) -> bool {
+    /// Leaves a slot to who has the lock later. False: so many are there, or it is another shard's.
+    fn hand_in(
+        &self,
+        (spot, bytes): (Spot, usize),
+        slots_max: usize,
+        is_here: impl Fn() -> bool,
+    ) -> bool {
         let mut inbox = self.inbox.lock().expect(DIED);
         let count = inbox.count;
-        if count >= slots_max {
+        if count >= slots_max || !is_here() {
             return false;
         }
         inbox.slots[count] = (spot, bytes as u32);
@@ -112,8 +128,9 @@ impl SharedShard {
         true
     }
 
+    /// Frees what was handed in.
     #[cold]
-    fn empty_inbox(&self, arena: &Arena, shard: &mut Shard) {
+    pub fn empty_inbox(&self, arena: &Arena, shard: &mut Shard) {
         let (slots, count) = {
             let mut inbox = self.inbox.lock().expect(DIED);
             self.is_crowded.store(false, Relaxed);

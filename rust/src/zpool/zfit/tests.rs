@@ -2,6 +2,7 @@
 //! ends.
 
 mod crash;
+mod sharing;
 
 use super::*;
 use crate::page::PAGE_BYTES_ALLOWED;

@@ -5,6 +5,9 @@
 //! stores, and at once if it meets another thread. (glibc's malloc chooses its arenas like that,
 //! but for the first.)
 //!
+//! Threads that seldom meet have one shard: it is denser than two, and a thread that is alone has nothing to hand in
+//! elsewhere.
+//!
 //! Locking: none, each thread has its own.
 
 use std::cell::Cell;
@@ -13,9 +16,15 @@ use std::cell::Cell;
 /// cache misses.
 pub const STAY: u32 = 1024;
 
+/// A thread meets others too often if it finds all shards busy so many times in a stay: for one object of 16. Threads of a
+/// server do more than to allocate, and wait for each other far less.
+const MEETINGS: u32 = STAY / 16;
+
 thread_local! {
     /// Objects of this thread so far, as if none had gone on early.
     static TAKEN: Cell<u32> = const { Cell::new(0) };
+    /// Times in this stay that it found all shards busy.
+    static MET: Cell<u32> = const { Cell::new(0) };
 }
 
 /// The shard of this thread at present, of so many.
@@ -35,16 +44,37 @@ pub fn take(shard: usize, shards: usize) {
         false => shard as u32 * STAY,
     };
     TAKEN.set(taken);
+    if taken.is_multiple_of(STAY) {
+        MET.set(0);
+    }
+}
+
+/// All shards are busy. Whether that is so too often.
+pub fn meet() -> bool {
+    let met = MET.get() + 1;
+    MET.set(met);
+    met >= MEETINGS
 }
 
 /// Begins with the first shard: for a new pool, so that what one thread does with it can be repeated.
 pub fn begin() {
     TAKEN.set(0);
+    MET.set(0);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn meetings_count_that_come_close_together() {
+        begin();
+        assert!((1..MEETINGS).all(|_| !meet()));
+        (0..STAY).for_each(|_| take(0, 1));
+        assert!((1..MEETINGS).all(|_| !meet()));
+        (0..STAY - 1).for_each(|_| take(0, 1));
+        assert!(meet());
+    }
 
     #[test]
     fn shards_get_equal_shares_and_who_left_early_stays_where_it_went() {

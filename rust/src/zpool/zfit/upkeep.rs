@@ -108,7 +108,7 @@ impl Zfit {
             while let Some(region) = self.emptiest(frames.clone(), shards) {
                 if self.isolate_if_worth(region) {
                     // Where there is room for its objects, which this thread moves.
-                    turn::take(region.shard.into(), self.shards.len());
+                    turn::take(region.shard.into(), self.in_use.load(Relaxed));
                     self.report(&mut [Walk::new(region.head)], visit);
                     return true;
                 }
@@ -186,7 +186,7 @@ impl Zfit {
         shard.bins.granules_from(mean).saturating_sub(inside)
     }
 
-    fn each_hole(&self, region: &Region, mut visit: impl FnMut(u32, Word)) {
+    pub(super) fn each_hole(&self, region: &Region, mut visit: impl FnMut(u32, Word)) {
         self.each_word(region, |at, word| {
             if word.is_hole() {
                 visit(at, word);
@@ -195,7 +195,7 @@ impl Zfit {
     }
 
     /// Visits every slot and hole of a region with its first granule.
-    fn each_word(&self, region: &Region, mut visit: impl FnMut(u32, Word)) {
+    pub(super) fn each_word(&self, region: &Region, mut visit: impl FnMut(u32, Word)) {
         let (mut at, end) = (0, region.end(self.grain));
         while at < end {
             let word = region.read(&self.arena, self.grain, at);

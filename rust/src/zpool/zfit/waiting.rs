@@ -59,6 +59,12 @@ impl Waiting {
             !self.last.spots.contains(&spot) && !self.fetched.spots.contains(&spot),
             "the slot at {spot:#x} is freed twice"
         );
+        self.push_new(spot, number)
+    }
+
+    /// The same of a slot that is known not to wait.
+    #[inline]
+    pub fn push_new(&mut self, spot: Spot, number: u32) -> bool {
         let place = self.last.count;
         self.last.spots[place] = spot;
         self.last.numbers[place] = number;

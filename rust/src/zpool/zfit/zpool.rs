@@ -53,17 +53,17 @@ impl Zpool for Zfit {
     }
 
     fn free(&self, handle: Handle, bytes: usize) {
-        match self.locate(handle) {
-            Place::Whole(frame) => self.free_whole(frame, bytes),
-            Place::Slot(region, _) => {
-                let index = usize::from(region.shard);
-                let shard = &self.shards[index];
-                if index == turn::current(self.shards.len()) {
-                    shard.free(&self.arena, handle.0, bytes);
-                } else {
-                    shard.free_later(&self.arena, handle.0, bytes);
-                }
+        let frame = handle.frame();
+        assert!(
+            frame < self.arena.frames(),
+            "{handle:?} is not of this pool"
+        );
+        match self.side(frame) {
+            Side::Whole(_) => self.free_whole(frame, bytes),
+            side @ (Side::Free | Side::Link { .. }) => {
+                panic!("{handle:?} leads to {side:?}: freed, or not of this pool")
             }
+            _ => while !self.free_slot(self.shard_of(handle), handle, bytes) {},
         }
     }
 
@@ -130,11 +130,12 @@ impl Zpool for Zfit {
             block_bytes: whole * frame_bytes,
             index_bytes: 0,
         };
-        for index in 0..self.shards.len() {
-            let mut shard = self.lock(index);
+        // All at once: no region may go from one that was not counted to one that was.
+        let shards: Vec<_> = (0..self.shards.len()).map(|i| self.lock(i)).collect();
+        for mut shard in shards {
             shard.settle_accounts(&self.arena);
             sum.objects += shard.objects;
-            sum.object_bytes += shard.object_bytes;
+            sum.object_bytes = sum.object_bytes.wrapping_add(shard.object_bytes);
             sum.slot_bytes += self.charged_bytes(shard.live);
             sum.block_bytes += shard.frames * frame_bytes;
             sum.index_bytes += shard.index_bytes();
@@ -203,6 +204,19 @@ impl Zfit {
     pub(super) fn count_whole(&self, bytes: usize) {
         self.whole.objects.fetch_add(1, SeqCst);
         self.whole.object_bytes.fetch_add(bytes as u64, Relaxed);
+    }
+
+    /// Frees a slot in a shard. False: its region is in another one by now.
+    #[inline]
+    fn free_slot(&self, index: usize, handle: Handle, bytes: usize) -> bool {
+        // Under a lock, that is: what was read before may be no more.
+        let is_here = || self.shard_of(handle) == index;
+        let (shard, freed) = (&self.shards[index], (handle.0, bytes));
+        if index == turn::current(self.in_use.load(Relaxed)) {
+            shard.free(&self.arena, freed, is_here)
+        } else {
+            shard.free_later(&self.arena, freed, is_here)
+        }
     }
 
     fn free_whole(&self, frame: u32, bytes: usize) {

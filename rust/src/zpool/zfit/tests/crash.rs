@@ -154,6 +154,11 @@ impl Life {
     }
 
     fn step(&mut self, owner: u32, share_added: u64) {
+        if self.random.below(200) == 0 {
+            // As another thread, whose shard takes regions of the one that has most.
+            let shards = self.scene.borrow().shards;
+            turn::take(self.random.below(shards) as usize, shards as usize);
+        }
         match self.random.below(100) {
             at if at < share_added => self.add(owner),
             ..93 => self.remove(),
