@@ -19,7 +19,7 @@ const LOOKED_AT_FRAMES: u32 = 1024;
 
 /// A shard has its share if it lacks less than one in so many of the other's frames, or less than so many
 /// frames: the last ones are not worth the work.
-const SHARE_MARGIN: u64 = 8;
+const SHARE_MARGIN: u64 = 128;
 const FRAMES_MARGIN: u64 = 16;
 
 /// Regions that are taken together: freed slots wait in all of them, and are looked through once.
