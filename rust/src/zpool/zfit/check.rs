@@ -1,6 +1,6 @@
 //! The pool's invariants, checked by walking everything.
 //!
-//! Locking: takes all shards' locks, in order; nothing else ever holds two.
+//! Locking: takes all shards' locks, in order, as sums do.
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;

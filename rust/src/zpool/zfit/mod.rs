@@ -66,7 +66,7 @@ const SHARD_BYTES: u64 = 1 << 30;
 /// Shards at most: the bits that a side word has for them.
 const SHARDS_MAX: usize = 8;
 
-/// A hole in so many bytes that are held has a node, of 16 bytes: 1 MiB for each GiB. There are a third as many
+/// A hole in so many bytes that are held has a node, of 16 bytes: 1 MiB in use for each GiB. There are a third as many
 /// of them for each object of a page of 16 KiB, and a seventh of a page of 4 KiB: more than half a hole and
 /// a little more than one in so many bytes.
 const BYTES_PER_NODE: u64 = 16 << 10;
@@ -122,7 +122,8 @@ impl Zfit {
         assert!((1..=SHARDS_MAX as u64).contains(&shards), "{shards} shards");
         let grain = Grain::of(arena.frame_bytes());
         let bytes = u64::from(arena.frames()) * arena.frame_bytes() as u64;
-        // Of the first so many shards each has its part at most.
+        // When a shard comes into use its share is as large as that of each before it. Of eight together that is room
+        // for 2.7 MiB for each GiB.
         let nodes = |shard: u64| bytes.div_ceil(BYTES_PER_NODE * (shard + 1)) as usize;
         turn::begin();
         Self {
@@ -194,7 +195,7 @@ impl Zfit {
         (index, self.lock(index))
     }
 
-    /// The same from another shard, or else from any when all that was freed there is made holes of.
+    /// A slot from another shard, or else from any when all that was freed there is made holes of.
     #[cold]
     fn alloc_in_any(&self, own: usize, granules: u32, bytes: usize, tag: Tag) -> Option<Handle> {
         let count = self.shards.len();

@@ -5,7 +5,7 @@
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
 use super::word::{self, Word};
-use super::{Place, Zfit, turn};
+use super::{Place, SHARDS_MAX, Zfit, turn};
 use crate::error;
 use crate::zpool::side::Side;
 use crate::zpool::{
@@ -131,8 +131,9 @@ impl Zpool for Zfit {
             index_bytes: 0,
         };
         // All at once: no region may go from one that was not counted to one that was.
-        let shards: Vec<_> = (0..self.shards.len()).map(|i| self.lock(i)).collect();
-        for mut shard in shards {
+        let shards: [_; SHARDS_MAX] =
+            std::array::from_fn(|index| (index < self.shards.len()).then(|| self.lock(index)));
+        for mut shard in shards.into_iter().flatten() {
             shard.settle_accounts(&self.arena);
             sum.objects += shard.objects;
             sum.object_bytes = sum.object_bytes.wrapping_add(shard.object_bytes);
