@@ -48,7 +48,7 @@ impl Zfit {
         None
     }
 
-    /// Takes regions out of another shard, unless that is busy or has no more than this one.
+    /// Takes regions out of another shard, unless that is busy, has no more than this one, or none is found at once.
     fn take_regions(&self, shard: &mut Shard, own: usize, other: usize) -> bool {
         let Some(mut from) = self.shards[other].try_lock(&self.arena) else {
             return false;
@@ -66,6 +66,9 @@ impl Zfit {
             };
             lacking -= u64::from(region.frames);
             *place = Some(region.move_to(&self.arena, own as u8));
+        }
+        if taken[0].is_none() {
+            return false;
         }
         // What was freed in them before, or by who read the old side word, must not be left where it was.
         self.shards[other].empty_inbox(&self.arena, &mut from);
