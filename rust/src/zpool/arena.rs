@@ -270,15 +270,21 @@ impl Arena {
     /// Takes `count` neighbouring frames. None when the limit is reached, when the free
     /// frames lie scattered, or when the system has no memory.
     pub fn alloc_run(&self, count: u32) -> Option<u32> {
+        Some(self.alloc_run_up_to(count, count)?.start)
+    }
+
+    /// Takes the lowest run of at least `count` neighbouring frames, and as many of it as are free, up to
+    /// `most`. None as in [`alloc_run`](Self::alloc_run).
+    pub fn alloc_run_up_to(&self, count: u32, most: u32) -> Option<Range<u32>> {
         let mut state = self.lock();
         assert!(
             !state.adopting,
             "a frame is asked for before adoption has ended"
         );
         loop {
-            if let Some(first) = state.map.take(count) {
-                self.used_frames.fetch_add(count, Relaxed);
-                return Some(first);
+            if let Some(run) = state.map.take(count, most) {
+                self.used_frames.fetch_add(run.end - run.start, Relaxed);
+                return Some(run);
             }
             if !self.grow(&mut state) {
                 return None;

@@ -12,7 +12,7 @@ mod upkeep;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-pub use model::{Model, Random, seeds, typical_object_bytes};
+pub use model::{Model, Object, Random, seeds, typical_object_bytes};
 
 use super::mapping::{SYSTEM_PAGE_BYTES, unit_bytes_in};
 use super::{

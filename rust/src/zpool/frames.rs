@@ -62,11 +62,11 @@ impl FrameMap {
         self.frames - self.free_count - self.absent_count
     }
 
-    /// Takes the lowest run of `count` free frames.
-    pub fn take(&mut self, count: u32) -> Option<u32> {
+    /// Takes the lowest run of at least `count` free frames, and as many of it as there are, up to `most`.
+    pub fn take(&mut self, count: u32, most: u32) -> Option<Range<u32>> {
         assert!(
-            (1..=RUN_FRAMES_MAX).contains(&count),
-            "a run of {count} frames"
+            1 <= count && count <= most && most <= RUN_FRAMES_MAX,
+            "a run of {count} to {most} frames"
         );
         let words = self.free.len();
         let mut word = self.hints[count as usize] as usize;
@@ -92,9 +92,12 @@ impl FrameMap {
             return None;
         }
         let first = word as u32 * WORD_BITS + starts.trailing_zeros();
-        (first..first + count).for_each(|frame| clear(&mut self.free, frame));
-        self.free_count -= count;
-        Some(first)
+        let rest = first + count..self.frames.min(first + most);
+        let more = rest.take_while(|&frame| bit(&self.free, frame)).count();
+        let run = first..first + count + more as u32;
+        (run.clone()).for_each(|frame| clear(&mut self.free, frame));
+        self.free_count -= run.end - run.start;
+        Some(run)
     }
 
     /// Frees a run that was taken.
@@ -313,11 +316,15 @@ mod tests {
     #[test]
     fn the_lowest_run_is_taken_first() {
         let mut map = all_free(200);
-        assert_eq!(map.take(16), Some(0));
-        assert_eq!(map.take(16), Some(16));
+        assert_eq!(map.take(16, 16), Some(0..16));
+        assert_eq!(map.take(16, 16), Some(16..32));
         map.put(3, 2);
-        assert_eq!(map.take(3), Some(32));
-        assert_eq!(map.take(2), Some(3));
+        map.put(8, 4);
+        assert_eq!(map.take(3, 3), Some(8..11));
+        assert_eq!(map.take(3, 3), Some(32..35));
+        assert_eq!(map.take(1, 16), Some(3..5), "as many as there are");
+        map.put(35 - 3, 3);
+        assert_eq!(map.take(2, 5), Some(32..37));
         assert_eq!(map.take_highest(10), Some(190..200));
         map.depart(190..200);
         assert_eq!(map.first_absent(), Some(190));
@@ -328,12 +335,12 @@ mod tests {
     fn only_whole_grains_are_taken_from_the_high_end() {
         let mut map = FrameMap::new(256, 32);
         map.arrive(0..256);
-        assert_eq!(map.take(16), Some(0));
+        assert_eq!(map.take(16, 16), Some(0..16));
         assert_eq!(map.take_highest(63), Some(224..256));
         map.depart(224..256);
         assert_eq!(map.first_absent(), Some(224));
         // One frame in use keeps the memory of its neighbours.
-        (0..12).for_each(|_| _ = map.take(16).unwrap());
+        (0..12).for_each(|_| _ = map.take(16, 16).unwrap());
         map.put(16, 176);
         assert_eq!(map.take_highest(31), None);
         assert_eq!(map.take_highest(100), Some(96..192));
@@ -349,7 +356,7 @@ mod tests {
     #[should_panic(expected = "freed twice")]
     fn freeing_twice_panics() {
         let mut map = all_free(8);
-        let first = map.take(2).unwrap();
+        let first = map.take(2, 2).unwrap().start;
         map.put(first, 2);
         map.put(first, 2);
     }
@@ -357,17 +364,22 @@ mod tests {
     proptest! {
         #[test]
         fn a_run_is_found_whenever_there_is_one(
-            steps in prop::collection::vec((1u32..=16, any::<prop::sample::Index>()), 1..200)
+            steps in prop::collection::vec((1u32..=16, 0u32..16, any::<prop::sample::Index>()), 1..200)
         ) {
             let mut map = all_free(150);
             let mut model = [true; 150];
             let mut taken: Vec<(u32, u32)> = Vec::new();
-            for (count, index) in steps {
+            for (count, more, index) in steps {
+                let most = (count + more).min(RUN_FRAMES_MAX);
                 let wanted = model.windows(count as usize).position(|run| run.iter().all(|&f| f));
-                let found = map.take(count);
-                prop_assert_eq!(found, wanted.map(|first| first as u32));
+                let wanted = wanted.map(|first| {
+                    let free = model[first..].iter().take(most as usize).take_while(|&&f| f);
+                    first as u32..(first + free.count()) as u32
+                });
+                let found = map.take(count, most);
+                prop_assert_eq!(&found, &wanted);
                 match found {
-                    Some(first) => taken.push((first, count)),
+                    Some(run) => taken.push((run.start, run.end - run.start)),
                     None => {
                         let (first, count) = taken.swap_remove(index.index(taken.len()));
                         map.put(first, count);

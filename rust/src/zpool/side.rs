@@ -42,6 +42,18 @@ pub fn with_head_next(word: u64, next: u32) -> u64 {
     word & u64::from(u32::MAX) | u64::from(next) << 32
 }
 
+/// The `free` of a word that is known to be a head's.
+#[inline]
+pub fn head_free(word: u64) -> u16 {
+    (word >> 16) as u16
+}
+
+/// A head's word with another `free`.
+#[inline]
+pub fn with_head_free(word: u64, free: u16) -> u64 {
+    word & !(0xffff << 16) | u64::from(free) << 16
+}
+
 /// No frame.
 pub const NONE: u32 = u32::MAX;
 

@@ -88,10 +88,14 @@ impl Zfit {
         if !is_slot {
             return Err(AdoptError::BadHandle);
         }
-        let mut claims = self.claims.lock().expect("adoption is single-threaded");
-        let claims = &mut claims.get_or_insert_default().0;
+        let mut all = self.claims.lock().expect("adoption is single-threaded");
+        let claims = &mut all.get_or_insert_default().0;
         let slots = match claims.entry(region.head) {
             Entry::Occupied(slots) => slots.into_mut(),
+            Entry::Vacant(_) if region.mend(&self.arena) => {
+                drop(all);
+                return self.adopt_object(handle, bytes, tag);
+            }
             Entry::Vacant(place) => {
                 let is_ours = region.is_marked(&self.arena)
                     && self.arena.claim_run(region.head, region.frames);
@@ -142,9 +146,11 @@ impl Zfit {
             live += slot.granules;
             at = slot.at + slot.granules;
         }
-        if at < region.end(grain) {
+        let ends_in_hole = at < region.end(grain);
+        if ends_in_hole {
             shard.put_hole(arena, region, at, region.end(grain) - at);
         }
+        region.set_after_hole(arena, grain, region.end(grain), ends_in_hole);
         region.set_live(arena, live);
         shard.regions += 1;
         let frames = shard.frames + u64::from(region.frames);

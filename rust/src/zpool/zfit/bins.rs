@@ -20,9 +20,6 @@ use super::word::Word;
 /// Where a hole is: a handle's bits.
 pub type Spot = u64;
 
-/// The lengths of holes are summed in so many bands of equal width, and one for what is longer.
-const BANDS: usize = 32;
-
 /// Bins for holes that are longer than any object, each for twice the length of the one before.
 const LONG_BINS: u32 = 8;
 
@@ -41,11 +38,9 @@ pub struct Bins {
     filled_words: u128,
     /// The longest length with a bin of its own, granules.
     exact_max: u32,
-    /// A band is two to this power granules wide.
-    band_shift: u32,
-    /// Sum of the lengths in granules, by band of lengths; the last is for the long ones.
-    bands: [u64; BANDS + 1],
     holes: u64,
+    /// Sum of the lengths.
+    granules: u64,
 }
 
 impl Bins {
@@ -61,9 +56,8 @@ impl Bins {
             nodes: Nodes::new(nodes),
             links: Links::new(bins as usize),
             exact_max,
-            band_shift: (exact_max / BANDS as u32).max(1).ilog2(),
-            bands: [0; BANDS + 1],
             holes: 0,
+            granules: 0,
         }
     }
 
@@ -79,24 +73,12 @@ impl Bins {
 
     /// Sum of the lengths, granules.
     pub fn granules(&self) -> u64 {
-        self.bands.iter().sum()
+        self.granules
     }
 
-    /// Sum of the lengths of holes of at least `granules`, the length of a slot, near enough: where
-    /// one of the band is long enough, the others of its band count too.
-    pub fn granules_from(&self, granules: u32) -> u64 {
-        // A slot may have a little more than any object needs: what was too short for a hole.
-        let granules = granules.min(self.exact_max);
-        let band = self.band(granules);
-        let longer: u64 = self.bands[band + 1..].iter().sum();
-        match self.find_bin(granules) {
-            Some(bin) if self.band(bin) == band => longer + self.bands[band],
-            _ => longer,
-        }
-    }
-
-    fn band(&self, granules: u32) -> usize {
-        ((granules >> self.band_shift) as usize).min(BANDS)
+    /// The longest length that an object can need.
+    pub fn exact_max(&self) -> u32 {
+        self.exact_max
     }
 
     /// Holes.
@@ -126,7 +108,7 @@ impl Bins {
         }
         self.filled[(index / WORD_BITS) as usize] |= 1 << (index % WORD_BITS);
         self.filled_words |= 1 << (index / WORD_BITS);
-        self.bands[self.band(granules)] += u64::from(granules);
+        self.granules += u64::from(granules);
         self.holes += 1;
         node
     }
@@ -174,7 +156,7 @@ impl Bins {
                 self.filled_words &= !(1 << word);
             }
         }
-        self.bands[self.band(granules)] -= u64::from(granules);
+        self.granules -= u64::from(granules);
         self.holes -= 1;
     }
 
@@ -213,16 +195,5 @@ impl Bins {
                 visit(spot, node, &|granules| self.bin(granules) as usize == index);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn room_for_a_slot_that_is_longer_than_any_object_is_asked_for() {
-        // It was an assertion: such slots are those of raw pages that found no frame of their own.
-        assert_eq!(Bins::new(513, 1).granules_from(515), 0);
     }
 }

@@ -10,7 +10,7 @@ use super::links::Memory;
 use super::region::Region;
 use super::shard::Shard;
 use super::word::Word;
-use crate::zpool::side::{NONE, Side};
+use crate::zpool::side::Side;
 
 /// What the regions of a shard say, to be compared with what its state says.
 #[derive(Default)]
@@ -80,7 +80,7 @@ impl Zfit {
                 hole = granules;
                 let before = region.hole_before(&self.arena, self.grain, at + granules);
                 assert_eq!(before, word, "end of the hole at {at} of {region:?}");
-                if shard.isolated != region.head {
+                if !shard.isolates(region, at..at + granules) {
                     found.holes.insert(region.handle(self.grain, at).0, word);
                 }
             } else {
@@ -98,6 +98,7 @@ impl Zfit {
             at += granules;
         }
         assert_eq!(at, end, "the end of {region:?}");
+        assert_eq!(region.ends_in_hole(&self.arena), hole > 0, "{region:?}");
         assert!(live > 0, "{region:?} has no slot");
         assert_eq!(
             region.live(&self.arena),
@@ -136,10 +137,10 @@ impl Zfit {
         assert!(found.holes.values().all(is_forgettable), "holes in no bin");
         let says = (shard.bins.holes(), shard.bins.granules());
         assert_eq!(says, (holes, granules), "holes and their granules");
-        let is_isolated = shard.isolated != NONE;
+        let isolated = shard.isolated;
         assert!(
-            !is_isolated || Region::at(&self.arena, shard.isolated).is_some(),
-            "the isolated region is none"
+            isolated.is_none() || Region::around(&self.arena, isolated.frame()).is_some(),
+            "what is being emptied is in no region"
         );
     }
 }

@@ -42,6 +42,7 @@ mod turn;
 mod upkeep;
 mod waiting;
 mod walk;
+mod window;
 mod word;
 mod zpool;
 
@@ -258,12 +259,11 @@ impl Zfit {
             frame < self.arena.frames(),
             "{handle:?} is not of this pool"
         );
-        let side = self.side(frame);
-        if let Side::Whole(_) = side {
+        if let Side::Whole(_) = self.side(frame) {
             return Place::Whole(frame);
         }
-        let region = Region::of_frame(&self.arena, frame, side);
-        let Some(region) = region else {
+        let Some(region) = Region::around(&self.arena, frame) else {
+            let side = self.side(frame);
             panic!("{handle:?} leads to {side:?}: freed, or not of this pool");
         };
         let slot = region.granule(self.grain, handle);

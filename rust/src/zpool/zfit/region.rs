@@ -1,16 +1,22 @@
 //! A region: a run of frames that is cut into slots and holes without a gap, each a multiple of a
 //! granule and with a word in front.
 //!
-//! The side word of its first frame says how many frames and which shard, and how many granules
-//! are in slots; those of the others say how far they are from it.
+//! The side word of its first frame says how many frames and which shard, how many granules
+//! are in slots, and whether a hole is at the end; those of the others say how far they are from it.
 //!
-//! Locking: what changes changes under the lock of the region's shard.
+//! Locking: what changes changes under the lock of the region's shard. A region may be parted while somebody without
+//! that lock looks for the one that a frame is part of: the first side word of the latter part says so before the
+//! others do, and the former part is shortened last.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::ops::Range;
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 use super::word::{self, Word};
 use crate::zpool::arena::RUN_FRAMES_MAX;
-use crate::zpool::side::{Side, head_next, with_head_next};
+use crate::zpool::side::{Side, head_free, head_next, with_head_free, with_head_next};
 use crate::zpool::{Arena, Handle, ZpoolKind};
 
 const FRAMES_BITS: u32 = 5;
@@ -75,12 +81,22 @@ impl Region {
     /// The region that `frame` is part of, if it is part of one.
     #[inline]
     pub fn around(arena: &Arena, frame: u32) -> Option<Region> {
-        Region::of_frame(arena, frame, side(arena, frame))
+        let mut word = side(arena, frame);
+        loop {
+            if let Some(region) = Region::of_frame(arena, frame, word) {
+                return Some(region);
+            }
+            // Or the frame is in the latter part of a region that was parted just now.
+            let last = std::mem::replace(&mut word, side(arena, frame));
+            if last == word {
+                return None;
+            }
+        }
     }
 
-    /// As [`around`](Self::around), of a frame whose side word was read already.
+    /// As a frame's side word and that of the first frame say.
     #[inline]
-    pub fn of_frame(arena: &Arena, frame: u32, side: Side) -> Option<Region> {
+    fn of_frame(arena: &Arena, frame: u32, side: Side) -> Option<Region> {
         let Side::Tail { place } = side else {
             return Region::of_head(frame, side);
         };
@@ -101,33 +117,88 @@ impl Region {
         }
     }
 
-    /// Writes the side words of a region without slots.
+    /// Writes the side words of a region that is one hole.
     pub fn mark(&self, arena: &Arena) {
+        self.set_head(arena, 0, true);
+        self.set_tails(arena, 1);
+    }
+
+    fn set_head(&self, arena: &Arena, live: u32, ends_in_hole: bool) {
         let head = Side::Head {
             class: self.frames as u8 | self.shard << FRAMES_BITS,
-            free: 0,
-            next: 0,
+            free: ends_in_hole.into(),
+            next: live,
         };
         set_side(arena, self.head, head);
-        for place in 1..self.frames {
-            set_side(arena, self.head + place, tail(place));
-        }
+    }
+
+    fn set_tails(&self, arena: &Arena, from: u32) {
+        (from..self.frames).for_each(|place| set_side(arena, self.head + place, tail(place)));
     }
 
     /// The same region in another shard.
     pub fn move_to(&self, arena: &Arena, shard: u8) -> Region {
-        let head = Side::Head {
-            class: self.frames as u8 | shard << FRAMES_BITS,
-            free: 0,
-            next: self.live(arena),
-        };
-        set_side(arena, self.head, head);
-        Region { shard, ..*self }
+        let moved = Region { shard, ..*self };
+        moved.set_head(arena, self.live(arena), self.ends_in_hole(arena));
+        moved
     }
 
-    /// Clears the side words.
-    pub fn unmark(&self, arena: &Arena) {
-        (0..self.frames).for_each(|place| set_side(arena, self.head + place, Side::Free));
+    /// The same region with the frames behind it, a hole.
+    pub fn extend(&self, arena: &Arena, frames: u32) -> Region {
+        let longer = Region {
+            frames: self.frames + frames,
+            ..*self
+        };
+        longer.set_tails(arena, self.frames);
+        longer.set_head(arena, self.live(arena), true);
+        longer
+    }
+
+    /// The frames from a place on as a region of its own, with so many granules in slots. Until the former part is
+    /// shortened, the side words in between may say either.
+    pub fn part(&self, arena: &Arena, place: u32, live: u32) -> Region {
+        let part = Region {
+            head: self.head + place,
+            frames: self.frames - place,
+            ..*self
+        };
+        part.set_head(arena, live, self.ends_in_hole(arena));
+        part.set_tails(arena, 1);
+        part
+    }
+
+    /// The first frames alone, with so many granules in slots and maybe a hole behind the last one.
+    pub fn shorten(&self, arena: &Arena, frames: u32, live: u32, ends_in_hole: bool) -> Region {
+        let shorter = Region { frames, ..*self };
+        shorter.set_head(arena, live, ends_in_hole);
+        shorter
+    }
+
+    /// Parts a region whose parting a predecessor did not end, if this is either part. True: it was.
+    pub fn mend(&self, arena: &Arena) -> bool {
+        let covers = |region: &Region| region.head + region.frames > self.head;
+        let mut before = (1..RUN_FRAMES_MAX).map_while(|place| self.head.checked_sub(place));
+        let whole = before.find_map(|head| Region::at(arena, head).filter(covers));
+        let whole = whole.unwrap_or(*self);
+        let last = (whole.head + whole.frames).min(arena.frames());
+        let mut inside = whole.head + 1..last;
+        let Some(part) = inside.find_map(|frame| Region::at(arena, frame)) else {
+            return false;
+        };
+        // Anything else no process leaves behind.
+        let is_parted = part.head + part.frames == last
+            && whole.frames <= RUN_FRAMES_MAX
+            && part.shard == whole.shard;
+        if is_parted {
+            part.set_tails(arena, 1);
+            whole.shorten(arena, part.head - whole.head, 0, true);
+        }
+        is_parted
+    }
+
+    /// Clears the side words of some of its frames, or of frames that were its own.
+    pub fn unmark(&self, arena: &Arena, places: Range<u32>) {
+        places.for_each(|place| set_side(arena, self.head + place, Side::Free));
     }
 
     /// Whether the side words of the later frames are those of this region.
@@ -201,10 +272,19 @@ impl Region {
         word
     }
 
-    /// Marks what begins at a granule, if that is not the end, as being behind a hole or not.
+    /// Whether a hole is at the end.
+    pub fn ends_in_hole(&self, arena: &Arena) -> bool {
+        head_free(arena.side(self.head).load(Relaxed)) != 0
+    }
+
+    /// Marks what begins at a granule, be it the end, as being behind a hole or not.
     #[inline]
     pub fn set_after_hole(&self, arena: &Arena, grain: Grain, granule: u32, after_hole: bool) {
-        if granule < self.end(grain) {
+        if granule == self.end(grain) {
+            let side = arena.side(self.head);
+            let word = with_head_free(side.load(Relaxed), after_hole.into());
+            side.store(word, Relaxed);
+        } else {
             let word = self.read(arena, grain, granule);
             debug_assert!(!word.is_hole(), "two holes meet at {granule} of {self:?}");
             self.write(arena, grain, granule, word.with_after_hole(after_hole));
@@ -232,11 +312,11 @@ fn tail(place: u32) -> Side {
 
 #[inline]
 fn side(arena: &Arena, frame: u32) -> Side {
-    Side::decode(arena.side(frame).load(Relaxed), ZpoolKind::Zfit)
+    Side::decode(arena.side(frame).load(Acquire), ZpoolKind::Zfit)
 }
 
 fn set_side(arena: &Arena, frame: u32, side: Side) {
     arena
         .side(frame)
-        .store(side.encode(ZpoolKind::Zfit), Relaxed);
+        .store(side.encode(ZpoolKind::Zfit), Release);
 }

@@ -1,33 +1,26 @@
 //! A shard: some of the regions, their holes, and how slots are cut out of holes.
 //!
-//! Not here: how they are given back (`freeing`), who holds the lock (`zfit`), walking over regions (`upkeep`).
+//! Not here: how they are given back (`freeing`), where regions come from and go (`frames`), who holds the lock (`zfit`), walking over regions (`upkeep`).
 //! Locking: none, the shard's lock is held.
 
+mod frames;
 mod freeing;
 
+use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::BYTES_PER_NODE;
 use super::bins::{Bins, Spot};
 use super::links::Memory;
 use super::nodes;
 use super::quick::{Quick, SLACK_MAX};
 use super::region::{Grain, Region};
 use super::waiting::Waiting;
+use super::window::Window;
 use super::word::{self, Word};
-use crate::zpool::arena::RUN_FRAMES_MAX;
-use crate::zpool::side::NONE;
 use crate::zpool::{Arena, Handle, Tag};
-
-/// Regions are at most this share of what the shard holds, so that the last one, part-filled,
-/// weighs little in a small pool: 1/256.
-const REGION_SHARE: u32 = 256;
 
 /// Bytes of the shortest hole that an object fits into: the word in front, and eight bytes or fewer.
 const HOLE_BYTES_MIN: usize = 16;
-
-/// Nodes that a shard has however little it holds.
-const NODES_MIN: usize = 64;
 
 /// In frames of more than 4 KiB a freed slot is taken by an object that is shorter by this share at most; otherwise by one that
 /// is shorter by a granule.
@@ -36,9 +29,6 @@ const SLACK_SHARE: u32 = 64;
 /// Lengths of slots beyond those that objects need: what was too short for a hole.
 const SPARE_LENGTHS: u32 = 2;
 
-/// A shorter region wastes too much at its end.
-const REGION_FRAMES_MIN: u32 = 4;
-
 /// Regions of one shard.
 pub struct Shard {
     grain: Grain,
@@ -46,7 +36,7 @@ pub struct Shard {
     /// Holes, but those of the region that is out of allocation and those that were forgotten.
     pub bins: Bins,
     /// The first frame of the region that is out of allocation, or NONE.
-    pub isolated: u32,
+    pub isolated: Window,
     /// A region was made while one was out of allocation, or that one could not be emptied: trying
     /// freed nothing.
     pub is_futile: bool,
@@ -79,7 +69,7 @@ impl Shard {
             grain,
             index,
             bins: Bins::new(exact_max, nodes),
-            isolated: NONE,
+            isolated: Window::NONE,
             is_futile: false,
             patience: 0,
             regions: 0,
@@ -149,8 +139,32 @@ impl Shard {
         bytes: usize,
         tag: Tag,
     ) -> Option<Handle> {
-        self.build(arena, granules)?;
-        self.cut(arena, granules, bytes, tag)
+        // Not just any hole: another one may have come about meanwhile, and this one would be nobody's.
+        let (spot, hole) = self.build(arena, granules)?;
+        Some(self.cut_from(arena, spot, hole, (granules, bytes, tag)))
+    }
+
+    /// Whether there are holes for so many slots, which are looked for as objects would be. Nothing may wait to be taken again.
+    pub fn has_room(&mut self, arena: &Arena, slots: impl Iterator<Item = u32>) -> bool {
+        let nobody = Tag { owner: 0, stamp: 0 };
+        let mut has_room = true;
+        for granules in slots {
+            // A slot may be a little longer than any object needs: what was too short for a hole.
+            let granules = granules.min(self.bins.exact_max());
+            let hole = self.bins.take(self.memory(arena), granules);
+            let Some((spot, hole)) = hole else {
+                has_room = false;
+                break;
+            };
+            let tried = self.cut_from(arena, spot, hole, (granules, 0, nobody)).0;
+            let length = self.clear(arena, tried, 0);
+            if !self.quick.put(length, tried) {
+                self.join_soon(arena, tried, length);
+                break;
+            }
+        }
+        while self.join_some(arena) {}
+        has_room
     }
 
     /// Cuts a slot out of a hole that is in no bin any more.
@@ -199,7 +213,7 @@ impl Shard {
 
     /// Makes a hole of granules that are nobody's; what follows must be marked by the caller.
     pub fn put_hole(&mut self, arena: &Arena, region: &Region, at: u32, granules: u32) {
-        let node = if self.isolated == region.head {
+        let node = if self.isolates(region, at..at + granules) {
             nodes::NONE
         } else {
             let spot = region.handle(self.grain, at).0;
@@ -210,65 +224,37 @@ impl Shard {
 
     /// The opposite of `put_hole`; its words stay.
     pub fn take_hole(&mut self, arena: &Arena, region: &Region, at: u32, hole: Word) {
-        if self.isolated != region.head {
+        if !self.isolates(region, at..at + hole.granules()) {
             let spot = region.handle(self.grain, at).0;
             self.bins.remove(self.memory(arena), spot, hole);
         }
     }
 
-    /// Makes a region that holds a slot of `granules` at least: one hole.
-    fn build(&mut self, arena: &Arena, granules: u32) -> Option<()> {
-        let frames_min = granules.div_ceil(self.grain.per_frame);
-        let share = u32::try_from(self.frames).unwrap_or(u32::MAX) / REGION_SHARE;
-        let mut frames = share.clamp(frames_min.max(REGION_FRAMES_MIN), RUN_FRAMES_MAX);
-        let head = loop {
-            // Where free frames lie scattered, a shorter run will do.
-            match arena.alloc_run(frames) {
-                Some(head) => break head,
-                None if frames == frames_min => return None,
-                None => frames = (frames / 2).max(frames_min),
-            }
-        };
-        let region = Region {
-            head,
-            frames,
-            shard: self.index,
-        };
-        region.mark(arena);
-        self.regions += 1;
-        self.set_frames(self.frames + u64::from(frames));
-        self.note_new_region();
-        self.put_hole(arena, &region, 0, region.end(self.grain));
-        Some(())
-    }
-
-    /// Has so many frames from now on, and nodes for them.
-    pub fn set_frames(&mut self, frames: u64) {
-        self.frames = frames;
-        let bytes = frames * self.grain.bytes(self.grain.per_frame) as u64;
-        let nodes = (bytes / BYTES_PER_NODE) as usize;
-        self.bins.allow_nodes(nodes.max(NODES_MIN));
+    /// Whether granules of a region have a part in what is being emptied.
+    #[inline]
+    pub fn isolates(&self, region: &Region, granules: Range<u32>) -> bool {
+        let isolated = self.isolated;
+        !isolated.is_none() && isolated.overlaps(Window::of(region, self.grain, granules))
     }
 
     /// A region was made, in this shard or in another one.
     pub fn note_new_region(&mut self) {
-        self.is_futile |= self.isolated != NONE;
+        self.is_futile |= !self.isolated.is_none();
     }
 
-    /// Whether emptying a region may be worth a look.
-    pub fn has_holes_enough(&self) -> bool {
-        let holes = self.bins.granules();
-        holes > 0 && (self.is_futile || holes >= self.patience)
-    }
-
-    /// Gives the frames of a region without slots back. Its holes are in no bin.
-    fn release(&mut self, arena: &Arena, region: &Region) {
-        if self.isolated == region.head {
-            self.isolated = NONE;
+    /// Whether it is worth looking for a region to be emptied: not if that was futile the last time, and holes have not
+    /// grown by a frame since they were fewest.
+    pub fn is_worth_a_look(&mut self) -> bool {
+        if std::mem::take(&mut self.is_futile) {
+            self.await_more_holes();
         }
-        region.unmark(arena);
-        arena.free_run(region.head, region.frames);
-        self.regions -= 1;
-        self.set_frames(self.frames - u64::from(region.frames));
+        let holes = self.bins.granules();
+        self.patience = self.patience.min(holes + u64::from(self.grain.per_frame));
+        holes > 0 && holes >= self.patience
+    }
+
+    /// Nothing could be emptied into the holes that there are now.
+    pub fn await_more_holes(&mut self) {
+        self.patience = self.bins.granules() + u64::from(self.grain.per_frame);
     }
 }

@@ -74,10 +74,12 @@ impl Zfit {
         self.shards[other].empty_inbox(&self.arena, &mut from);
         while from.join_some(&self.arena) {}
         for region in taken.into_iter().flatten() {
-            // Or its last slots were freed by that, and its frames went back.
-            if Region::at(&self.arena, region.head) == Some(region) {
-                self.take_over(&region, shard, &mut from);
-            }
+            // Or it was parted by that, or its last slots were freed, and frames of it went to somebody else.
+            self.each_region(region.head..region.head + region.frames, |part| {
+                if usize::from(part.shard) == own {
+                    self.take_over(&part, shard, &mut from);
+                }
+            });
         }
         true
     }
@@ -117,7 +119,8 @@ impl Zfit {
             let region = Region::at(&self.arena, frame);
             frame += region.map_or(1, |region| region.frames.max(1));
             found = region.filter(|region| {
-                usize::from(region.shard) == index && region.head != shard.isolated
+                usize::from(region.shard) == index
+                    && !shard.isolates(region, 0..region.end(self.grain))
             });
         }
         self.shared_to.store(frame, Relaxed);

@@ -2,6 +2,7 @@
 //! ends.
 
 mod crash;
+mod frames;
 mod sharing;
 
 use super::*;
@@ -174,38 +175,6 @@ fn a_slot_that_is_freed_twice_while_its_shard_is_busy_is_noticed() {
     (0..2).for_each(|_| pool.free(slot, 1000));
     drop(busy);
     pool.stats();
-}
-
-#[test]
-fn a_region_that_could_not_be_emptied_is_not_tried_again() {
-    let pool = pools(4096, 16, 1);
-    let mut model = Model::new(&pool, Random::new(1));
-    (0..8).for_each(|_| _ = model.alloc(4096).unwrap());
-    let bytes = |granules: usize| granules * 8 - 8;
-    let mut fill = |granules, count| {
-        let first = model.len();
-        (0..count).for_each(|_| _ = model.alloc(bytes(granules)).unwrap());
-        first..first + count
-    };
-    // The first region of two, for which there is room; then the second.
-    let long = fill(500, 3);
-    fill(100, 3);
-    let rest = fill(240, 1);
-    let others = fill(200, 10);
-    assert_eq!(pool.arena().used_frames(), pool.arena().frames());
-    // Room for all but the long object, which is the first one.
-    let freed = others.step_by(2).take(4).chain(rest).chain(long.skip(1));
-    let mut freed: Vec<_> = freed.collect();
-    freed.sort_unstable();
-    for index in freed.into_iter().rev() {
-        let object = model.objects.remove(index);
-        pool.free(object.handle, object.bytes);
-    }
-    assert_eq!(model.compact(), Some(0));
-    pool.settle();
-    assert_eq!(model.compact(), None);
-    model.verify();
-    model.free_all();
 }
 
 /// Compacts as write-back does when nobody writes, and says how often it did something.

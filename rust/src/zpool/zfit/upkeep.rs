@@ -9,9 +9,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::region::Region;
 use super::shard::Shard;
 use super::walk::{Walk, walk_together};
+use super::window::Window;
 use super::word::Word;
 use super::{Zfit, turn};
-use crate::zpool::side::{NONE, Side};
+use crate::zpool::arena::RUN_FRAMES_MAX;
+use crate::zpool::side::Side;
 use crate::zpool::{Handle, Resident, Sweep, Tag};
 
 /// Objects that are copied out under one hold of the lock: more than most regions have. Each batch
@@ -26,6 +28,12 @@ const WALKED_TOGETHER: usize = 4;
 /// enough to choose from in a larger one. It takes about 30 us.
 const LOOKED_AT_FRAMES: u32 = 32 << 10;
 
+/// So many of the emptiest ones are tried there.
+const REGIONS_TRIED: usize = 8;
+
+/// If the first slots of a region find holes elsewhere it is tried to empty it: all of them, unless they are tiny.
+const SLOTS_TRIED: usize = 256;
+
 impl Zfit {
     pub(super) fn sweep_frames(
         &self,
@@ -33,6 +41,10 @@ impl Zfit {
         frames: u32,
         visit: &mut dyn FnMut(Resident),
     ) -> bool {
+        for shard in &self.shards {
+            // Regions that are parted by that are whole now or never.
+            shard.lock(&self.arena).settle_accounts(&self.arena);
+        }
         let (taken, at_end) = sweep.advance(frames, self.arena.side_frames());
         let mut walks = [Walk::default(); WALKED_TOGETHER];
         let mut count = 0;
@@ -87,34 +99,44 @@ impl Zfit {
         for index in 0..self.shards.len() {
             // Not in one go, which would keep writers waiting.
             while self.lock(index).join_some(&self.arena) {}
-            let shard = self.lock(index);
-            if shard.isolated != NONE {
+            let mut shard = self.lock(index);
+            if !shard.isolated.is_none() {
                 // One in all shards.
                 return false;
             }
-            wanted |= u32::from(shard.has_holes_enough()) << index;
+            wanted |= u32::from(shard.is_worth_a_look()) << index;
         }
-        let last = self.arena.side_frames();
+        let end = self.arena.side_frames();
         let mut from = self.looked_to.load(Relaxed);
-        let mut left = last;
+        let mut left = end;
         while left > 0 {
-            from = if from < last { from } else { 0 };
-            let to = last.min(from + LOOKED_AT_FRAMES);
+            from = if from < end { from } else { 0 };
+            let to = end.min(from + LOOKED_AT_FRAMES);
             let frames = from..to;
             left = left.saturating_sub(to - from);
             from = to;
             self.looked_to.store(to, Relaxed);
-            let mut shards = wanted;
-            while let Some(region) = self.emptiest(frames.clone(), shards) {
-                if self.isolate_if_worth(region) {
+            let mut last = None;
+            for _ in 0..REGIONS_TRIED {
+                let Some(found) = self.emptiest(frames.clone(), wanted, last) else {
+                    break;
+                };
+                last = Some(found);
+                let region = found.1;
+                if let Some(window) = self.isolate_if_worth(region) {
                     // Where there is room for its objects, which this thread moves.
                     turn::take(region.shard.into(), self.in_use.load(Relaxed));
-                    self.report(&mut [Walk::new(region.head)], visit);
+                    self.report(&mut [Walk::new(region.head)], &mut |resident| {
+                        if window.has(resident.handle.0) {
+                            visit(resident);
+                        }
+                    });
                     return true;
                 }
-                // That of another shard may be worth it.
-                shards &= !(1 << region.shard);
             }
+        }
+        for index in (0..self.shards.len()).filter(|index| wanted >> index & 1 == 1) {
+            self.lock(index).await_more_holes();
         }
         false
     }
@@ -133,57 +155,90 @@ impl Zfit {
         }
     }
 
-    /// The emptiest region that begins in a range of frames, of those shards whose bit is set.
-    fn emptiest(&self, frames: Range<u32>, shards: u32) -> Option<Region> {
-        let mut emptiest = None;
+    /// The emptiest region that begins in a range of frames, of those shards whose bit is set: the next one after
+    /// another.
+    fn emptiest(
+        &self,
+        frames: Range<u32>,
+        shards: u32,
+        last: Option<(u32, Region)>,
+    ) -> Option<(u32, Region)> {
+        let order = |(fullness, region): (u32, Region)| (fullness, region.head);
+        let mut emptiest: Option<(u32, Region)> = None;
         self.each_region(frames, |region| {
-            let fullness = region.fullness(&self.arena, self.grain);
-            let is_emptier = emptiest.is_none_or(|(least, _)| fullness < least);
-            if shards >> region.shard & 1 == 1 && is_emptier {
-                emptiest = Some((fullness, region));
+            let found = (region.fullness(&self.arena, self.grain), region);
+            let is_next = last.is_none_or(|last| order(found) > order(last))
+                && emptiest.is_none_or(|least| order(found) < order(least));
+            if shards >> region.shard & 1 == 1 && is_next {
+                emptiest = Some(found);
             }
         });
-        emptiest.map(|(_, region)| region)
+        emptiest
     }
 
-    /// Takes a region out of allocation if the holes of the others could take its objects.
-    fn isolate_if_worth(&self, region: Region) -> bool {
+    /// Takes a region, or else its emptiest frame, out of allocation if other holes can take the objects.
+    fn isolate_if_worth(&self, region: Region) -> Option<Window> {
         let mut shard = self.lock(region.shard.into());
         // What was freed meanwhile: nothing in the region may be taken again.
         while shard.join_some(&self.arena) {}
         // It was found without the lock.
-        if Region::at(&self.arena, region.head) != Some(region) || shard.isolated != NONE {
-            return false;
+        let found = Region::at(&self.arena, region.head);
+        let region = found.filter(|found| found.shard == region.shard)?;
+        if !shard.isolated.is_none() {
+            return None;
         }
-        let holes = self.room_outside(&shard, &region);
-        // Emptying the last region freed nothing, with so much in holes: wait for more.
-        let patience = match std::mem::take(&mut shard.is_futile) {
-            true => u64::MAX,
-            false => shard.patience,
-        };
-        shard.patience = patience.min(holes + u64::from(self.grain.per_frame));
-        if holes < u64::from(region.live(&self.arena)) || holes < shard.patience {
-            return false;
-        }
-        self.each_hole(&region, |at, hole| {
-            shard.take_hole(&self.arena, &region, at, hole);
-        });
-        shard.isolated = region.head;
-        true
+        let whole = 0..region.end(self.grain);
+        let frame = self.emptiest_frame(&region);
+        [whole, frame].into_iter().find_map(|granules| {
+            let window = Window::of(&region, self.grain, granules.clone());
+            self.isolate_if_room(&mut shard, &region, granules)
+                .then_some(window)
+        })
     }
 
-    /// Granules in holes outside of a region that are long enough for most of its objects.
-    fn room_outside(&self, shard: &Shard, region: &Region) -> u64 {
-        let mut slots = 0;
-        self.each_word(region, |_, word| slots += u32::from(word.is_live()));
-        let mean = region.live(&self.arena).div_ceil(slots.max(1));
-        let mut inside = 0;
-        self.each_hole(region, |_, hole| {
-            if hole.granules() >= mean {
-                inside += u64::from(hole.granules());
+    /// Takes a part of a region out of allocation if holes elsewhere can take its objects.
+    fn isolate_if_room(&self, shard: &mut Shard, region: &Region, part: Range<u32>) -> bool {
+        let window = Window::of(region, self.grain, part.clone());
+        self.each_hole(region, |at, hole| {
+            if part.contains(&at) {
+                shard.take_hole(&self.arena, region, at, hole);
             }
         });
-        shard.bins.granules_from(mean).saturating_sub(inside)
+        shard.isolated = window;
+        let slots = self
+            .words(region)
+            .filter(|(at, word)| part.contains(at) && word.is_live());
+        let slots = slots.map(|(_, word)| word.granules()).take(SLOTS_TRIED);
+        let has_room = shard.has_room(&self.arena, slots);
+        if !has_room {
+            shard.isolated = Window::NONE;
+            self.each_hole(region, |at, hole| {
+                if part.contains(&at) {
+                    shard.put_hole(&self.arena, region, at, hole.granules());
+                }
+            });
+        }
+        has_room
+    }
+
+    /// The slots and holes that have a part in that frame of a region whose slots are shortest.
+    fn emptiest_frame(&self, region: &Region) -> Range<u32> {
+        let per_frame = self.grain.per_frame;
+        let frames_of =
+            |at: u32, word: Word| at / per_frame..=(at + word.granules() - 1) / per_frame;
+        let mut live = [0; RUN_FRAMES_MAX as usize];
+        for (at, word) in self.words(region).filter(|(_, word)| !word.is_hole()) {
+            frames_of(at, word).for_each(|place| live[place as usize] += word.granules());
+        }
+        let place = (0..region.frames).min_by_key(|&place| live[place as usize]);
+        let place = place.expect("a region has a frame");
+        let mut part = u32::MAX..0;
+        for (at, word) in self.words(region) {
+            if frames_of(at, word).contains(&place) {
+                part = part.start.min(at)..at + word.granules();
+            }
+        }
+        part
     }
 
     pub(super) fn each_hole(&self, region: &Region, mut visit: impl FnMut(u32, Word)) {
@@ -196,28 +251,46 @@ impl Zfit {
 
     /// Visits every slot and hole of a region with its first granule.
     pub(super) fn each_word(&self, region: &Region, mut visit: impl FnMut(u32, Word)) {
-        let (mut at, end) = (0, region.end(self.grain));
-        while at < end {
+        self.words(region).for_each(|(at, word)| visit(at, word));
+    }
+
+    /// Every slot and hole of a region with its first granule. None may be joined, or cut in front of the next one, meanwhile.
+    fn words(&self, region: &Region) -> impl Iterator<Item = (u32, Word)> {
+        let region = *region;
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let at = next;
+            if at == region.end(self.grain) {
+                return None;
+            }
             let word = region.read(&self.arena, self.grain, at);
             assert!(word.granules() > 0, "an empty slot at {at} of {region:?}");
-            visit(at, word);
-            at += word.granules();
-        }
+            next += word.granules();
+            Some((at, word))
+        })
     }
 
     pub(super) fn settle_regions(&self) {
         for index in 0..self.shards.len() {
             let mut shard = self.lock(index);
             shard.settle_accounts(&self.arena);
-            let head = std::mem::replace(&mut shard.isolated, NONE);
-            if head == NONE {
+            let window = std::mem::replace(&mut shard.isolated, Window::NONE);
+            if window.is_none() {
                 continue;
             }
-            let region = Region::at(&self.arena, head).expect("an isolated region");
+            let region = Region::around(&self.arena, window.frame());
+            let mut region = region.expect("what is being emptied is part of a region");
             shard.is_futile = true;
-            self.each_hole(&region, |at, hole| {
-                shard.put_hole(&self.arena, &region, at, hole.granules());
-            });
+            let mut at = 0;
+            while at < region.end(self.grain) {
+                let word = region.read(&self.arena, self.grain, at);
+                let to = at + word.granules();
+                let is_out = window.overlaps(Window::of(&region, self.grain, at..to));
+                (region, at) = match word.is_hole() && is_out {
+                    true => shard.open(&self.arena, &region, at..to),
+                    false => (region, to),
+                };
+            }
         }
     }
 }

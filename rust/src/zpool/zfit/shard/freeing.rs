@@ -7,7 +7,6 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Shard;
-use crate::zpool::side::NONE;
 use crate::zpool::zfit::bins::Spot;
 use crate::zpool::zfit::nodes;
 use crate::zpool::zfit::region::Region;
@@ -46,8 +45,8 @@ impl Shard {
         }
     }
 
-    /// Has a slot wait to be taken again.
-    fn free(&mut self, arena: &Arena, spot: Spot, bytes: usize) {
+    /// Takes an object out of its slot, and says how long that is.
+    pub fn clear(&mut self, arena: &Arena, spot: Spot, bytes: usize) -> u32 {
         let place = arena.word_u64(self.memory(arena).place(spot));
         let word = Word(place.load(Relaxed));
         let length = word.granules();
@@ -59,8 +58,14 @@ impl Shard {
         self.live -= u64::from(length);
         self.object_bytes = self.object_bytes.wrapping_sub(bytes as u64);
         place.store(word.freed().0, Relaxed);
-        if self.isolated != NONE && self.is_isolated(arena, spot) {
-            // Nothing may be put into that region.
+        length
+    }
+
+    /// Has a slot wait to be taken again.
+    fn free(&mut self, arena: &Arena, spot: Spot, bytes: usize) {
+        let length = self.clear(arena, spot, bytes);
+        if self.isolated.has(spot) {
+            // Nothing may be put there.
             self.join(arena, spot);
             return;
         }
@@ -78,13 +83,8 @@ impl Shard {
         }
     }
 
-    fn is_isolated(&self, arena: &Arena, spot: Spot) -> bool {
-        Region::around(arena, Handle(spot).frame())
-            .is_some_and(|region| region.head == self.isolated)
-    }
-
     /// Makes a hole of a freed slot, a little later.
-    fn join_soon(&mut self, arena: &Arena, spot: Spot, granules: u32) {
+    pub fn join_soon(&mut self, arena: &Arena, spot: Spot, granules: u32) {
         if self.joining.push_new(spot, granules) {
             self.join_batch(arena);
         }
@@ -183,7 +183,6 @@ impl Shard {
             self.release(arena, region);
             return;
         }
-        self.put_hole(arena, region, from, to - from);
-        region.set_after_hole(arena, grain, to, true);
+        self.open(arena, region, from..to);
     }
 }

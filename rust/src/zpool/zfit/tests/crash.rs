@@ -23,6 +23,7 @@ struct Scene {
     shards: u64,
     known: Vec<Known>,
     random: Random,
+    accesses_per_death: u64,
     deaths: u32,
     second_deaths: u32,
 }
@@ -46,7 +47,7 @@ fn copy(from: &Path, to: &Path) {
 impl Scene {
     /// The process may die here.
     fn access(&mut self) {
-        if self.random.below(ACCESSES_PER_DEATH) > 0 {
+        if self.random.below(self.accesses_per_death) > 0 {
             return;
         }
         self.deaths += 1;
@@ -169,35 +170,41 @@ impl Life {
     }
 }
 
+/// A life in a new pool, and what is watched of it.
+fn life(seed: u64, shards: u64, accesses_per_death: u64) -> (Life, Rc<RefCell<Scene>>) {
+    println!("seed {seed}");
+    let dir = MemoryDir::new(&format!("zfit-crash-{seed}-{accesses_per_death}"));
+    let arena = Arena::create(file_options(&dir.file("pool"))).unwrap();
+    let scene = Rc::new(RefCell::new(Scene {
+        dir,
+        shards,
+        known: Vec::new(),
+        random: Random::new(!seed),
+        accesses_per_death,
+        deaths: 0,
+        second_deaths: 0,
+    }));
+    let life = Life {
+        pool: pools_of(arena, shards),
+        scene: Rc::clone(&scene),
+        random: Random::new(seed),
+    };
+    (life, scene)
+}
+
+fn watched(scene: &Rc<RefCell<Scene>>, work: impl FnOnce()) {
+    let scene = Rc::clone(scene);
+    watch::during(move || scene.borrow_mut().access(), work);
+}
+
 #[test]
 fn whenever_the_process_dies_the_next_finds_every_object() {
     for seed in seeds(4) {
-        println!("seed {seed}");
-        let dir = MemoryDir::new(&format!("zfit-crash-{seed}"));
-        let shards = 1 + seed % 3;
-        let pool = pools_of(
-            Arena::create(file_options(&dir.file("pool"))).unwrap(),
-            shards,
-        );
-        let scene = Rc::new(RefCell::new(Scene {
-            dir,
-            shards,
-            known: Vec::new(),
-            random: Random::new(!seed),
-            deaths: 0,
-            second_deaths: 0,
-        }));
-        let mut life = Life {
-            pool,
-            scene: Rc::clone(&scene),
-            random: Random::new(seed),
-        };
+        let (mut life, scene) = life(seed, 1 + seed % 3, ACCESSES_PER_DEATH);
         for owner in 0..1500 {
-            let watched = Rc::clone(&scene);
             // Grows at first, then shrinks.
             let share_added = if owner < 900 { 60 } else { 40 };
-            let work = || life.step(owner, share_added);
-            watch::during(move || watched.borrow_mut().access(), work);
+            watched(&scene, || life.step(owner, share_added));
         }
         life.pool.check();
         let (deaths, second_deaths) = (scene.borrow().deaths, scene.borrow().second_deaths);
@@ -207,6 +214,36 @@ fn whenever_the_process_dies_the_next_finds_every_object() {
             "{deaths}, {second_deaths}"
         );
     }
+}
+
+#[test]
+fn whenever_it_dies_while_frames_of_a_region_go_and_come_the_next_finds_every_object() {
+    let (life, scene) = life(1, 1, 1);
+    let put = |owner| {
+        let known = life.put(2040, Tag { owner, stamp: 0 }).expect("room");
+        scene.borrow_mut().known.push(known);
+    };
+    // Two in each frame of a region and a half.
+    (0..48).for_each(put);
+    for frame in [7, 0, 15, 1, 20] {
+        for _ in 0..2 {
+            let here = |known: &Known| known.0.frame() == frame;
+            let index = scene.borrow().known.iter().position(here);
+            let (handle, bytes, _) = scene.borrow_mut().known.remove(index.expect("two"));
+            watched(&scene, || life.pool.free(handle, bytes));
+        }
+        watched(&scene, || _ = life.pool.stats());
+    }
+    assert_eq!(life.pool.arena().used_frames(), 24 - 5);
+    (48..58).for_each(|owner| watched(&scene, || put(owner)));
+    assert_eq!(life.pool.arena().used_frames(), 24);
+    life.pool.check();
+    let scene = scene.borrow();
+    println!(
+        "died {} times, {} times in adoption too",
+        scene.deaths, scene.second_deaths
+    );
+    assert!(scene.deaths > 300 && scene.second_deaths > 50);
 }
 
 #[test]

@@ -122,10 +122,8 @@ fn the_region_out_of_allocation_is_left_where_it_is() {
         turn::take(1, 2);
     }
     assert!(frames_of(&pool)[1] > 0);
-    assert_eq!(
-        Region::at(&pool.arena, isolated).map(|it| it.shard),
-        Some(0)
-    );
+    let region = Region::around(&pool.arena, isolated.frame());
+    assert_eq!(region.map(|it| it.shard), Some(0));
     pool.check();
     pool.settle();
     pool.check();
