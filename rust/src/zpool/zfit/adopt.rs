@@ -3,7 +3,7 @@
 //! The page table says where objects are and whose; side words say where regions begin. The word in
 //! front of an object was written before the table knew of it and stays until the table has
 //! forgotten it, so it must agree. What no object claims becomes holes: a predecessor that was
-//! killed in the middle of a change leaves nothing behind.
+//! killed in the middle of a change leaves nothing behind, but maybe a region whose latter part is a region already.
 //!
 //! Locking: single-threaded by contract; the claims and the shards are locked all the same.
 
@@ -92,7 +92,7 @@ impl Zfit {
         let claims = &mut all.get_or_insert_default().0;
         let slots = match claims.entry(region.head) {
             Entry::Occupied(slots) => slots.into_mut(),
-            Entry::Vacant(_) if region.mend(&self.arena) => {
+            Entry::Vacant(_) if self.mend(region) => {
                 drop(all);
                 return self.adopt_object(handle, bytes, tag);
             }
@@ -119,6 +119,30 @@ impl Zfit {
         let word = Word::slot(claim.granules, tag, false);
         region.write(&self.arena, self.grain, claim.at, word);
         Ok(())
+    }
+
+    /// Parts a region whose parting the predecessor did not end, if `region` is either part of it. False: it is not.
+    fn mend(&self, region: &Region) -> bool {
+        let arena = &self.arena;
+        let covers = |other: &Region| other.head + other.frames > region.head;
+        let mut before = (1..RUN_FRAMES_MAX).map_while(|place| region.head.checked_sub(place));
+        let whole = before.find_map(|head| Region::at(arena, head).filter(covers));
+        let whole = whole.unwrap_or(*region);
+        let end = whole.head + whole.frames;
+        let mut inside = whole.head + 1..end.min(arena.frames());
+        let Some(part) = inside.find_map(|frame| Region::at(arena, frame)) else {
+            return false;
+        };
+        // Anything else no process leaves behind.
+        let is_parted = part.head + part.frames == end
+            && end <= arena.frames()
+            && whole.frames <= RUN_FRAMES_MAX
+            && part.shard == whole.shard;
+        if is_parted {
+            part.set_tails(arena, 1);
+            whole.shorten(arena, part.head - whole.head, 0, true);
+        }
+        is_parted
     }
 
     pub(super) fn end_adoption(&self) {

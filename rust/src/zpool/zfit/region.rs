@@ -132,7 +132,8 @@ impl Region {
         set_side(arena, self.head, head);
     }
 
-    fn set_tails(&self, arena: &Arena, from: u32) {
+    /// Writes the side words of its frames from a place on, but not of the first one.
+    pub fn set_tails(&self, arena: &Arena, from: u32) {
         (from..self.frames).for_each(|place| set_side(arena, self.head + place, tail(place)));
     }
 
@@ -172,28 +173,6 @@ impl Region {
         let shorter = Region { frames, ..*self };
         shorter.set_head(arena, live, ends_in_hole);
         shorter
-    }
-
-    /// Parts a region whose parting a predecessor did not end, if this is either part. True: it was.
-    pub fn mend(&self, arena: &Arena) -> bool {
-        let covers = |region: &Region| region.head + region.frames > self.head;
-        let mut before = (1..RUN_FRAMES_MAX).map_while(|place| self.head.checked_sub(place));
-        let whole = before.find_map(|head| Region::at(arena, head).filter(covers));
-        let whole = whole.unwrap_or(*self);
-        let last = (whole.head + whole.frames).min(arena.frames());
-        let mut inside = whole.head + 1..last;
-        let Some(part) = inside.find_map(|frame| Region::at(arena, frame)) else {
-            return false;
-        };
-        // Anything else no process leaves behind.
-        let is_parted = part.head + part.frames == last
-            && whole.frames <= RUN_FRAMES_MAX
-            && part.shard == whole.shard;
-        if is_parted {
-            part.set_tails(arena, 1);
-            whole.shorten(arena, part.head - whole.head, 0, true);
-        }
-        is_parted
     }
 
     /// Clears the side words of some of its frames, or of frames that were its own.

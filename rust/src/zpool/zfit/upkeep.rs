@@ -24,12 +24,12 @@ const BATCH: usize = 1024;
 /// Regions that are walked at once.
 const WALKED_TOGETHER: usize = 4;
 
-/// The emptiest region is looked for among those of so many frames: all of a pool of 128 MiB, and
+/// The emptiest regions are looked for among those of so many frames: all of a pool of 128 MiB, and
 /// enough to choose from in a larger one. It takes about 30 us.
 const LOOKED_AT_FRAMES: u32 = 32 << 10;
 
 /// So many of the emptiest ones are tried there.
-const REGIONS_TRIED: usize = 8;
+const REGIONS_TRIED: usize = 32;
 
 /// If the first slots of a region find holes elsewhere it is tried to empty it: all of them, unless they are tiny.
 const SLOTS_TRIED: usize = 256;
@@ -42,7 +42,7 @@ impl Zfit {
         visit: &mut dyn FnMut(Resident),
     ) -> bool {
         for shard in &self.shards {
-            // Regions that are parted by that are whole now or never.
+            // It may part regions: none is to lose its latter part after its head was seen.
             shard.lock(&self.arena).settle_accounts(&self.arena);
         }
         let (taken, at_end) = sweep.advance(frames, self.arena.side_frames());
@@ -116,23 +116,20 @@ impl Zfit {
             left = left.saturating_sub(to - from);
             from = to;
             self.looked_to.store(to, Relaxed);
-            let mut last = None;
-            for _ in 0..REGIONS_TRIED {
-                let Some(found) = self.emptiest(frames.clone(), wanted, last) else {
-                    break;
-                };
-                last = Some(found);
-                let region = found.1;
-                if let Some(window) = self.isolate_if_worth(region) {
-                    // Where there is room for its objects, which this thread moves.
-                    turn::take(region.shard.into(), self.in_use.load(Relaxed));
-                    self.report(&mut [Walk::new(region.head)], &mut |resident| {
-                        if window.has(resident.handle.0) {
-                            visit(resident);
-                        }
-                    });
-                    return true;
-                }
+            let tried = self.emptiest(frames, wanted);
+            let found = tried.into_iter().flatten().find_map(|(_, region)| {
+                let window = self.isolate_if_worth(region)?;
+                Some((region, window))
+            });
+            if let Some((region, window)) = found {
+                // Where there is room for its objects, which this thread moves.
+                turn::take(region.shard.into(), self.in_use.load(Relaxed));
+                self.report(&mut [Walk::new(region.head)], &mut |resident| {
+                    if window.has(resident.handle.0) {
+                        visit(resident);
+                    }
+                });
+                return true;
             }
         }
         for index in (0..self.shards.len()).filter(|index| wanted >> index & 1 == 1) {
@@ -155,22 +152,22 @@ impl Zfit {
         }
     }
 
-    /// The emptiest region that begins in a range of frames, of those shards whose bit is set: the next one after
-    /// another.
-    fn emptiest(
-        &self,
-        frames: Range<u32>,
-        shards: u32,
-        last: Option<(u32, Region)>,
-    ) -> Option<(u32, Region)> {
-        let order = |(fullness, region): (u32, Region)| (fullness, region.head);
-        let mut emptiest: Option<(u32, Region)> = None;
+    /// The emptiest regions that begin in a range of frames, of those shards whose bit is set, with their fullness.
+    fn emptiest(&self, frames: Range<u32>, shards: u32) -> [Option<(u32, Region)>; REGIONS_TRIED] {
+        let mut emptiest = [None; REGIONS_TRIED];
+        let mut least_of_others = u32::MAX;
         self.each_region(frames, |region| {
-            let found = (region.fullness(&self.arena, self.grain), region);
-            let is_next = last.is_none_or(|last| order(found) > order(last))
-                && emptiest.is_none_or(|least| order(found) < order(least));
-            if shards >> region.shard & 1 == 1 && is_next {
-                emptiest = Some(found);
+            let fullness = region.fullness(&self.arena, self.grain);
+            if shards >> region.shard & 1 == 0 || fullness >= least_of_others {
+                return;
+            }
+            let is_emptier =
+                |kept: &Option<(u32, Region)>| kept.is_some_and(|(it, _)| it <= fullness);
+            let place = emptiest.partition_point(is_emptier);
+            emptiest[place..].rotate_right(1);
+            emptiest[place] = Some((fullness, region));
+            if let Some((fullness, _)) = emptiest[REGIONS_TRIED - 1] {
+                least_of_others = fullness;
             }
         });
         emptiest
@@ -188,16 +185,22 @@ impl Zfit {
             return None;
         }
         let whole = 0..region.end(self.grain);
-        let frame = self.emptiest_frame(&region);
-        [whole, frame].into_iter().find_map(|granules| {
-            let window = Window::of(&region, self.grain, granules.clone());
-            self.isolate_if_room(&mut shard, &region, granules)
-                .then_some(window)
-        })
+        if let Some(window) = self.isolate_if_room(&mut shard, &region, whole) {
+            return Some(window);
+        }
+        // Frames that nobody had given back since adoption may be gone now.
+        let is_same = Region::at(&self.arena, region.head) == Some(region);
+        let frame = is_same.then(|| self.emptiest_frame(&region))?;
+        self.isolate_if_room(&mut shard, &region, frame)
     }
 
     /// Takes a part of a region out of allocation if holes elsewhere can take its objects.
-    fn isolate_if_room(&self, shard: &mut Shard, region: &Region, part: Range<u32>) -> bool {
+    fn isolate_if_room(
+        &self,
+        shard: &mut Shard,
+        region: &Region,
+        part: Range<u32>,
+    ) -> Option<Window> {
         let window = Window::of(region, self.grain, part.clone());
         self.each_hole(region, |at, hole| {
             if part.contains(&at) {
@@ -211,14 +214,9 @@ impl Zfit {
         let slots = slots.map(|(_, word)| word.granules()).take(SLOTS_TRIED);
         let has_room = shard.has_room(&self.arena, slots);
         if !has_room {
-            shard.isolated = Window::NONE;
-            self.each_hole(region, |at, hole| {
-                if part.contains(&at) {
-                    shard.put_hole(&self.arena, region, at, hole.granules());
-                }
-            });
+            self.put_back(shard);
         }
-        has_room
+        has_room.then_some(window)
     }
 
     /// The slots and holes that have a part in that frame of a region whose slots are shortest.
@@ -232,13 +230,11 @@ impl Zfit {
         }
         let place = (0..region.frames).min_by_key(|&place| live[place as usize]);
         let place = place.expect("a region has a frame");
-        let mut part = u32::MAX..0;
-        for (at, word) in self.words(region) {
-            if frames_of(at, word).contains(&place) {
-                part = part.start.min(at)..at + word.granules();
-            }
-        }
-        part
+        let mut inside =
+            (self.words(region)).filter(|&(at, word)| frames_of(at, word).contains(&place));
+        let first = inside.next().expect("a frame is part of something");
+        let (at, word) = inside.last().unwrap_or(first);
+        first.0..at + word.granules()
     }
 
     pub(super) fn each_hole(&self, region: &Region, mut visit: impl FnMut(u32, Word)) {
@@ -274,23 +270,27 @@ impl Zfit {
         for index in 0..self.shards.len() {
             let mut shard = self.lock(index);
             shard.settle_accounts(&self.arena);
-            let window = std::mem::replace(&mut shard.isolated, Window::NONE);
-            if window.is_none() {
-                continue;
+            if !shard.isolated.is_none() {
+                shard.is_futile = true;
+                self.put_back(&mut shard);
             }
-            let region = Region::around(&self.arena, window.frame());
-            let mut region = region.expect("what is being emptied is part of a region");
-            shard.is_futile = true;
-            let mut at = 0;
-            while at < region.end(self.grain) {
-                let word = region.read(&self.arena, self.grain, at);
-                let to = at + word.granules();
-                let is_out = window.overlaps(Window::of(&region, self.grain, at..to));
-                (region, at) = match word.is_hole() && is_out {
-                    true => shard.open(&self.arena, &region, at..to),
-                    false => (region, to),
-                };
-            }
+        }
+    }
+
+    /// Allocates again from what was to be emptied.
+    fn put_back(&self, shard: &mut Shard) {
+        let window = std::mem::replace(&mut shard.isolated, Window::NONE);
+        let region = Region::around(&self.arena, window.frame());
+        let mut region = region.expect("what is being emptied is part of a region");
+        let mut at = 0;
+        while at < region.end(self.grain) {
+            let word = region.read(&self.arena, self.grain, at);
+            let to = at + word.granules();
+            let was_out = window.overlaps(Window::of(&region, self.grain, at..to));
+            (region, at) = match word.is_hole() && was_out {
+                true => shard.open(&self.arena, &region, at..to),
+                false => (region, to),
+            };
         }
     }
 }

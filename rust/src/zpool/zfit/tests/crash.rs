@@ -247,6 +247,25 @@ fn whenever_it_dies_while_frames_of_a_region_go_and_come_the_next_finds_every_ob
 }
 
 #[test]
+fn frames_that_nobody_needed_at_adoption_are_given_back_when_they_are_found() {
+    let (life, scene) = life(1, 1, u64::MAX);
+    let mut scene = scene.borrow_mut();
+    for owner in 0..48 {
+        let known = life.put(2040, Tag { owner, stamp: 0 }).expect("room");
+        scene.known.push(known);
+    }
+    scene.known.retain(|known| known.0.frame() != 5);
+    let path = scene.dir.file("heir");
+    copy(&scene.dir.file("pool"), &path);
+    let heir = scene.adopt(&path);
+    assert_eq!(heir.arena().used_frames(), 24);
+    // Nothing can be emptied, for all other frames are full.
+    assert!(!heir.isolate(&mut |_| ()));
+    assert_eq!(heir.arena().used_frames(), 23);
+    scene.judge(&heir);
+}
+
+#[test]
 fn whatever_words_say_adoption_ends_in_a_sound_pool() {
     for seed in seeds(60) {
         println!("seed {seed}");
