@@ -156,6 +156,7 @@ impl Zfit {
             .or_else(|| self.alloc_in_shared(index, granules, bytes, tag))
             .or_else(|| self.alloc_in_any(index, granules, bytes, tag))
             .or_else(|| self.alloc_in_new(index, granules, bytes, tag))
+            .or_else(|| self.alloc_in_last(index, granules, bytes, tag))
     }
 
     /// Fetches what the copy of an object to a place in the mapping would wait for: the first lines in each small
@@ -196,27 +197,34 @@ impl Zfit {
         (index, self.lock(index))
     }
 
-    /// A slot from another shard, or else from any when all that was freed there is made holes of.
+    /// A slot from another shard, or else from this one when all that was freed there is made holes of.
     #[cold]
     fn alloc_in_any(&self, own: usize, granules: u32, bytes: usize, tag: Tag) -> Option<Handle> {
-        let count = self.shards.len();
-        let mut others = (own + 1..count).chain(0..own);
-        let mut shards = (own..count).chain(0..own);
+        let mut others = self.others(own);
         others
             .find_map(|index| self.lock(index).cut(&self.arena, granules, bytes, tag))
-            .or_else(|| {
-                shards.find_map(|index| {
-                    let mut shard = self.lock(index);
-                    shard.cut_joined(&self.arena, granules, bytes, tag)
-                })
-            })
+            .or_else(|| (self.lock(own)).cut_joined(&self.arena, granules, bytes, tag))
+    }
+
+    /// A slot from another shard when all that was freed there is made holes of: others wait for that, and there are no
+    /// more frames.
+    #[cold]
+    fn alloc_in_last(&self, own: usize, granules: u32, bytes: usize, tag: Tag) -> Option<Handle> {
+        self.others(own).find_map(|index| {
+            let mut shard = self.lock(index);
+            shard.cut_joined(&self.arena, granules, bytes, tag)
+        })
+    }
+
+    fn others(&self, own: usize) -> impl Iterator<Item = usize> {
+        (own + 1..self.shards.len()).chain(0..own)
     }
 
     #[cold]
     fn alloc_in_new(&self, own: usize, granules: u32, bytes: usize, tag: Tag) -> Option<Handle> {
         let handle = self.lock(own).cut_new(&self.arena, granules, bytes, tag)?;
         // It may be for the objects of a region of another shard that is being emptied.
-        for index in (0..self.shards.len()).filter(|&index| index != own) {
+        for index in self.others(own) {
             self.lock(index).note_new_region();
         }
         Some(handle)

@@ -17,8 +17,8 @@ use crate::zpool::zfit::window::Window;
 use crate::zpool::zfit::word::Word;
 
 /// A shard takes at most this share of its frames at once, so that what it has just taken weighs little in
-/// a small pool: 1/1024.
-const TAKEN_SHARE: u32 = 1024;
+/// a small pool: 1/256.
+const TAKEN_SHARE: u32 = 256;
 
 /// Nodes that a shard has however little it holds.
 const NODES_MIN: usize = 64;
