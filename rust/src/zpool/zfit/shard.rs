@@ -33,15 +33,14 @@ const SPARE_LENGTHS: u32 = 2;
 pub struct Shard {
     grain: Grain,
     index: u8,
-    /// Holes, but those of the region that is out of allocation and those that were forgotten.
+    /// Holes, but those in what is being emptied and those that were forgotten.
     pub bins: Bins,
-    /// The first frame of the region that is out of allocation, or NONE.
+    /// What is being emptied.
     pub isolated: Window,
-    /// A region was made while one was out of allocation, or that one could not be emptied: trying
-    /// freed nothing.
+    /// Frames were taken meanwhile, or it could not be emptied: trying freed nothing.
     pub is_futile: bool,
-    /// No region is taken out of allocation before there are more granules in holes than this.
-    pub patience: u64,
+    /// Nothing is to be emptied before there are so many granules in holes.
+    patience: u64,
     /// Regions and their frames.
     pub regions: u64,
     /// Frames of all regions.
@@ -131,7 +130,7 @@ impl Shard {
         Handle(spot)
     }
 
-    /// Cuts a slot out of a region that is made for it.
+    /// Cuts a slot out of frames that are taken for it.
     pub fn cut_new(
         &mut self,
         arena: &Arena,
@@ -139,7 +138,7 @@ impl Shard {
         bytes: usize,
         tag: Tag,
     ) -> Option<Handle> {
-        // Not just any hole: another one may have come about meanwhile, and this one would be nobody's.
+        // Not out of any hole: another one may have come about meanwhile, and a region be left without a slot.
         let (spot, hole) = self.build(arena, granules)?;
         Some(self.cut_from(arena, spot, hole, (granules, bytes, tag)))
     }
@@ -237,12 +236,12 @@ impl Shard {
         !isolated.is_none() && isolated.overlaps(Window::of(region, self.grain, granules))
     }
 
-    /// A region was made, in this shard or in another one.
+    /// Frames were taken, by this shard or by another one.
     pub fn note_new_region(&mut self) {
         self.is_futile |= !self.isolated.is_none();
     }
 
-    /// Whether it is worth looking for a region to be emptied: not if that was futile the last time, and holes have not
+    /// Whether it is worth looking for something to be emptied: not if that was futile the last time, and holes have not
     /// grown by a frame since they were fewest.
     pub fn is_worth_a_look(&mut self) -> bool {
         if std::mem::take(&mut self.is_futile) {

@@ -27,7 +27,7 @@ impl Shard {
     /// Makes a hole that is long enough for a slot of `granules`: a region of its own, or the end of one that has room for the
     /// frames. Where half as many lie together lower down, these are taken: so scattered frames are used again, but not
     /// one by one, each of which would have all freed slots looked through first.
-    /// Returns where it is and how long.
+    /// Returns where it is and how long. It is in no bin.
     pub fn build(&mut self, arena: &Arena, granules: u32) -> Option<(Spot, u32)> {
         let frames_min = granules.div_ceil(self.grain.per_frame);
         let share = u32::try_from(self.frames).unwrap_or(u32::MAX) / TAKEN_SHARE;
