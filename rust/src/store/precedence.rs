@@ -42,9 +42,9 @@ impl Precedence {
 
     /// Are there readers?
     pub fn has_readers(&self) -> bool {
-        // In this order: a read that begins and ends in between is no reason to say so.
-        let ended = self.ended.load(Relaxed);
-        self.left.load(Relaxed) > 0 || self.begun.load(Relaxed) != ended
+        let (ended, begun) = (self.ended.load(Relaxed), self.begun.load(Relaxed));
+        // Of reads since the last segment the next one takes note.
+        self.left.load(Relaxed) > 0 || begun != ended || begun != self.seen.load(Relaxed)
     }
 
     /// A segment is about to be written: in pieces?
@@ -92,7 +92,7 @@ mod tests {
         assert!(!precedence.has_readers() && !precedence.begin_segment());
         drop(precedence.reading());
         for _ in 0..SEGMENTS_AFTER_READ {
-            assert!(precedence.begin_segment());
+            assert!(precedence.has_readers() && precedence.begin_segment());
         }
         assert!(!precedence.has_readers() && !precedence.begin_segment());
     }
