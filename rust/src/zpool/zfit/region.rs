@@ -228,6 +228,27 @@ impl Region {
         Word(self.word(arena, grain, granule).load(Relaxed))
     }
 
+    /// Every slot and hole from the one at `from` on, with its first granule. None may be joined, or cut in front of the next
+    /// one, meanwhile.
+    pub fn words(
+        self,
+        arena: &Arena,
+        grain: Grain,
+        from: u32,
+    ) -> impl Iterator<Item = (u32, Word)> {
+        let mut next = from;
+        std::iter::from_fn(move || {
+            let at = next;
+            if at == self.end(grain) {
+                return None;
+            }
+            let word = self.read(arena, grain, at);
+            assert!(word.granules() > 0, "an empty slot at {at} of {self:?}");
+            next += word.granules();
+            Some((at, word))
+        })
+    }
+
     /// Writes the word of a slot.
     #[inline]
     pub fn write(&self, arena: &Arena, grain: Grain, granule: u32, word: Word) {

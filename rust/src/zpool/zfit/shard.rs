@@ -1,6 +1,7 @@
 //! A shard: some of the regions, their holes, and how slots are cut out of holes.
 //!
-//! Not here: how they are given back (`freeing`), where regions come from and go (`frames`), who holds the lock (`zfit`), walking over regions (`upkeep`).
+//! Not here: how they are given back (`freeing`), where regions come from and go (`frames`), who holds the lock
+//! (`zfit`), walking over regions (`upkeep`).
 //! Locking: none, the shard's lock is held.
 
 mod frames;

@@ -250,20 +250,8 @@ impl Zfit {
         self.words(region).for_each(|(at, word)| visit(at, word));
     }
 
-    /// Every slot and hole of a region with its first granule. None may be joined, or cut in front of the next one, meanwhile.
     fn words(&self, region: &Region) -> impl Iterator<Item = (u32, Word)> {
-        let region = *region;
-        let mut next = 0;
-        std::iter::from_fn(move || {
-            let at = next;
-            if at == region.end(self.grain) {
-                return None;
-            }
-            let word = region.read(&self.arena, self.grain, at);
-            assert!(word.granules() > 0, "an empty slot at {at} of {region:?}");
-            next += word.granules();
-            Some((at, word))
-        })
+        region.words(&self.arena, self.grain, 0)
     }
 
     pub(super) fn settle_regions(&self) {

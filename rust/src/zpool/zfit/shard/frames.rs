@@ -145,14 +145,9 @@ impl Shard {
 
     /// Granules in the slots of a region from the one at `from` on.
     fn live_from(&self, arena: &Arena, region: &Region, from: u32) -> u32 {
-        let (mut at, mut live) = (from, 0);
-        while at < region.end(self.grain) {
-            let word = region.read(arena, self.grain, at);
-            assert!(word.granules() > 0, "an empty slot at {at} of {region:?}");
-            live += if word.is_hole() { 0 } else { word.granules() };
-            at += word.granules();
-        }
-        live
+        let words = region.words(arena, self.grain, from);
+        let slots = words.filter(|(_, word)| !word.is_hole());
+        slots.map(|(_, word)| word.granules()).sum()
     }
 
     /// Gives the frames of a region without slots back. Its holes are in no bin.

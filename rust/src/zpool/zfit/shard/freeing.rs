@@ -15,7 +15,7 @@ use crate::zpool::{Arena, Handle};
 
 /// This share of the objects may be waiting as freed slots: 1/256. They are bytes that hold nothing, so
 /// it is what they cost, and an overwrite is cheaper the more are taken as they were freed. With 1/192 it takes 3 % less
-/// time and a store of 768 MiB 0.0005 bytes a byte more, with 1/768 10 % more and 0.0020 less.
+/// time, and a store of 768 MiB 0.0005 bytes a byte more.
 const QUICK_SHARE: u64 = 256;
 
 /// The same in frames of more than 4 KiB. They hold fewer objects, of more lengths. With 1/256 an overwrite with
