@@ -66,6 +66,11 @@ impl Quick {
         Some(self.pop(index))
     }
 
+    /// Has the slots of at least `granules` given up first.
+    pub fn give_up_from(&mut self, granules: u32) {
+        self.hand = granules as usize;
+    }
+
     /// Takes the slot of a length that was freed last; there is one.
     #[inline]
     fn pop(&mut self, length: usize) -> Spot {

@@ -111,6 +111,7 @@ impl Shard {
         bytes: usize,
         tag: Tag,
     ) -> Option<Handle> {
+        self.quick.give_up_from(granules);
         while self.join_some(arena) {
             let found = self.cut(arena, granules, bytes, tag);
             if found.is_some() {
