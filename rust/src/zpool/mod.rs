@@ -223,7 +223,8 @@ pub trait Zpool: Send + Sync {
     /// objects would fit into free slots of other blocks of the class, takes it out of allocation,
     /// and reports its live objects. The caller moves each (alloc, store, publish, free) and so
     /// empties and frees the block. At most one block a class is out of allocation; it returns with
-    /// [`settle`](Self::settle). False when no block qualifies.
+    /// [`settle`](Self::settle). False when no block qualifies. A pool that cuts slots to length may
+    /// instead report objects whose places become one with free space beside them.
     fn isolate(&self, visit: &mut dyn FnMut(Resident)) -> bool;
 
     /// Puts blocks that `isolate` took out, and that could not be emptied, back into allocation.

@@ -83,7 +83,9 @@ impl Suite<'_> {
             "half the slots are free"
         );
         assert!(isolated > 0, "an isolated block has objects");
-        assert!(!pool.isolate(&mut |_| ()), "one block of a class at a time");
+        // Or objects are reported that could be moved before a block is.
+        let is_over = (0..3).any(|_| !pool.isolate(&mut |_| ()));
+        assert!(is_over, "one block of a class at a time");
         pool.check();
         pool.settle();
         pool.check();

@@ -41,6 +41,8 @@ pub struct Bins {
     holes: u64,
     /// Sum of the lengths.
     granules: u64,
+    /// Sum of their squares.
+    squares: u64,
 }
 
 impl Bins {
@@ -58,6 +60,7 @@ impl Bins {
             exact_max,
             holes: 0,
             granules: 0,
+            squares: 0,
         }
     }
 
@@ -74,6 +77,11 @@ impl Bins {
     /// Sum of the lengths, granules.
     pub fn granules(&self) -> u64 {
         self.granules
+    }
+
+    /// Sum of the squares of the lengths: of as many granules, the more the fewer holes they are in.
+    pub fn squares(&self) -> u64 {
+        self.squares
     }
 
     /// The longest length that an object can need.
@@ -109,6 +117,7 @@ impl Bins {
         self.filled[(index / WORD_BITS) as usize] |= 1 << (index % WORD_BITS);
         self.filled_words |= 1 << (index / WORD_BITS);
         self.granules += u64::from(granules);
+        self.squares += u64::from(granules).pow(2);
         self.holes += 1;
         node
     }
@@ -144,6 +153,12 @@ impl Bins {
         Some((spot, length))
     }
 
+    /// Whether there is a hole of just so many granules, which an object may need.
+    pub fn has(&self, granules: u32) -> bool {
+        granules <= self.exact_max
+            && self.filled[(granules / WORD_BITS) as usize] >> (granules % WORD_BITS) & 1 == 1
+    }
+
     fn is_empty(&self, bin: usize) -> bool {
         self.first[bin] == nodes::NONE && self.links.is_empty(bin)
     }
@@ -157,6 +172,7 @@ impl Bins {
             }
         }
         self.granules -= u64::from(granules);
+        self.squares -= u64::from(granules).pow(2);
         self.holes -= 1;
     }
 

@@ -27,6 +27,15 @@ const HOLE_BYTES_MIN: usize = 16;
 /// is shorter by a granule.
 const SLACK_SHARE: u32 = 64;
 
+/// Granules of a slot that is cut out of a `hole` for an object that needs `granules`: what no object fits into stays part
+/// of the slot, where it is free of bookkeeping.
+pub fn slot_granules(grain: Grain, granules: u32, hole: u32) -> u32 {
+    match grain.bytes(hole - granules) < HOLE_BYTES_MIN {
+        true => hole,
+        false => granules,
+    }
+}
+
 /// Lengths of slots beyond those that objects need: what was too short for a hole.
 const SPARE_LENGTHS: u32 = 2;
 
@@ -40,6 +49,10 @@ pub struct Shard {
     pub isolated: Window,
     /// Frames were taken meanwhile, or it could not be emptied: trying freed nothing.
     pub is_futile: bool,
+    /// The squares of the holes when objects between short ones began to be moved.
+    squares_merging: Option<u64>,
+    /// The same when there was nothing to be won by that.
+    squares_merged: u64,
     /// Nothing is to be emptied before there are so many granules in holes.
     patience: u64,
     /// Regions and their frames.
@@ -71,6 +84,8 @@ impl Shard {
             bins: Bins::new(exact_max, nodes),
             isolated: Window::NONE,
             is_futile: false,
+            squares_merging: None,
+            squares_merged: 0,
             patience: 0,
             regions: 0,
             frames: 0,
@@ -184,15 +199,12 @@ impl Shard {
             arena.prefetch(region.place(arena, grain, granule), 1);
         }
         debug_assert!(region.read(arena, grain, at).is_hole(), "{region:?}");
-        let rest = hole - granules;
-        // What no object fits into stays part of the slot, where it is free of bookkeeping.
-        let length = if grain.bytes(rest) < HOLE_BYTES_MIN {
+        let length = slot_granules(grain, granules, hole);
+        if length == hole {
             region.set_after_hole(arena, grain, at + hole, false);
-            hole
         } else {
-            self.put_hole(arena, &region, at + granules, rest);
-            granules
-        };
+            self.put_hole(arena, &region, at + length, hole - length);
+        }
         // What lies before the hole is a slot, or the two holes would be one.
         region.write(arena, grain, at, Word::slot(length, tag, false));
         region.set_live(arena, region.live(arena) + length);
@@ -257,5 +269,35 @@ impl Shard {
     /// Nothing could be emptied into the holes that there are now.
     pub fn await_more_holes(&mut self) {
         self.patience = self.bins.granules() + u64::from(self.grain.per_frame);
+    }
+
+    /// Holes are short that half of an object of average length does not fit into.
+    pub fn short_granules(&self) -> u32 {
+        (self.live / (2 * self.objects.max(1))) as u32
+    }
+
+    /// Whether to look for objects between short holes: not if there was none or it did not help to move them, and holes are
+    /// as they were then.
+    pub fn is_worth_merging(&self) -> bool {
+        self.bins.squares() != self.squares_merged
+    }
+
+    /// Objects between short holes are moved now.
+    pub fn merge(&mut self) {
+        self.squares_merging = Some(self.bins.squares());
+        self.patience = 0;
+    }
+
+    /// They were moved, and their places are holes.
+    pub fn end_merging(&mut self) {
+        let squares = self.bins.squares();
+        if (self.squares_merging.take()).is_some_and(|before| squares <= before) {
+            self.squares_merged = squares;
+        }
+    }
+
+    /// There are none that are worth it.
+    pub fn await_other_holes(&mut self) {
+        self.squares_merged = self.bins.squares();
     }
 }

@@ -3,6 +3,7 @@
 
 mod crash;
 mod frames;
+mod merging;
 mod sharing;
 
 use super::*;

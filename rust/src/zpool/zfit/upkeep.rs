@@ -94,18 +94,31 @@ impl Zfit {
         }
     }
 
-    pub(super) fn isolate_region(&self, visit: &mut dyn FnMut(Resident)) -> bool {
-        let mut wanted = 0u32;
+    pub(super) fn isolate_objects(&self, visit: &mut dyn FnMut(Resident)) -> bool {
         for index in 0..self.shards.len() {
             // Not in one go, which would keep writers waiting.
             while self.lock(index).join_some(&self.arena) {}
             let mut shard = self.lock(index);
+            shard.end_merging();
             if !shard.isolated.is_none() {
                 // One in all shards.
                 return false;
             }
-            wanted |= u32::from(shard.is_worth_a_look()) << index;
         }
+        let found = (0..self.shards.len()).any(|index| self.isolate_separators(index, visit))
+            || self.isolate_region(visit);
+        if !found {
+            // What was tried may have put short holes on lists.
+            (0..self.shards.len()).for_each(|index| self.lock(index).await_other_holes());
+        }
+        found
+    }
+
+    /// Reports the objects of one of the emptiest regions, or of its emptiest frame.
+    fn isolate_region(&self, visit: &mut dyn FnMut(Resident)) -> bool {
+        let is_worth = |index: &usize| self.lock(*index).is_worth_a_look();
+        let wanted = (0..self.shards.len()).filter(is_worth);
+        let wanted = wanted.fold(0u32, |wanted, index| wanted | 1 << index);
         let end = self.arena.side_frames();
         let mut from = self.looked_to.load(Relaxed);
         let mut left = end;
@@ -257,7 +270,9 @@ impl Zfit {
     pub(super) fn settle_regions(&self) {
         for index in 0..self.shards.len() {
             let mut shard = self.lock(index);
-            shard.settle_accounts(&self.arena);
+            // The places of objects that were moved are to be one with the holes beside them.
+            while shard.join_some(&self.arena) {}
+            shard.end_merging();
             if !shard.isolated.is_none() {
                 shard.is_futile = true;
                 self.put_back(&mut shard);

@@ -103,7 +103,7 @@ impl Zpool for Zfit {
     }
 
     fn isolate(&self, visit: &mut dyn FnMut(Resident)) -> bool {
-        self.isolate_region(visit)
+        self.isolate_objects(visit)
     }
 
     fn settle(&self) {

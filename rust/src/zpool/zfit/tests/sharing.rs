@@ -112,7 +112,10 @@ fn the_region_out_of_allocation_is_left_where_it_is() {
     let pool = pool_of(4096, 2);
     let mut model = filled(&pool, 3);
     model.free_some(model.len() / 3);
-    assert!(pool.isolate(&mut |_| ()));
+    // Those between short holes are left where they are.
+    while pool.lock(0).isolated.is_none() {
+        assert!(pool.isolate(&mut |_| ()));
+    }
     let isolated = pool.lock(0).isolated;
     pool.in_use.store(2, Relaxed);
     turn::take(1, 2);
