@@ -489,6 +489,7 @@ class PackReport(TypedDict):
     stored_bytes: int
     """Bytes of the pages that were put in at the start, same-filled ones included."""
     seed: int
+    keeps_dense: bool
     densities: list[Density]
     """In the order of time."""
     timeline: list[Moment]
@@ -504,6 +505,10 @@ class PackReport(TypedDict):
     bytes_copied_twice: int
     objects_moved: int
     """By the compaction at the end."""
+    objects_moved_meanwhile: int
+    """Before that, to keep the pool dense; 0 if it is not kept so."""
+    objects_written: int
+    """In all phases."""
 
 @type_check_only
 class SpeedReport(TypedDict):
@@ -547,7 +552,15 @@ class LabPages:
 class LabObjects:
     """The sizes that a set of pages compresses to."""
 
-    def pack(self, *, zpool: str, frame_bytes: int, stored_bytes: int, seed: int) -> PackReport:
+    def pack(
+        self,
+        *,
+        zpool: str,
+        frame_bytes: int,
+        stored_bytes: int,
+        seed: int,
+        keeps_dense: bool = False,
+    ) -> PackReport:
         """Leads a pool of its own through a hard life and verifies it. Releases the GIL.
 
         Pages are put in, the set repeated, until they come to `stored_bytes`; what is no whole set
@@ -559,6 +572,8 @@ class LabObjects:
 
         frame_bytes: 4096, 16384 or 65536, at least the page size.
         seed: 64 bits; all that is random follows from it.
+        keeps_dense: some objects are moved while others are written, as the server does whose pool
+            is nearly full; otherwise none before the end.
 
         Raises ConfigError for what does not exist or does not fit into memory, OSError.
         """

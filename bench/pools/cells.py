@@ -6,12 +6,26 @@ Not here: who claimed what (claims.py).
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from figures import CHAIN_DEFAULT, FRESH, LIFE, OVERWRITTEN, SHOWN_CODEC, Figures, Of, mebibytes
+from figures import (
+    CHAIN_DEFAULT,
+    CHURNED,
+    FRESH,
+    LIFE,
+    OVERWRITTEN,
+    SHOWN_CODEC,
+    Figures,
+    Of,
+    mebibytes,
+)
 from plan import G4, G16, Geometry
+from results import Pack
 
 DENSITY_MARGIN = 0.02
 SPEED_MARGIN = 0.05
 AROUND = 0.10
+# Pool bytes for a byte of an object that zfit is to take at most.
+FRESH_AIM = 1.015
+CHURNED_AIM = 1.025
 # 627.8 MB of objects: a pool of 655.2 MB with chains of 4, of 641.7 MB with chains of 8.
 CHAINS_CLAIMED = (641.7 - 627.8) / (655.2 - 627.8)
 
@@ -195,6 +209,36 @@ def zsmalloc_over_zram(figures: Figures) -> Cells:
                 ours = figures.held("zsmalloc", codec, G4, size, phase).overhead
                 found = ours / run.phases[phase].overhead
                 yield Cell(f"{codec}, {mebibytes(size)}, {phase}", found, found <= 1)
+
+
+def zfit_fresh(figures: Figures) -> Cells:
+    """Pool bytes for a byte of an object, filled once; to the last digit."""
+    for codec in figures.packed_codecs:
+        for size in figures.sizes:
+            found = figures.held("zfit", codec, G4, size, FRESH).overhead
+            yield Cell(f"{codec}, {mebibytes(size)}", found, found <= FRESH_AIM)
+
+
+def zfit_churned(figures: Figures) -> Cells:
+    """The same at the end of each phase of churn, when nothing is moved."""
+    for codec in figures.packed_codecs:
+        for size in figures.sizes:
+            yield from _churned(figures.pack("zfit", codec, G4, size))
+
+
+def zfit_kept_dense(figures: Figures) -> Cells:
+    """The same of a pool that is kept dense."""
+    for (_, geometry, _), pack in figures.kept_dense.items():
+        if geometry == G4:
+            yield from _churned(pack)
+
+
+def _churned(pack: Pack) -> Cells:
+    for phase in CHURNED:
+        if phase in pack.phases:
+            found = pack.phases[phase].overhead
+            name = f"{pack.codec}, {mebibytes(pack.stored_bytes)}, {phase}"
+            yield Cell(name, found, found <= CHURNED_AIM)
 
 
 def alike(margin: float) -> Callable[[float], bool]:

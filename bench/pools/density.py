@@ -19,6 +19,7 @@ def measure(
     """Every zpool with every codec, geometry and size."""
     codecs: list[Codec] = []
     packs: list[Pack] = []
+    kept_dense: list[Pack] = []
     for page_bytes, frames in frames_of_pages().items():
         pages = _core.LabPages.of(joined(files, page_bytes), page_bytes)
         for codec, level in plan.CODECS:
@@ -30,20 +31,23 @@ def measure(
                 raise UsageError("all pages are of one repeated word, wanted some that are not")
             for frame_bytes in frames:
                 for mib in stored_mib:
-                    for zpool in _core.zpools():
+                    wanted = [(zpool, False, packs) for zpool in _core.zpools()]
+                    for zpool, keeps_dense, into in [*wanted, (plan.KEPT_DENSE, True, kept_dense)]:
                         found = objects.pack(
                             zpool=zpool,
                             frame_bytes=frame_bytes,
                             stored_bytes=mib * plan.MIB,
                             seed=seed,
+                            keeps_dense=keeps_dense,
                         )
-                        packs.append(pack_of(found, codec=codec, level=level, page=page_bytes))
+                        into.append(pack_of(found, codec=codec, level=level, page=page_bytes))
     return Densities(
         nbdswap=__version__,
         seed=seed,
         files={file.path.name: len(file.data) for file in files},
         codecs=tuple(codecs),
         packs=tuple(packs),
+        kept_dense=tuple(kept_dense),
     )
 
 
@@ -57,14 +61,14 @@ def frames_of_pages() -> dict[int, list[int]]:
 
 def pack_of(report: Mapping[str, Any], *, codec: str, level: int, page: int) -> Pack:
     """What of a report goes into the file."""
-    same = ("zpool", "frame_bytes", "stored_bytes", "objects_moved")
-    twice = ("objects_copied_twice", "bytes_copied_twice")
+    same = ("zpool", "frame_bytes", "stored_bytes", "objects_moved", "objects_written")
+    counts = ("objects_copied_twice", "bytes_copied_twice", "objects_moved_meanwhile")
     return Pack(
         codec=codec,
         level=level,
         page_bytes=page,
         phases=dict(_phases(report["densities"])),
-        **{key: report[key] for key in (*same, *twice)},
+        **{key: report[key] for key in (*same, *counts)},
     )
 
 

@@ -38,6 +38,10 @@ LIFE = (
     COMPACTED,
 )
 """All phases, of our pools and of zram, in the order of time."""
+FULL = tuple(phase for phase in LIFE if not phase.startswith("discarded"))
+"""Those at whose end no page is gone."""
+CHURNED = tuple(phase for phase in FULL if phase not in {FRESH, COMPACTED})
+"""Those after overwrites and discards, before compaction."""
 CHAIN_DEFAULT = 8
 """Frames of zsmalloc's longest chain if its configuration says nothing."""
 CHAINS = (4, CHAIN_DEFAULT, 16)
@@ -81,6 +85,10 @@ class Figures:
         self._packs: dict[tuple[str, str, Geometry, int], Pack] = {
             (pack.zpool, pack.codec, pack.geometry, pack.stored_bytes): pack
             for pack in (densities.packs if densities else ())
+        }
+        self.kept_dense: dict[tuple[str, Geometry, int], Pack] = {
+            (pack.codec, pack.geometry, pack.stored_bytes): pack
+            for pack in (densities.kept_dense if densities else ())
         }
         self.packed_zpools = tuple(dict.fromkeys(key[0] for key in self._packs))
         self.packed_codecs = tuple(dict.fromkeys(key[1] for key in self._packs))

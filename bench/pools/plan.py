@@ -49,3 +49,6 @@ SPEED_STORED_MIB = 384
 SPEED_CYCLES = 1_000_000
 SPEED_ROUNDS = 5
 REFERENCE = "zblock"
+
+# That which has something to move while it is written to, and at last as well.
+KEPT_DENSE = "zfit"

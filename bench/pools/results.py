@@ -89,6 +89,9 @@ class Pack(Model):
     bytes_copied_twice: Count
     objects_moved: Count
     """By the compaction at the end."""
+    objects_moved_meanwhile: Count = 0
+    """Before that, to keep the pool dense."""
+    objects_written: Count = 0
 
     @property
     def geometry(self) -> Geometry:
@@ -107,6 +110,8 @@ class Densities(Model):
     """Names of the page files and their bytes, unpacked."""
     codecs: tuple[Codec, ...]
     packs: tuple[Pack, ...]
+    kept_dense: tuple[Pack, ...] = ()
+    """The same of pools in which objects were moved while others were written."""
 
 
 class Original(Model):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import plan
 from figures import (
+    CHURNED,
     COMPACTED,
     FRESH,
     LIFE,
@@ -20,7 +21,7 @@ from figures import (
 from kernel_tables import zram_cell
 from markdown_table import table
 from plan import G4, G4_IN_16, G16, Geometry
-from results import Held
+from results import Held, Pack
 
 DISCARDED = LIFE[2:6]
 COMPARED = ("zblock", "zsmalloc")
@@ -74,6 +75,28 @@ def discarded(figures: Figures) -> str:
         packs = (figures.pack(zpool, SHOWN_CODEC, *store).phases for store in stores)
         rows.append([zpool, *(overheads(*map(phases.__getitem__, DISCARDED)) for phases in packs)])
     return table(["zpool", *(f"{g.name}, {mebibytes(s)}" for g, s in stores)], rows)
+
+
+def kept_dense(figures: Figures) -> str:
+    """The worst after churn if nothing moves, and if objects do, and how many do for a write."""
+    rows = []
+    for geometry in plan.GEOMETRIES:
+        for codec in figures.packed_codecs:
+            row = []
+            for size in figures.sizes:
+                pack = figures.kept_dense.get((codec, geometry, size))
+                if pack is None:
+                    continue
+                loose = figures.pack(plan.KEPT_DENSE, codec, geometry, size)
+                moves = pack.objects_moved_meanwhile / pack.objects_written
+                row.append(f"{worst(loose):.4f} / {worst(pack):.4f}, {moves:.2f}")
+            rows.append([geometry.name, codec, *row])
+    return table(["page", "codec", *map(mebibytes, figures.sizes)], rows, left=2)
+
+
+def worst(pack: Pack) -> float:
+    """The most that a pool took for a byte at the end of a phase of churn."""
+    return max(held.overhead for phase, held in pack.phases.items() if phase in CHURNED)
 
 
 def compared(figures: Figures) -> str:
@@ -157,6 +180,7 @@ TABLES: dict[str, Callable[[Figures], str]] = {
     "density-16K": density(G16),
     "density-4K-in-16K": density(G4_IN_16),
     "discarded": discarded,
+    "kept-dense": kept_dense,
     "compared": compared,
     "losses": losses,
     "copies": copies,

@@ -78,6 +78,13 @@ def run_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer wan
     speed: Annotated[
         bool, typer.Option("--speed", help="Also overwrite as fast as it goes, on 1 and 2 threads.")
     ] = False,
+    keep_dense: Annotated[
+        bool,
+        typer.Option(
+            "--keep-dense",
+            help="Move objects meanwhile, as a server does whose pool is nearly full.",
+        ),
+    ] = False,
     json_path: Annotated[
         str | None, typer.Option("--json", metavar="FILE|-", help="Write everything measured.")
     ] = None,
@@ -102,6 +109,7 @@ def run_command(  # noqa: PLR0913, PLR0917 -- one parameter a flag, as typer wan
         stored=stored,
         seed=seed,
         speed=speed,
+        keep_dense=keep_dense,
     )
     # What would be in the way of writing is said before the run and not after it.
     if json_path not in {None, STANDARD_OUTPUT}:

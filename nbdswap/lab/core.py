@@ -12,7 +12,9 @@ Report = Mapping[str, object]
 class Objects(Protocol):
     """A `_core.LabObjects`; its documentation is there."""
 
-    def pack(self, *, zpool: str, frame_bytes: int, stored_bytes: int, seed: int) -> Report: ...
+    def pack(
+        self, *, zpool: str, frame_bytes: int, stored_bytes: int, seed: int, keeps_dense: bool
+    ) -> Report: ...
 
     def speed(  # noqa: PLR0913 -- the extension's own signature, all by keyword
         self,

@@ -49,6 +49,7 @@ class LabRequest:
     """None: as much as the files hold, and at least STORED_BYTES_LEAST."""
     seed: int
     speed: bool
+    keep_dense: bool
 
     def frames_of(self, page_bytes: int) -> tuple[int, ...]:
         """Frames to measure for pages of this size; a frame is at least a page."""
@@ -68,6 +69,7 @@ class LabRequest:
         stored: str | None = None,
         seed: int = 1,
         speed: bool = False,
+        keep_dense: bool = False,
     ) -> Self:
         """The request that flags make; raises ConfigError, which says what is wanted."""
         if not 0 <= seed <= SEED_MAX:
@@ -85,6 +87,7 @@ class LabRequest:
             stored_bytes=None if stored is None else _stored(stored, max(pages)),
             seed=seed,
             speed=speed,
+            keep_dense=keep_dense,
         )
 
 

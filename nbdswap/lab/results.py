@@ -100,6 +100,7 @@ class PackResult(Model):
     frame_bytes: Size
     stored_bytes: Count
     seed: int
+    keeps_dense: bool = False
     densities: tuple[Density, ...]
     """In the order of time."""
     timeline: tuple[Moment, ...]
@@ -110,6 +111,9 @@ class PackResult(Model):
     objects_copied_twice: Count
     bytes_copied_twice: Count
     objects_moved: Count
+    """By the compaction at the end."""
+    objects_moved_meanwhile: Count = 0
+    objects_written: Count = 0
 
     def phase(self, name: str) -> Density | None:
         """The pool at the end of that phase."""

@@ -120,6 +120,7 @@ def _run_zpools(  # noqa: PLR0913, PLR0917 -- two lists to fill
                 frame_bytes=frame_bytes,
                 stored_bytes=stored_bytes,
                 seed=request.seed,
+                keeps_dense=request.keep_dense,
             )
             packs.append(PackResult.model_validate({**report, **subject.join}))
             for threads in SPEED_THREADS if request.speed else ():

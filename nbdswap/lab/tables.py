@@ -65,10 +65,11 @@ def headline(results: LabResults) -> str:
     file_bytes = sum(file.bytes for file in results.files)
     machine = results.environment
     cpus = f"{machine.cpus} CPU{'s' if machine.cpus > 1 else ''}"
+    kept = ", kept dense" if any(pack.keeps_dense for pack in results.packs) else ""
     return (
         f"{human_size(file_bytes)} of pages from {len(results.files)} "
         f"file{'s' if len(results.files) > 1 else ''}, "
-        f"{human_size(results.stored_bytes)} of them in each pool, seed {results.seed}\n"
+        f"{human_size(results.stored_bytes)} of them in each pool, seed {results.seed}{kept}\n"
         f"{machine.cpu}, {cpus}, {machine.kernel}; took {results.seconds:.1f} s"
     )
 

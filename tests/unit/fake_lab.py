@@ -133,7 +133,7 @@ class FakeObjects:
         self.result = result
 
     def pack(
-        self, *, zpool: str, frame_bytes: int, stored_bytes: int, seed: int
+        self, *, zpool: str, frame_bytes: int, stored_bytes: int, seed: int, keeps_dense: bool
     ) -> Mapping[str, object]:
         """`loose` takes a tenth more."""
         if os.environ.get(INTERRUPT_AT) == zpool:

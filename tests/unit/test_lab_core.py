@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nbdswap._core import CodecReport
 
 STUB = Path(nbdswap.__file__).parent / "_core.pyi"
-PLAIN = {"str": str, "int": int, "float": float}
+PLAIN = {"bool": bool, "str": str, "int": int, "float": float}
 
 
 def _compressed() -> tuple[LabObjects, CodecReport]:

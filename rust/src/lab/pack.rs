@@ -4,7 +4,9 @@
 //! order (with the size of any other page), drops half of the pages and fills up again, drops nine
 //! tenths and fills up again. That leaves a pool nearly as dense as a fresh one, so it is worn once
 //! more by two overwrites before compaction runs until it finds nothing more to do. There is none
-//! earlier: what a pool needs without it is what a busy server needs.
+//! earlier: what a pool needs without it is what a server needs whose background thread has other things to do.
+//!
+//! Or the pool is kept dense: a few objects are moved after some writes, at the server's pace ([`Pace`]).
 //!
 //! After each phase every object is loaded and compared. Memory of free frames is given back at
 //! these times, so that `held_bytes` is what the objects need.
@@ -27,7 +29,7 @@ use super::timing::{Percentiles, Timing};
 use super::trial::{Plan, Trial};
 use crate::error::Result;
 use crate::random::Random;
-use crate::zpool::{Handle, Zpool};
+use crate::zpool::{Handle, Pace, Zpool};
 
 /// Pages that are written, or objects that are loaded, together while they are timed: enough that a
 /// batch is long beside a reading of the clock, so few that the pool grows by nothing.
@@ -36,6 +38,9 @@ pub(super) const BATCH: usize = 64;
 /// Fewer pages are written together in a small pool: one of so many. Their old objects are freed after all
 /// of them have new ones, and a pool that never shrank since holds both.
 const PAGES_A_WRITE: usize = 1024;
+
+/// A pool that is kept dense is looked at after so many writes. Servers look less often, at larger pools.
+const WRITES_A_LOOK: u64 = 16;
 
 /// The order of loads follows from it.
 const LOADS_SEED: u64 = 1;
@@ -78,8 +83,12 @@ pub struct PackReport {
     pub objects_copied_twice: u64,
     /// Their bytes.
     pub bytes_copied_twice: u64,
-    /// Objects that compaction moved.
+    /// Objects that compaction moved at the end.
     pub objects_moved: u64,
+    /// Objects that were moved before that, to keep the pool dense.
+    pub objects_moved_meanwhile: u64,
+    /// Objects that were written.
+    pub objects_written: u64,
 }
 
 /// Carries out `plan` with `objects`.
@@ -112,6 +121,11 @@ struct Run<'a> {
     interrupt: Interrupt<'a>,
     timeline: Timeline,
     densities: Vec<Density>,
+    keeps_dense: bool,
+    pace: Pace,
+    /// Objects that were written, and moved.
+    written: u64,
+    moved: u64,
 }
 
 /// Times of what a write does.
@@ -134,6 +148,10 @@ impl<'a> Run<'a> {
             // A fill, four overwrites of two operations, and twice 1/2 and 9/10.
             timeline: Timeline::new(pages * 118 / 10),
             densities: Vec::new(),
+            keeps_dense: trial.keeps_dense,
+            pace: Pace::default(),
+            written: 0,
+            moved: 0,
         }
     }
 
@@ -159,6 +177,7 @@ impl<'a> Run<'a> {
         self.discard_and_refill(90, "discarded90", "refilled90")?;
         self.overwrite_all(&mut times)?;
         self.end("worn")?;
+        let (objects_written, objects_moved_meanwhile) = (self.written, self.moved);
         let objects_moved = self.compact()?;
         self.end("compacted")?;
         let timeline = self.timeline.finish(self.pool);
@@ -177,6 +196,8 @@ impl<'a> Run<'a> {
             objects_copied_twice: loads.objects_copied_twice,
             bytes_copied_twice: loads.bytes_copied_twice,
             objects_moved,
+            objects_moved_meanwhile,
+            objects_written,
         })
     }
 
@@ -202,6 +223,7 @@ impl<'a> Run<'a> {
         self.interrupt.poll()?;
         let operations = self.ledger.write(page, bytes)?;
         self.timeline.advance(operations, self.pool);
+        self.wrote(u64::from(bytes > 0));
         Ok(())
     }
 
@@ -251,7 +273,26 @@ impl<'a> Run<'a> {
         });
         self.timeline
             .advance((allocated + freed.len()) as u64, self.pool);
+        self.wrote(allocated as u64);
         Ok(())
+    }
+
+    /// Objects were written; moves some others if that is due.
+    fn wrote(&mut self, objects: u64) {
+        let looks = self.written / WRITES_A_LOOK;
+        self.written += objects;
+        if !self.keeps_dense {
+            return;
+        }
+        self.pace.note_writes(objects);
+        if self.written / WRITES_A_LOOK == looks {
+            return;
+        }
+        while self.pace.allows(&self.pool.stats()) {
+            let (_, moved) = self.move_some();
+            self.pace.note_moves(moved);
+            self.moved += moved;
+        }
     }
 
     fn discard_and_refill(
@@ -282,17 +323,23 @@ impl<'a> Run<'a> {
         let mut moved = 0;
         loop {
             self.interrupt.poll()?;
-            let mut moved_now = 0;
-            let found = self.pool.isolate(&mut |resident| {
-                moved_now += u64::from(self.ledger.relocate(resident));
-            });
-            self.pool.settle();
-            self.timeline.advance(2 * moved_now, self.pool);
+            let (found, moved_now) = self.move_some();
             moved += moved_now;
             if !found || moved_now == 0 {
                 return Ok(moved);
             }
         }
+    }
+
+    /// Does a piece of background work. Returns whether there was something to do, and how many objects moved.
+    fn move_some(&mut self) -> (bool, u64) {
+        let mut moved = 0;
+        let found = self.pool.isolate(&mut |resident| {
+            moved += u64::from(self.ledger.relocate(resident));
+        });
+        self.pool.settle();
+        self.timeline.advance(2 * moved, self.pool);
+        (found, moved)
     }
 }
 

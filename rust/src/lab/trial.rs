@@ -27,6 +27,9 @@ pub struct Plan {
     pub stored_bytes: u64,
     /// All chance follows from it.
     pub seed: u64,
+    /// Whether objects are moved while others are written, as servers do whose pool is nearly full. Only
+    /// [`pack`](super::pack()) can.
+    pub keeps_dense: bool,
 }
 
 /// A pool and what goes into it.
@@ -39,6 +42,8 @@ pub struct Trial {
     pub pages: u32,
     /// Content for the objects.
     pub noise: Noise,
+    /// As the plan says.
+    pub keeps_dense: bool,
 }
 
 impl Trial {
@@ -74,6 +79,7 @@ impl Trial {
             pool,
             objects,
             pages,
+            keeps_dense: plan.keeps_dense,
         })
     }
 }
@@ -144,6 +150,7 @@ mod tests {
             frame_bytes,
             stored_bytes,
             seed: 1,
+            keeps_dense: false,
         }
     }
 

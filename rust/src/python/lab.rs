@@ -47,7 +47,9 @@ impl LabPages {
 
 #[pymethods]
 impl LabObjects {
-    #[pyo3(signature = (*, zpool, frame_bytes, stored_bytes, seed))]
+    // The parameters are Python's; a struct for them would only move the list.
+    #[allow(clippy::too_many_arguments)]
+    #[pyo3(signature = (*, zpool, frame_bytes, stored_bytes, seed, keeps_dense = false))]
     fn pack(
         &self,
         py: Python<'_>,
@@ -55,12 +57,14 @@ impl LabObjects {
         frame_bytes: usize,
         stored_bytes: u64,
         seed: u64,
+        keeps_dense: bool,
     ) -> PyResult<PackReportView> {
         let plan = Plan {
             zpool,
             frame_bytes,
             stored_bytes,
             seed,
+            keeps_dense,
         };
         let report = interruptible(py, |interrupt| pack(&self.0, &plan, interrupt))?;
         Ok(PackReportView::new(plan, report))
@@ -84,6 +88,7 @@ impl LabObjects {
             frame_bytes,
             stored_bytes,
             seed,
+            keeps_dense: false,
         };
         let report = interruptible(py, |interrupt| {
             speed(&self.0, &plan, threads, cycles, interrupt)

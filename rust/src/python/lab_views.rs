@@ -54,6 +54,7 @@ pub(super) struct PackReportView {
     frame_bytes: usize,
     stored_bytes: u64,
     seed: u64,
+    keeps_dense: bool,
     densities: Vec<DensityView>,
     timeline: Vec<MomentView>,
     alloc_ns: PercentilesView,
@@ -63,6 +64,8 @@ pub(super) struct PackReportView {
     objects_copied_twice: u64,
     bytes_copied_twice: u64,
     objects_moved: u64,
+    objects_moved_meanwhile: u64,
+    objects_written: u64,
 }
 
 #[derive(IntoPyObject)]
@@ -136,6 +139,7 @@ impl PackReportView {
             frame_bytes: plan.frame_bytes,
             stored_bytes: report.stored_bytes,
             seed: plan.seed,
+            keeps_dense: plan.keeps_dense,
             densities: report.densities.into_iter().map(Into::into).collect(),
             timeline: report.timeline.into_iter().map(Into::into).collect(),
             alloc_ns: report.alloc_ns.into(),
@@ -145,6 +149,8 @@ impl PackReportView {
             objects_copied_twice: report.objects_copied_twice,
             bytes_copied_twice: report.bytes_copied_twice,
             objects_moved: report.objects_moved,
+            objects_moved_meanwhile: report.objects_moved_meanwhile,
+            objects_written: report.objects_written,
         }
     }
 }

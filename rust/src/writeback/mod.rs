@@ -50,7 +50,7 @@ use crate::stats::{Counter, LaneStats};
 use crate::store::Store;
 use crate::table::{ObjectAt, Place, Word};
 use crate::tiers::{Pressure, Tiers};
-use crate::zpool::{Handle, Resident, Tag, Zpool};
+use crate::zpool::{Handle, Pace, Resident, Tag, Zpool, ZpoolStats};
 use budget::Budget;
 pub use checkpoint::CheckpointStats;
 use checkpoint::{Checkpoint, Tools, free_held};
@@ -67,8 +67,8 @@ use victims::{Victims, current};
 /// overwrites alone leave about 1/20, and moving them would cost copies without end.
 const LOOSE_SHARE: u64 = 16;
 
-/// When nobody writes, holes are moved together down to this share, 1/64.
-const LOOSE_SHARE_QUIET: u64 = 64;
+/// When nobody writes, holes are moved together down to this share, 1/128.
+const LOOSE_SHARE_QUIET: u64 = 128;
 
 /// This share of the pool's frames may be free and stay in memory, so that a burst finds them: 1/256.
 const SPARE_SHARE: u32 = 256;
@@ -155,6 +155,10 @@ pub struct Writeback {
     is_active: bool,
     /// The clock's writes when it was last looked whether somebody writes.
     writes_seen: u64,
+    /// What may be moved inside the pool while somebody writes.
+    pace: Pace,
+    /// The writes that it knows of.
+    writes_paced: u64,
 }
 
 /// What moves objects to the store and inside it.
@@ -193,6 +197,8 @@ impl Writeback {
             scratch: vec![0; tiers.pool.object_bytes_max()].into_boxed_slice(),
             is_active: false,
             writes_seen: 0,
+            pace: Pace::default(),
+            writes_paced: 0,
         }
     }
 
@@ -249,12 +255,11 @@ impl Writeback {
         if !self.is_active {
             tiers.set_pressure(Pressure::Calm);
             context.stats.is_over_budget.set(0);
-            let is_loose = holes > pool.block_bytes / LOOSE_SHARE_QUIET;
-            return self.tidy(context, is_loose);
+            return self.tidy(context, &pool);
         }
-        let did = holes > pool.block_bytes / LOOSE_SHARE && self.compact(context)
+        let did = holes > pool.block_bytes / LOOSE_SHARE && self.compact(context) > 0
             || self.make_room(context, block_bytes)
-            || self.compact(context)
+            || self.compact(context) > 0
             // Or others made room meanwhile, and left nothing to move.
             || is_urgent && has_room(tiers);
         let moved = self.moving.run(context, &mut self.scratch);
@@ -317,43 +322,57 @@ impl Writeback {
         self.scrub.as_mut()?.piece(context, store, now_us)
     }
 
-    /// Gives freed segments back, and while nobody writes moves objects together and gives back the
-    /// memory of free frames. Under writers that would take from them what they ask for next.
-    fn tidy(&mut self, context: &Context<'_>, is_loose: bool) -> Work {
-        let arena = context.tiers.pool.arena();
+    /// Gives freed segments back, moves objects together and gives back the memory of free frames. Under writers that would take
+    /// from them what they ask for next, so no memory goes back then, and objects move in a pool that is nearly full
+    /// alone, a few for each write.
+    fn tidy(&mut self, context: &Context<'_>, pool: &ZpoolStats) -> Work {
+        let tiers = context.tiers;
+        let arena = tiers.pool.arena();
         if let Some(work) = self.tidy_store(context) {
             return work;
         }
         if let Some(work) = self.moving.run(context, &mut self.scratch) {
             return work;
         }
+        let writes = tiers.clock.writes();
+        let written = writes - std::mem::replace(&mut self.writes_paced, writes);
+        self.pace.note_writes(written);
+        if self.pace.allows(pool) && pool.block_bytes > tiers.marks.low_bytes {
+            let moved = self.compact(context);
+            self.pace.note_moves(moved);
+            if moved > 0 {
+                return Work::More;
+            }
+        }
         let spare_frames = arena.frames() / SPARE_SHARE;
+        let holes = pool.block_bytes - pool.slot_bytes;
+        let is_loose = holes > pool.block_bytes / LOOSE_SHARE_QUIET;
         if !is_loose && arena.spare_frames() <= spare_frames {
             return Work::Idle;
         }
-        let writes = context.tiers.clock.writes();
         if std::mem::replace(&mut self.writes_seen, writes) != writes {
             return Work::Later;
         }
-        if is_loose && self.compact(context) {
+        if is_loose && self.compact(context) > 0 {
             return Work::More;
         }
         arena.release_free(spare_frames);
         Work::Idle
     }
 
-    /// Empties one sparse block into the free slots of others. False: no block can be emptied.
-    fn compact(&mut self, context: &Context<'_>) -> bool {
+    /// Empties one sparse block into the free slots of others, or moves a few objects so that there are fewer holes. Returns how
+    /// many were moved: 0 if there is nothing of that to do.
+    fn compact(&mut self, context: &Context<'_>) -> u64 {
         let (tiers, scratch) = (context.tiers, &mut self.scratch);
         let mut moved = 0;
-        let found = tiers.pool.isolate(&mut |resident| {
+        tiers.pool.isolate(&mut |resident| {
             let tag = resident.tag;
             let alloc = |object: ObjectAt<Handle>| tiers.pool.alloc(object.bytes, tag).ok();
             moved += u64::from(relocate(context, scratch, resident, alloc));
         });
         tiers.pool.settle();
         context.stats.pages_compacted.add(moved);
-        found && moved > 0
+        moved
     }
 
     /// Discards freed segments and fills up the free ones. None: nothing to do.

@@ -122,6 +122,7 @@ impl<'a> Suite<'a> {
         self.two_threads_do_not_disturb_each_other();
         self.a_sweep_reports_each_object_once();
         self.an_isolated_block_can_be_emptied();
+        self.compaction_of_a_full_pool_ends();
         self.a_settled_block_is_allocated_from_again();
         self.free_memory_goes_back();
         self.classes_add_up_to_the_pool();

@@ -15,6 +15,7 @@ mod frames;
 mod groups;
 mod kind;
 pub mod mapping;
+mod pace;
 mod pools;
 mod side;
 mod slotted;
@@ -32,6 +33,7 @@ use std::ops::Range;
 
 pub use arena::{Arena, ArenaOptions};
 pub use kind::ZpoolKind;
+pub use pace::Pace;
 pub use pools::Pools;
 pub use words::SharedWords;
 pub use zsmalloc::{CHAIN_FRAMES_MAX_ALLOWED, CHAIN_FRAMES_MAX_DEFAULT};

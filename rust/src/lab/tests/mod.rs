@@ -34,6 +34,7 @@ fn plan(kind: ZpoolKind, frame_bytes: usize) -> Plan {
         frame_bytes,
         stored_bytes: PAGES * PAGE_BYTES as u64 + 100,
         seed: 11,
+        keeps_dense: false,
     }
 }
 
@@ -170,6 +171,27 @@ fn a_seed_repeats_everything_but_the_times() {
         assert_eq!(run(1), run(1), "{}", kind.name());
         assert_ne!(run(1), run(2), "{}", kind.name());
     }
+}
+
+#[test]
+fn a_pool_that_is_kept_dense_is_denser_for_a_few_moves() {
+    let pack = |keeps_dense| {
+        let plan = Plan {
+            keeps_dense,
+            ..plan(ZpoolKind::Zfit, 4096)
+        };
+        pack(&objects(), &plan, wanted()).unwrap()
+    };
+    let (loose, dense) = (pack(false), pack(true));
+    assert_eq!(loose.objects_moved_meanwhile, 0);
+    assert_eq!(loose.objects_written, dense.objects_written);
+    let moved = dense.objects_moved_meanwhile;
+    assert!(moved > 0 && moved <= 2 * dense.objects_written, "{moved}");
+    let worn = |report: &PackReport| {
+        let worn = report.densities.iter().find(|it| it.phase == "worn");
+        worn.unwrap().block_bytes
+    };
+    assert!(worn(&dense) < worn(&loose), "{dense:?} {loose:?}");
 }
 
 #[test]

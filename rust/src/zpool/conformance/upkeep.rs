@@ -66,6 +66,28 @@ impl Suite<'_> {
         model.free_all();
     }
 
+    /// Where no frames are left for a block that an object would be put into, it may go where it came from.
+    pub(super) fn compaction_of_a_full_pool_ends(&self) {
+        for seed in 0..20 {
+            let pool = self.pool(48);
+            let mut model = Model::new(&pool, Random::new(seed));
+            for _ in 0..10 {
+                while model.alloc_random().is_ok() {}
+                model.free_some(model.len() / 8);
+            }
+            let rounds = (0..1000).take_while(|_| {
+                let moved = model.compact();
+                pool.settle();
+                moved.is_some_and(|moved| moved > 0)
+            });
+            let rounds = rounds.count();
+            assert!(rounds < 1000, "seed {seed}: objects move for ever");
+            pool.check();
+            model.verify();
+            model.free_all();
+        }
+    }
+
     pub(super) fn a_settled_block_is_allocated_from_again(&self) {
         let pool = self.pool(64);
         let bytes = self.frame_bytes / 3;

@@ -60,6 +60,8 @@ struct ClassState {
     object_bytes: u64,
     /// An object was freed since the last block was made.
     has_freed: bool,
+    /// Blocks and used slots when a block was isolated whose objects were to borrow.
+    borrowing: Option<(u64, u64)>,
 }
 
 impl ClassState {
@@ -71,6 +73,7 @@ impl ClassState {
             slots_used: 0,
             object_bytes: 0,
             has_freed: false,
+            borrowing: None,
         }
     }
 

@@ -24,6 +24,8 @@ struct Candidate {
     slots: u32,
     /// Free slots of the next larger class.
     free_above: u64,
+    /// Some of its objects are to go there.
+    borrows: bool,
 }
 
 impl Candidate {
@@ -127,7 +129,11 @@ impl<L: Layout> Slotted<L> {
         };
         let mut state = self.lock(class);
         let Some(Candidate {
-            link, used, slots, ..
+            link,
+            used,
+            slots,
+            borrows,
+            ..
         }) = self.candidate(class, &state, free_above)
         else {
             return false;
@@ -138,6 +144,7 @@ impl<L: Layout> Slotted<L> {
         state.isolated = block;
         // Its objects may borrow, and need no block for that.
         state.has_freed = true;
+        state.borrowing = borrows.then_some((state.blocks(), state.slots_used));
         drop(state);
         self.report(class, block, visit);
         true
@@ -162,15 +169,25 @@ impl<L: Layout> Slotted<L> {
                 used: self.used(shape, L::block_of(&self.arena, link)),
                 slots: shape.slots,
                 free_above,
+                borrows: false,
             })
             .min_by_key(|candidate| candidate.used)?;
         let used = u64::from(emptiest.used);
         let free_outside = self.free_slots(class, state) + used - u64::from(shape.slots);
-        let to_borrow = match L::CLASSES_TO_BORROW_OF {
-            0 => 0,
-            _ => free_above.min(self.debts.objects_left(class, class + 1)),
-        };
-        (free_outside + to_borrow >= used).then_some(emptiest)
+        if free_outside >= used {
+            return Some(emptiest);
+        }
+        // An object of a smaller class that lies here may borrow less, and was given another block of this class if
+        // there are as many as before.
+        let is_in_vain = state.borrowing == Some((state.blocks(), state.slots_used));
+        if L::CLASSES_TO_BORROW_OF == 0 || is_in_vain {
+            return None;
+        }
+        let to_borrow = free_above.min(self.debts.objects_left(class, class + 1));
+        (free_outside + to_borrow >= used).then_some(Candidate {
+            borrows: true,
+            ..emptiest
+        })
     }
 
     fn free_slots(&self, class: usize, state: &ClassState) -> u64 {
