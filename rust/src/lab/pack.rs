@@ -288,9 +288,13 @@ impl<'a> Run<'a> {
         if self.written / WRITES_A_LOOK == looks {
             return;
         }
-        while self.pace.allows(&self.pool.stats()) {
+        loop {
+            let pool = self.pool.stats();
+            if !self.pace.allows(&pool) {
+                return;
+            }
             let (_, moved) = self.move_some();
-            self.pace.note_moves(moved);
+            self.pace.note_moves(moved, pool.objects);
             self.moved += moved;
         }
     }

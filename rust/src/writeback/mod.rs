@@ -339,7 +339,7 @@ impl Writeback {
         self.pace.note_writes(written);
         if self.pace.allows(pool) && pool.block_bytes > tiers.marks.low_bytes {
             let moved = self.compact(context);
-            self.pace.note_moves(moved);
+            self.pace.note_moves(moved, pool.objects);
             if moved > 0 {
                 return Work::More;
             }

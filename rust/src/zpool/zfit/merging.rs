@@ -23,6 +23,12 @@ use crate::zpool::Resident;
 /// a store that compaction is done with takes 0.001 bytes a byte less.
 const LOOKED_AT_FRAMES: u32 = 1024;
 
+/// It is looked on while no more than so many were found each time.
+const FOUND_A_LOOK: usize = 2;
+
+/// So many looks for an object are too many: to look costs 60 times what a move does.
+const LOOKS_FOR_ONE: usize = 4;
+
 /// So many objects are moved together, of as many lengths.
 const MOVED_TOGETHER: usize = 64;
 
@@ -52,8 +58,8 @@ impl Zfit {
             found: [None; MOVED_TOGETHER],
             count: 0,
         };
-        let mut left = end;
-        while left > 0 && separators.count == 0 {
+        let (mut left, mut looks) = (end, 0);
+        while left > 0 && separators.count <= looks * FOUND_A_LOOK {
             let from = self.merged_to.load(Relaxed);
             let from = if from < end { from } else { 0 };
             let to = end.min(from + LOOKED_AT_FRAMES);
@@ -64,8 +70,9 @@ impl Zfit {
                 }
             });
             self.merged_to.store(to, Relaxed);
+            looks += 1;
         }
-        if separators.count == 0 {
+        if separators.count <= looks / LOOKS_FOR_ONE {
             return false;
         }
         self.lock(index).merge();

@@ -55,6 +55,8 @@ pub struct Shard {
     squares_merged: u64,
     /// Nothing is to be emptied before there are so many granules in holes.
     patience: u64,
+    /// Or the squares of the holes sum up to so much.
+    squares_awaited: u64,
     /// Regions and their frames.
     pub regions: u64,
     /// Frames of all regions.
@@ -87,6 +89,7 @@ impl Shard {
             squares_merging: None,
             squares_merged: 0,
             patience: 0,
+            squares_awaited: 0,
             regions: 0,
             frames: 0,
             object_bytes: 0,
@@ -255,20 +258,22 @@ impl Shard {
         self.is_futile |= !self.isolated.is_none();
     }
 
-    /// Whether it is worth looking for something to be emptied: not if that was futile the last time, and holes have not
-    /// grown by a frame since they were fewest.
+    /// Whether it is worth looking for something to be emptied: not if that was futile the last time, and holes have neither
+    /// grown by a frame since they were fewest nor been merged to one as long.
     pub fn is_worth_a_look(&mut self) -> bool {
         if std::mem::take(&mut self.is_futile) {
             self.await_more_holes();
         }
         let holes = self.bins.granules();
         self.patience = self.patience.min(holes + u64::from(self.grain.per_frame));
-        holes > 0 && holes >= self.patience
+        holes > 0 && (holes >= self.patience || self.bins.squares() >= self.squares_awaited)
     }
 
     /// Nothing could be emptied into the holes that there are now.
     pub fn await_more_holes(&mut self) {
-        self.patience = self.bins.granules() + u64::from(self.grain.per_frame);
+        let frame = u64::from(self.grain.per_frame);
+        self.patience = self.bins.granules() + frame;
+        self.squares_awaited = self.bins.squares() + frame * frame;
     }
 
     /// Holes are short that half of an object of average length does not fit into.
@@ -285,7 +290,6 @@ impl Shard {
     /// Objects between short holes are moved now.
     pub fn merge(&mut self) {
         self.squares_merging = Some(self.bins.squares());
-        self.patience = 0;
     }
 
     /// They were moved, and their places are holes.

@@ -119,6 +119,9 @@ impl Zfit {
         let is_worth = |index: &usize| self.lock(*index).is_worth_a_look();
         let wanted = (0..self.shards.len()).filter(is_worth);
         let wanted = wanted.fold(0u32, |wanted, index| wanted | 1 << index);
+        if wanted == 0 {
+            return false;
+        }
         let end = self.arena.side_frames();
         let mut from = self.looked_to.load(Relaxed);
         let mut left = end;
