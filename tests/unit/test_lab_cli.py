@@ -230,7 +230,16 @@ def test_the_help_of_every_command_tells_the_exit_codes() -> None:
 
 def test_the_readme_names_the_flags_of_the_lab() -> None:
     readme = (ROOT / "README.md").read_text()
-    for flag in ("--codec", "--zpool", "--page-size", "--stored", "--plots", "--from", "--prefer"):
+    for flag in (
+        "--codec",
+        "--zpool",
+        "--page-size",
+        "--stored",
+        "--keep-dense",
+        "--plots",
+        "--from",
+        "--prefer",
+    ):
         assert flag in readme, flag
     for command in ("nbdswap lab run", "nbdswap lab grab", "nbdswap advise"):
         assert command in readme, command

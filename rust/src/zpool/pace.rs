@@ -8,8 +8,8 @@
 
 use super::ZpoolStats;
 
-/// Holes are to be at most this share of what blocks hold: 1/100.
-const HOLES_SHARE: u64 = 100;
+/// Holes are to be at most this share of what blocks hold: 1/112.
+const HOLES_SHARE: u64 = 112;
 
 /// With more than this share of holes, 1/16, pages were discarded: what is written next has room there, and nothing need move.
 const HOLES_SHARE_DISCARDED: u64 = 16;
@@ -74,21 +74,21 @@ mod tests {
     #[test]
     fn two_objects_may_move_for_a_write_to_a_pool_with_holes() {
         let mut pace = Pace::default();
-        assert!(!pace.allows(&pool(81)), "nobody wrote");
+        assert!(!pace.allows(&pool(72)), "nobody wrote");
         pace.note_writes(2);
-        assert!(pace.allows(&pool(81)));
+        assert!(pace.allows(&pool(72)));
         pace.note_moves(3, 640);
-        assert!(pace.allows(&pool(81)));
+        assert!(pace.allows(&pool(72)));
         pace.note_moves(3, 640);
-        assert!(!pace.allows(&pool(81)));
+        assert!(!pace.allows(&pool(72)));
     }
 
     #[test]
     fn what_was_allowed_is_lost_when_nothing_is_to_be_moved() {
         let mut pace = Pace::default();
         pace.note_writes(2);
-        assert!(!pace.allows(&pool(80)), "dense enough");
-        assert!(!pace.allows(&pool(81)));
+        assert!(!pace.allows(&pool(71)), "dense enough");
+        assert!(!pace.allows(&pool(72)));
         pace.note_writes(2);
         assert!(pace.allows(&pool(500)));
         assert!(!pace.allows(&pool(501)), "there is much room");
@@ -101,10 +101,10 @@ mod tests {
         pace.note_writes(2);
         pace.note_moves(0, 640);
         pace.note_writes(9);
-        assert!(!pace.allows(&pool(81)));
+        assert!(!pace.allows(&pool(72)));
         pace.note_writes(1);
-        assert!(!pace.allows(&pool(81)));
+        assert!(!pace.allows(&pool(72)));
         pace.note_writes(1);
-        assert!(pace.allows(&pool(81)));
+        assert!(pace.allows(&pool(72)));
     }
 }
