@@ -13,6 +13,8 @@
 //!    goes to the device in one write (`shipment`, by the threads of `dispatch`), and every page that
 //!    nobody touched meanwhile is published at its new place.
 //!
+//! Between the marks objects are moved together while others write, a few for each write (`zpool::Pace`).
+//!
 //! For exports whose flushed pages survive loss of the host, flushes come first (`checkpoint`).
 //!
 //! Beside it, and in its measure, sparse segments are emptied (`cleaner`). All that is written comes out

@@ -23,7 +23,7 @@ use crate::zpool::Resident;
 /// a store that compaction is done with takes 0.001 bytes a byte less.
 const LOOKED_AT_FRAMES: u32 = 1024;
 
-/// It is looked on while no more than so many were found each time.
+/// Looking goes on while no more than so many were found each time.
 const FOUND_A_LOOK: usize = 2;
 
 /// So many looks for an object are too many: to look costs 60 times what a move does.
@@ -129,11 +129,9 @@ impl Zfit {
 
 impl Separators {
     fn add(&mut self, separator: Separator) {
-        let same = self.found[..self.count].iter_mut().flatten();
-        if let Some(other) = same
-            .into_iter()
-            .find(|other| other.granules == separator.granules)
-        {
+        let mut found = self.found[..self.count].iter_mut().flatten();
+        let same = found.find(|other| other.granules == separator.granules);
+        if let Some(other) = same {
             if other.gain < separator.gain {
                 *other = separator;
             }
