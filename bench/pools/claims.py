@@ -34,6 +34,11 @@ class Claim:
 
 
 # What this project wants of its own zpool: the aim, what its figure is, and the times.
+DENSITY_AIMS = (
+    ("filled once, zfit takes at most 1.015 bytes a byte", cells.zfit_fresh),
+    ("after churn, zfit takes at most 1.025 though nothing moves", cells.zfit_churned),
+    ("after churn, zfit takes at most 1.025 when it is kept dense", cells.zfit_kept_dense),
+)
 AIMS = (
     ("zfit overwrites no slower than zblock", "zfit's time over zblock's", cells.CYCLE),
     (
@@ -155,26 +160,9 @@ CLAIMS: Sequence[Claim] = (
         unit="its overhead over zram's, 4K",
         cells=cells.zsmalloc_over_zram,
     ),
-    Claim(
-        who="our aim",
-        what="filled once, zfit takes at most 1.015 bytes a byte",
-        unit="its overhead, 4K",
-        cells=cells.zfit_fresh,
-        digits=4,
-    ),
-    Claim(
-        who="our aim",
-        what="after churn, zfit takes at most 1.025 though nothing moves",
-        unit="its overhead, 4K",
-        cells=cells.zfit_churned,
-        digits=4,
-    ),
-    Claim(
-        who="our aim",
-        what="after churn, zfit takes at most 1.025 when it is kept dense",
-        unit="its overhead, 4K",
-        cells=cells.zfit_kept_dense,
-        digits=4,
+    *(
+        Claim(who="our aim", what=what, unit="its overhead, 4K", cells=of, digits=4)
+        for what, of in DENSITY_AIMS
     ),
     *(
         Claim(

@@ -3,7 +3,7 @@
 Not here: how they are shown (tables.py, plots.py) and what they mean (claims.py).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -38,10 +38,11 @@ LIFE = (
     COMPACTED,
 )
 """All phases, of our pools and of zram, in the order of time."""
-FULL = tuple(phase for phase in LIFE if not phase.startswith("discarded"))
-"""Those at whose end no page is gone."""
-CHURNED = tuple(phase for phase in FULL if phase not in {FRESH, COMPACTED})
-"""Those after overwrites and discards, before compaction."""
+CHURNED = ("overwritten", "refilled50", "refilled90", "worn")
+"""Those after overwrites and discards, before compaction, in which no page is gone."""
+OWN_FRESH_MOST = 1.015
+OWN_CHURNED_MOST = 1.025
+"""Pool bytes for a byte of an object that zfit is to take at most."""
 CHAIN_DEFAULT = 8
 """Frames of zsmalloc's longest chain if its configuration says nothing."""
 CHAINS = (4, CHAIN_DEFAULT, 16)
@@ -214,3 +215,9 @@ def overheads(*held: Held | KernelHeld) -> str:
 def mebibytes(count: int) -> str:
     """`96 MiB`."""
     return f"{count / plan.MIB:g} MiB"
+
+
+def worst_of(phases: Mapping[str, Held] | Mapping[str, KernelHeld]) -> tuple[float, str]:
+    """The largest overhead of a full pool that nobody compacted, alone and with its phase."""
+    worst = max(CHURNED, key=lambda phase: phases[phase].overhead)
+    return phases[worst].overhead, f"{phases[worst].overhead:.4f} ({worst})"

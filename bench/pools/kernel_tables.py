@@ -3,7 +3,7 @@
 Not here: our zpools alone (tables.py).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from figures import (
     CHAIN_DEFAULT,
@@ -12,20 +12,19 @@ from figures import (
     FRESH,
     LIFE,
     OVERWRITTEN,
+    OWN_CHURNED_MOST,
+    OWN_FRESH_MOST,
     SHOWN_CODEC,
     Figures,
     mebibytes,
     overheads,
+    worst_of,
 )
 from markdown_table import table
 from plan import G4, G16
-from results import Held, KernelHeld
 
 OWN = "zfit"
-OWN_FRESH_MOST = 1.015
-OWN_CHURNED_MOST = 1.025
 NO_TARGET = "no target"
-CHURNED = ("overwritten", "refilled50", "refilled90", "worn")
 
 
 def originals(figures: Figures) -> str:
@@ -130,7 +129,7 @@ def targets(figures: Figures) -> str:
             if run.stored_bytes == size:
                 name = f"the kernel's zram, {run.codec}"
                 fresh = f"{run.phases[FRESH].overhead:.4f}"
-                rows.append([name, mebibytes(size), fresh, "", _worst(run.phases)[1], ""])
+                rows.append([name, mebibytes(size), fresh, "", worst_of(run.phases)[1], ""])
     fresh_head, churned_head = (
         f"wanted <= {most:.3f}" for most in (OWN_FRESH_MOST, OWN_CHURNED_MOST)
     )
@@ -141,7 +140,7 @@ def targets(figures: Figures) -> str:
 def _own_row(figures: Figures, codec: str, size: int, *, has_target: bool) -> list[str]:
     phases = figures.pack(OWN, codec, G4, size).phases
     fresh = phases[FRESH].overhead
-    worst, worst_cell = _worst(phases)
+    worst, worst_cell = worst_of(phases)
     return [
         f"{OWN}, {codec}",
         mebibytes(size),
@@ -150,12 +149,6 @@ def _own_row(figures: Figures, codec: str, size: int, *, has_target: bool) -> li
         worst_cell,
         _reached(worst, OWN_CHURNED_MOST) if has_target else NO_TARGET,
     ]
-
-
-def _worst(phases: Mapping[str, Held] | Mapping[str, KernelHeld]) -> tuple[float, str]:
-    """The largest overhead of a full pool that nobody compacted, alone and with its phase."""
-    worst = max(CHURNED, key=lambda phase: phases[phase].overhead)
-    return phases[worst].overhead, f"{phases[worst].overhead:.4f} ({worst})"
 
 
 def _reached(found: float, most: float) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import plan
 from figures import (
-    CHURNED,
     COMPACTED,
     FRESH,
     LIFE,
@@ -17,11 +16,12 @@ from figures import (
     Figures,
     mebibytes,
     overheads,
+    worst_of,
 )
 from kernel_tables import zram_cell
 from markdown_table import table
 from plan import G4, G4_IN_16, G16, Geometry
-from results import Held, Pack
+from results import Held
 
 DISCARDED = LIFE[2:6]
 COMPARED = ("zblock", "zsmalloc")
@@ -89,14 +89,10 @@ def kept_dense(figures: Figures) -> str:
                     continue
                 loose = figures.pack(plan.KEPT_DENSE, codec, geometry, size)
                 moves = pack.objects_moved_meanwhile / pack.objects_written
-                row.append(f"{worst(loose):.4f} / {worst(pack):.4f}, {moves:.2f}")
+                pair = (f"{worst_of(one.phases)[0]:.4f}" for one in (loose, pack))
+                row.append(f"{' / '.join(pair)}, {moves:.2f}")
             rows.append([geometry.name, codec, *row])
     return table(["page", "codec", *map(mebibytes, figures.sizes)], rows, left=2)
-
-
-def worst(pack: Pack) -> float:
-    """The most that a pool took for a byte at the end of a phase of churn."""
-    return max(held.overhead for phase, held in pack.phases.items() if phase in CHURNED)
 
 
 def compared(figures: Figures) -> str:
