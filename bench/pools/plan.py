@@ -45,7 +45,7 @@ GEOMETRIES = (G4, G16, G64, G4_IN_16)
 # Speed: one codec, since a pool sees nothing but sizes, and a pool that no cache holds.
 SPEED_CODEC = ("lz4", 1)
 SPEED_GEOMETRIES = (G4, G16, G4_IN_16)
-SPEED_STORED_MIB = 384
+SPEED_STORED_MIB = 768
 SPEED_CYCLES = 1_000_000
 SPEED_ROUNDS = 5
 REFERENCE = "zblock"

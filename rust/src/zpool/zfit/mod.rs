@@ -194,16 +194,20 @@ impl Zfit {
         found
     }
 
-    /// The same when all shards in use are busy: waits for its own, or has one more in use from now on.
+    /// The same when all shards in use are busy: waits for its own, and may have one more in use from now on.
     #[cold]
     fn lock_met(&self, own: usize, count: usize) -> (usize, MutexGuard<'_, Shard>) {
-        let is_more = turn::meet()
+        let mut shard = self.lock(own);
+        let is_more = shard.meet()
             && count < self.shards.len()
             && (self.in_use)
                 .compare_exchange(count, count + 1, Relaxed, Relaxed)
                 .is_ok();
-        let index = if is_more { count } else { own };
-        (index, self.lock(index))
+        if !is_more {
+            return (own, shard);
+        }
+        drop(shard);
+        (count, self.lock(count))
     }
 
     /// A slot from another shard, or else from this one when all that was freed there is made holes of.

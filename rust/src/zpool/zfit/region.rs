@@ -81,15 +81,20 @@ impl Region {
     /// The region that `frame` is part of, if it is part of one.
     #[inline]
     pub fn around(arena: &Arena, frame: u32) -> Option<Region> {
-        let mut word = side(arena, frame);
+        let word = side(arena, frame);
+        Region::of_frame(arena, frame, word).or_else(|| Region::parted_around(arena, frame, word))
+    }
+
+    /// The same when a frame's side word leads to none: it is in none, or in the latter part of a region that was parted just now.
+    #[cold]
+    fn parted_around(arena: &Arena, frame: u32, mut word: Side) -> Option<Region> {
         loop {
-            if let Some(region) = Region::of_frame(arena, frame, word) {
-                return Some(region);
-            }
-            // Or the frame is in the latter part of a region that was parted just now.
             let last = std::mem::replace(&mut word, side(arena, frame));
             if last == word {
                 return None;
+            }
+            if let Some(region) = Region::of_frame(arena, frame, word) {
+                return Some(region);
             }
         }
     }

@@ -15,6 +15,7 @@ use super::links::Memory;
 use super::nodes;
 use super::quick::{Quick, SLACK_MAX};
 use super::region::{Grain, Region};
+use super::turn::Meetings;
 use super::waiting::Waiting;
 use super::window::Window;
 use super::word::{self, Word};
@@ -68,6 +69,10 @@ pub struct Shard {
     pub objects: u64,
     /// Granules in slots with an object.
     pub live: u64,
+    /// Objects that were ever put in.
+    taken: u64,
+    /// Threads that waited.
+    meetings: Meetings,
     /// Slots that are being freed, with the lengths of their objects.
     freed: Waiting,
     /// Freed slots, to be taken again as they are. For their regions they count as slots.
@@ -95,6 +100,8 @@ impl Shard {
             object_bytes: 0,
             objects: 0,
             live: 0,
+            taken: 0,
+            meetings: Meetings::default(),
             freed: Waiting::new(),
             quick: Quick::new(exact_max + SPARE_LENGTHS),
             joining: Waiting::new(),
@@ -215,6 +222,11 @@ impl Shard {
         handle
     }
 
+    /// A thread waited for this shard because all were busy. Whether that happens too often.
+    pub fn meet(&mut self) -> bool {
+        self.meetings.add(self.taken)
+    }
+
     /// Bytes of its lists, outside of the arena.
     pub fn index_bytes(&self) -> u64 {
         self.bins.index_bytes() + self.quick.index_bytes()
@@ -223,6 +235,7 @@ impl Shard {
     /// Counts an object in a slot of `granules`.
     pub fn count(&mut self, granules: u32, bytes: usize) {
         self.objects += 1;
+        self.taken += 1;
         self.live += u64::from(granules);
         self.object_bytes = self.object_bytes.wrapping_add(bytes as u64);
     }

@@ -8,7 +8,7 @@
 //! Threads that seldom meet have one shard: it is denser than two, and a thread that is alone has nothing to hand in
 //! elsewhere.
 //!
-//! Locking: none, each thread has its own.
+//! Locking: none, each thread has its own turn; the shard's lock is held where meetings are counted.
 
 use std::cell::Cell;
 
@@ -16,15 +16,21 @@ use std::cell::Cell;
 /// cache misses.
 pub const STAY: u32 = 1024;
 
-/// A thread meets others too often if it finds all shards busy so many times in a stay: for one object of 16. Threads of a
-/// server do more than to allocate, and wait for each other far less.
+/// Threads meet too often if they find all shards busy so many times while a shard takes as many objects as in a stay: for
+/// one object of 16. Threads of a server do more than to allocate, and wait for each other far less.
 const MEETINGS: u32 = STAY / 16;
 
 thread_local! {
-    /// Objects of this thread so far, as if none had gone on early.
+    /// Objects of this thread while several shards were in use, as if none had gone on early.
     static TAKEN: Cell<u32> = const { Cell::new(0) };
-    /// Times in this stay that it found all shards busy.
-    static MET: Cell<u32> = const { Cell::new(0) };
+}
+
+/// How often threads that found all shards busy waited for one.
+#[derive(Default)]
+pub struct Meetings {
+    count: u32,
+    /// Objects that the shard had taken when they began to be counted.
+    since: u64,
 }
 
 /// The shard of this thread at present, of so many.
@@ -39,27 +45,33 @@ pub fn current(shards: usize) -> usize {
 /// An object goes to `shard` of so many.
 #[inline]
 pub fn take(shard: usize, shards: usize) {
+    if shards == 1 {
+        return;
+    }
     let taken = match shard == current(shards) {
         true => TAKEN.get().wrapping_add(1),
         false => shard as u32 * STAY,
     };
     TAKEN.set(taken);
-    if taken.is_multiple_of(STAY) {
-        MET.set(0);
-    }
 }
 
-/// All shards are busy. Whether that is so too often.
-pub fn meet() -> bool {
-    let met = MET.get() + 1;
-    MET.set(met);
-    met >= MEETINGS
+impl Meetings {
+    /// One more, when the shard has taken so many objects ever. Whether that is so too often.
+    pub fn add(&mut self, taken: u64) -> bool {
+        if taken - self.since >= u64::from(STAY) {
+            *self = Meetings {
+                count: 0,
+                since: taken,
+            };
+        }
+        self.count += 1;
+        self.count >= MEETINGS
+    }
 }
 
 /// Begins with the first shard: for a new pool, so that what one thread does with it can be repeated.
 pub fn begin() {
     TAKEN.set(0);
-    MET.set(0);
 }
 
 #[cfg(test)]
@@ -68,12 +80,11 @@ mod tests {
 
     #[test]
     fn meetings_count_that_come_close_together() {
-        begin();
-        assert!((1..MEETINGS).all(|_| !meet()));
-        (0..STAY).for_each(|_| take(0, 1));
-        assert!((1..MEETINGS).all(|_| !meet()));
-        (0..STAY - 1).for_each(|_| take(0, 1));
-        assert!(meet());
+        let mut meetings = Meetings::default();
+        assert!((1..MEETINGS).all(|_| !meetings.add(7)));
+        let late = 7 + u64::from(STAY);
+        assert!((1..MEETINGS).all(|_| !meetings.add(late)));
+        assert!(meetings.add(late + u64::from(STAY) - 1));
     }
 
     #[test]
