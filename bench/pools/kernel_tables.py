@@ -24,7 +24,6 @@ from markdown_table import table
 from plan import G4, G16
 
 OWN = "zfit"
-NO_TARGET = "no target"
 
 
 def originals(figures: Figures) -> str:
@@ -119,36 +118,33 @@ def zram_life(figures: Figures) -> str:
 
 
 def targets(figures: Figures) -> str:
-    """What was wanted of the project's own zpool, and the kernel's figures; largest store first."""
+    """What is wanted of the project's own zpool, and the kernel's figures; largest store first."""
     rows = []
     for size in reversed(figures.sizes):
-        has_target = size == figures.sizes[-1]
         for codec in figures.packed_codecs:
-            rows.append(_own_row(figures, codec, size, has_target=has_target))
+            rows.append(_own_row(figures, codec, size))
         for run in figures.kernel.runs if figures.kernel else ():
             if run.stored_bytes == size:
                 name = f"the kernel's zram, {run.codec}"
                 fresh = f"{run.phases[FRESH].overhead:.4f}"
-                rows.append([name, mebibytes(size), fresh, "", worst_of(run.phases)[1], ""])
+                worst = worst_of(run.phases)[1]
+                rows.append([name, mebibytes(size), fresh, "", worst, "", "", ""])
     fresh_head, churned_head = (
         f"wanted <= {most:.3f}" for most in (OWN_FRESH_MOST, OWN_CHURNED_MOST)
     )
-    head = ["pool", "store", "fresh", fresh_head, "worst after churn", churned_head]
-    return table(head, rows)
+    churned = ["worst after churn", churned_head, "kept dense", churned_head]
+    return table(["pool", "store", "fresh", fresh_head, *churned], rows)
 
 
-def _own_row(figures: Figures, codec: str, size: int, *, has_target: bool) -> list[str]:
+def _own_row(figures: Figures, codec: str, size: int) -> list[str]:
     phases = figures.pack(OWN, codec, G4, size).phases
     fresh = phases[FRESH].overhead
-    worst, worst_cell = worst_of(phases)
-    return [
-        f"{OWN}, {codec}",
-        mebibytes(size),
-        f"{fresh:.4f}",
-        _reached(fresh, OWN_FRESH_MOST) if has_target else NO_TARGET,
-        worst_cell,
-        _reached(worst, OWN_CHURNED_MOST) if has_target else NO_TARGET,
-    ]
+    row = [f"{OWN}, {codec}", mebibytes(size), f"{fresh:.4f}", _reached(fresh, OWN_FRESH_MOST)]
+    dense = figures.kept_dense.get((codec, G4, size))
+    for one in (phases, dense.phases if dense else None):
+        worst, cell = worst_of(one) if one else (None, "")
+        row += [cell, "" if worst is None else _reached(worst, OWN_CHURNED_MOST)]
+    return row
 
 
 def _reached(found: float, most: float) -> str:

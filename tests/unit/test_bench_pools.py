@@ -247,8 +247,14 @@ def test_our_zsmalloc_is_compared_with_zram_to_the_last_digit() -> None:
 def test_the_worst_after_churn_is_the_worst_of_all_that_follow_the_first_fill() -> None:
     found = lived({"refilled90": 1026}, {"worn": 1033, "discarded90": 5000, "compacted": 1050})
     ours, kernels = rows_of(kernel_tables.targets(found))
-    assert ours[2:] == ["1.0100", "reached", "1.0260 (refilled90)", "missed"]
-    assert kernels[2:] == ["1.0100", "", "1.0330 (worn)", ""]
+    assert ours[2:] == ["1.0100", "reached", "1.0260 (refilled90)", "missed", "", ""]
+    assert kernels[2:] == ["1.0100", "", "1.0330 (worn)", "", "", ""]
+    (size,) = found.sizes
+    found.kept_dense["lz4", plan.G4, size] = lived({"worn": 1024}, {}).pack(
+        "zfit", "lz4", plan.G4, size
+    )
+    ours, _ = rows_of(kernel_tables.targets(found))
+    assert ours[6:] == ["1.0240 (worn)", "reached"]
 
 
 def test_a_published_quotient_is_met_within_the_margin(monkeypatch: pytest.MonkeyPatch) -> None:
