@@ -25,8 +25,9 @@ use crate::zpool::{Arena, Handle, Tag};
 const HOLE_BYTES_MIN: usize = 16;
 
 /// In frames of more than 4 KiB a freed slot is taken by an object that is shorter by this share at most; otherwise by one that
-/// is shorter by a granule.
-const SLACK_SHARE: u32 = 64;
+/// is shorter by a granule. With 1/64 to allocate and free with pages of 16 KiB takes 7 % more time, as fewer slots fit and
+/// more often all that wait are looked through; an overwritten store of 768 MiB takes 0.003 bytes a byte less.
+const SLACK_SHARE: u32 = 32;
 
 /// Granules of a slot that is cut out of a `hole` for an object that needs `granules`: what no object fits into stays part
 /// of the slot, where it is free of bookkeeping.
