@@ -162,6 +162,32 @@ def test_the_readme_has_the_figures_of_the_results() -> None:
         assert f"({small:.2f} of its time, {large:.2f} with pages of 16K)" in words
 
 
+def test_the_report_counts_what_zfit_is_densest_in() -> None:
+    words, found = " ".join(report.README.read_text().split()), figures.load(report.RESULTS)
+
+    def least(phases: Sequence[str], zpools: Sequence[str]) -> list[tuple[str, plan.Geometry, int]]:
+        """Which of them takes the fewest bytes, for each codec, geometry, size and phase."""
+        return [
+            (min(zpools, key=lambda one: found.held(one, codec, g, size, phase).overhead), g, size)
+            for codec in found.packed_codecs for g in plan.GEOMETRIES for size in found.sizes
+            for phase in phases
+        ]  # fmt: skip
+
+    gone = [phase for phase in figures.LIFE if phase.startswith("discarded")]
+    full = least([phase for phase in figures.LIFE if phase not in gone], found.packed_zpools)
+    others = [one for one in full if one[0] != "zfit"]
+    assert f"the densest in {len(full) - len(others)} of {len(full)} figures" in words
+    assert {(zpool, g.name, size) for zpool, g, size in others} == {
+        ("z3fold", "64K", 16 * plan.MIB)
+    }
+    assert len(others) == 2
+    assert "z3fold is in two of 16 MiB with pages of 64K" in words
+    thin = least(gone, ["zfit", "zsmalloc"])
+    won = sum(zpool == "zfit" for zpool, *_ in thin)
+    assert f"less than zblock always and than zsmalloc in {won} of {len(thin)}" in words
+    assert all(zpool == "zfit" for zpool, *_ in least(gone, ["zfit", "zblock"]))
+
+
 class FakeZram:
     """What a run does to a device; the kernel compacts it unasked after so many changes."""
 

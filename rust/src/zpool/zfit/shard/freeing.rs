@@ -20,7 +20,7 @@ const QUICK_SHARE: u64 = 320;
 
 /// The same in frames of more than 4 KiB. They hold fewer objects, of more lengths. With 1/256 an overwrite with
 /// pages of 16 KiB takes 5 % more time, and a store of 768 MiB 0.003 bytes a byte less. With 1/64 it takes no less time, and
-/// allocating and freeing alone 4 to 11 % more: there is more to look through before frames are taken.
+/// allocating and freeing alone 4 to 12 % more: there is more to look through before frames are taken.
 const QUICK_SHARE_LARGE: u64 = 96;
 
 /// Freed slots that become holes before it is looked again for one that is long enough.
