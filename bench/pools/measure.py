@@ -8,6 +8,7 @@ import argparse
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import density
@@ -29,6 +30,14 @@ SAMPLE = HERE.parent / "pages"
 OUT = HERE.parent / "target/pools"
 
 
+def at_least_one(text: str) -> int:
+    """A number of the command line."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"found {number}, wanted at least 1")
+    return number
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -46,14 +55,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=OUT, help="folder for the result files")
     parser.add_argument("--seed", type=int, default=plan.SEED, help="of all random choices (1)")
     parser.add_argument(
-        "--stored-mib", type=int, nargs="+", default=plan.STORED_MIB, metavar="N",
+        "--stored-mib", type=at_least_one, nargs="+", default=plan.STORED_MIB, metavar="N",
         help="sizes of the stores whose density is measured (16 96 768)",
     )  # fmt: skip
     parser.add_argument(
         "--zblock-header", type=Path, metavar="FILE",
         help="mm/zblock.h as its author published it, for the shapes of the original",
     )  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=plan.SPEED_ROUNDS, help="of speed (5)")
+    parser.add_argument(
+        "--speed-stored-mib", type=at_least_one, metavar="N",
+        help="size of the stores whose speed is measured (768, or 16 with --quick)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--rounds", type=at_least_one, default=plan.SPEED_ROUNDS, help="of speed (5)"
+    )
     parser.add_argument(
         "--quick", action="store_true", help="a smoke test of speed: too short to quote"
     )
@@ -93,9 +108,11 @@ def measure(args: argparse.Namespace) -> None:
         runs = kernel.measure(files, args.stored_mib, args.seed, say)
         results.write(runs, args.out / results.KERNEL_FILE)
     if args.speed:
-        effort = speed.Effort(rounds=args.rounds)
+        usual = speed.Effort(rounds=args.rounds)
         if args.quick:
-            effort = speed.Effort(stored_mib=16, cycles=20_000, rounds=args.rounds)
+            usual = replace(usual, stored_mib=16, cycles=20_000)
+        given = args.speed_stored_mib
+        effort = usual if given is None else replace(usual, stored_mib=given)
         speeds = speed.measure(files, effort, args.seed, say)
         results.write(speeds, args.out / results.SPEED_FILE)
 

@@ -301,15 +301,23 @@ def test_a_published_quotient_is_met_within_the_margin(monkeypatch: pytest.Monke
 def test_the_sample_can_be_measured(tmp_path: Path) -> None:
     measured = run(
         POOLS / "measure.py", "--density", "--originals", "--speed", "--quick",
-        "--rounds", 1, "--stored-mib", 2, "--out", tmp_path,
+        "--rounds", 1, "--stored-mib", 2, "--speed-stored-mib", 4, "--out", tmp_path,
     )  # fmt: skip
     assert measured.returncode == 0, measured.stderr
     found = figures.load(tmp_path)
     assert found.densities is not None
     assert found.originals is not None
     assert found.speeds is not None
+    assert found.speeds.stored_bytes == 4 * plan.MIB
     for held in (held for one in found.densities.packs for held in one.phases.values()):
         assert held.object_bytes <= held.slot_bytes <= held.pool_bytes
     assert found.timed_zpools == found.packed_zpools
     assert "## " not in measured.stdout
     assert "other programs used" in measured.stdout
+
+
+@pytest.mark.parametrize("option", ["--stored-mib", "--speed-stored-mib", "--rounds"])
+def test_a_number_that_is_none_is_refused(option: str) -> None:
+    refused = run(POOLS / "measure.py", option, 0)
+    assert refused.returncode == 2
+    assert refused.stderr.endswith(f"argument {option}: found 0, wanted at least 1\n")
