@@ -31,7 +31,7 @@ OUT = HERE.parent / "target/pools"
 
 
 def at_least_one(text: str) -> int:
-    """A number of the command line."""
+    """A size or count of the command line."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"found {number}, wanted at least 1")
@@ -108,11 +108,11 @@ def measure(args: argparse.Namespace) -> None:
         runs = kernel.measure(files, args.stored_mib, args.seed, say)
         results.write(runs, args.out / results.KERNEL_FILE)
     if args.speed:
-        usual = speed.Effort(rounds=args.rounds)
+        effort = speed.Effort(rounds=args.rounds)
         if args.quick:
-            usual = replace(usual, stored_mib=16, cycles=20_000)
-        given = args.speed_stored_mib
-        effort = usual if given is None else replace(usual, stored_mib=given)
+            effort = replace(effort, stored_mib=16, cycles=20_000)
+        if args.speed_stored_mib is not None:
+            effort = replace(effort, stored_mib=args.speed_stored_mib)
         speeds = speed.measure(files, effort, args.seed, say)
         results.write(speeds, args.out / results.SPEED_FILE)
 

@@ -317,7 +317,7 @@ def test_the_sample_can_be_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("option", ["--stored-mib", "--speed-stored-mib", "--rounds"])
-def test_a_number_that_is_none_is_refused(option: str) -> None:
+def test_a_size_or_count_of_nothing_is_refused(option: str) -> None:
     refused = run(POOLS / "measure.py", option, 0)
     assert refused.returncode == 2
     assert refused.stderr.endswith(f"argument {option}: found 0, wanted at least 1\n")

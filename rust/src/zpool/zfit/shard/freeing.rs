@@ -18,9 +18,9 @@ use crate::zpool::{Arena, Handle};
 /// time, and a store of 768 MiB 0.0005 bytes a byte more.
 const QUICK_SHARE: u64 = 320;
 
-/// The same in frames of more than 4 KiB. They hold fewer objects, of more lengths. With 1/256 an overwrite with
-/// pages of 16 KiB takes 5 % more time, and a store of 768 MiB 0.003 bytes a byte less. With 1/64 it takes no less time, and
-/// allocating and freeing alone 4 to 12 % more: there is more to look through before frames are taken.
+/// The same in frames of more than 4 KiB. They hold fewer objects, of more lengths. With pages of 16 KiB an overwrite takes as
+/// long as with 1/64, and to allocate and free alone 4 to 12 % less: there is less to look through before frames are taken.
+/// 1/256 took 5 % more for an overwrite than 1/64, and a store of 768 MiB 0.003 bytes a byte less.
 const QUICK_SHARE_LARGE: u64 = 96;
 
 /// Freed slots that become holes before it is looked again for one that is long enough.
